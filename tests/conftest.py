@@ -1,0 +1,178 @@
+"""One set-up for every test, with or without a ComfyUI host, under `pytest` and `python -m pytest`.
+
+The repository root leaves sys.path (our `nodes` package would hide the host's nodes.py). The pack is loaded once, as the package
+`cones_concept_neurons`, and `cones_concept_neurons.cones_ops.x` is the very module `cones_ops.x`, so each class exists once.
+Tests below tests/comfyui and tests/browser need a host: COMFYUI_PATH, else the ComfyUI this pack is installed in, else
+~/comfy/ComfyUI. Without one they skip with one line that says how to get it. With one it is prepared (on the CPU, its folders
+in a temporary directory) before those files are collected, so they may import comfy and the pack's nodes at their top.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).absolute().parent.parent
+PACK = "cones_concept_neurons"
+LIBRARY = "cones_ops"
+HOST_FOLDERS = (ROOT / "tests" / "comfyui", ROOT / "tests" / "browser")
+HOW_TO_GET_A_HOST = (
+    "no ComfyUI found: `git clone https://github.com/Comfy-Org/ComfyUI ~/comfy/ComfyUI` (or set COMFYUI_PATH to a checkout), "
+    "then `uv pip install -r ~/comfy/ComfyUI/requirements.txt`"
+)
+
+sys.path[:] = [entry for entry in sys.path if Path(entry or os.getcwd()).resolve() != ROOT.resolve()]
+
+
+def load_module(name: str, file: Path, package: bool = False) -> ModuleType:
+    """Import one file under a name of our choice, wherever sys.path points."""
+    folder = [str(file.parent)] if package else None
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=folder)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class OneLibrary(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Answers an import of `cones_concept_neurons.cones_ops.x` with the module `cones_ops.x`."""
+
+    prefix = f"{PACK}.{LIBRARY}"
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        ours = fullname == self.prefix or fullname.startswith(self.prefix + ".")
+        return importlib.machinery.ModuleSpec(fullname, self) if ours else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        module = importlib.import_module(spec.name[len(PACK) + 1 :])
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state  # the import system has just put the alias there
+
+
+if PACK not in sys.modules:
+    sys.meta_path.insert(0, OneLibrary())
+    load_module(LIBRARY, ROOT / LIBRARY / "__init__.py", package=True)
+    if (ROOT / "__init__.py").exists():
+        load_module(PACK, ROOT / "__init__.py", package=True)
+    else:  # until the pack's root file lands
+        sys.modules[PACK] = ModuleType(PACK)
+        sys.modules[PACK].__path__ = [str(ROOT)]
+
+
+@dataclass(frozen=True)
+class Host:
+    """A ComfyUI checkout that these tests can use, and the temporary base directory they use it with."""
+
+    path: Path
+    version: str
+    base: Path
+
+
+def find_checkout() -> Path | None:
+    """The ComfyUI checkout to test against; a wrong COMFYUI_PATH is an error, never a skip."""
+    named = os.environ.get("COMFYUI_PATH")
+    if named:
+        path = Path(named).expanduser().absolute()
+        if not (path / "main.py").is_file() or not (path / "comfy").is_dir():
+            raise pytest.UsageError(f"COMFYUI_PATH={named} is not a ComfyUI checkout (no main.py and comfy/ there)")
+        return path
+    candidates = [Path.home() / "comfy" / "ComfyUI"]
+    if ROOT.parent.name == "custom_nodes":
+        candidates.insert(0, ROOT.parent.parent)
+    return next((path for path in candidates if (path / "main.py").is_file() and (path / "comfy").is_dir()), None)
+
+
+def missing_requirements() -> list[str]:
+    """Packages of a host's requirements.txt that this environment lacks (those a server cannot start without)."""
+    needed = "aiohttp alembic av comfy_aimdo comfy_kitchen comfyui_frontend_package scipy torchsde torchvision torchaudio"
+    return [name for name in needed.split() if importlib.util.find_spec(name) is None]
+
+
+_found: list[Host | str] = []
+
+
+def find_host() -> Host | str:
+    """The prepared host, or the one line that says what is missing. Decided once per session."""
+    if not _found:
+        path = find_checkout()
+        missing = missing_requirements() if path else []
+        if path is None:
+            _found.append(HOW_TO_GET_A_HOST)
+        elif missing:
+            line = f"{path} lacks {', '.join(missing)} in this environment: `uv pip install -r {path}/requirements.txt`"
+            if os.environ.get("COMFYUI_PATH"):
+                raise pytest.UsageError(line)
+            _found.append(line)
+        else:
+            _found.append(prepare_host(path))
+    return _found[0]
+
+
+def prepare_host(path: Path) -> Host:
+    """Make `import comfy` work here: on the CPU, arguments of the test run ignored, every folder below a temporary one."""
+    base = Path(tempfile.mkdtemp(prefix="cones-host-"))
+    for folder in ("models/concept_masks", "models/checkpoints", "models/loras", "input", "output", "temp", "custom_nodes"):
+        (base / folder).mkdir(parents=True)
+    sys.path.insert(0, str(path))
+    import comfy.options  # leaves argument parsing off
+    from comfy.cli_args import args
+
+    args.cpu = True
+    args.base_directory = str(base)
+    from comfyui_version import __version__
+
+    return Host(path, __version__, base)
+
+
+class NeedsHost(pytest.Module):
+    """A test file that is skipped as a whole when there is no host."""
+
+    def collect(self) -> Any:
+        found = find_host()
+        if isinstance(found, str):
+            pytest.skip(found, allow_module_level=True)
+        return super().collect()
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    if any(folder in module_path.parents for folder in HOST_FOLDERS):
+        return NeedsHost.from_parent(parent, path=module_path)
+    return None
+
+
+def pytest_sessionfinish() -> None:
+    for host in _found:
+        if isinstance(host, Host):
+            shutil.rmtree(host.base, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def host() -> Host:
+    """The ComfyUI whose modules this process imports; skips when there is none."""
+    found = find_host()
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
+
+
+@pytest.fixture(scope="session")
+def pack() -> ModuleType:
+    """The pack, as the package `cones_concept_neurons`."""
+    return sys.modules[PACK]
