@@ -1,0 +1,20 @@
+"""The one exception of the library, and how it names things.
+
+A message says what is wrong, what was seen, and what to do. Lists of names show up to five and the total.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class ConesError(ValueError):
+    """Something the user can put right: a wrong file, a wrong model, settings that do not fit."""
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Up to `most` names, sorted, then the total: "a, b, c, d, e, ... (12 in all)"."""
+    names = sorted(names)
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[:most])}, ... ({len(names)} in all)"

@@ -1,0 +1,204 @@
+"""Concept mask files: one `.safetensors` per concept, pickle-free, the same bytes for the same mask.
+
+Tensors: `<weight name without .weight>.index`, int32. Metadata (strings): ModelSpec 1.0.1 keys, `cones.*` for the
+mask's own fields, `cones.search.*` for its provenance. Loading validates everything and names what is wrong; metadata
+of other programs is left alone. Nothing is overwritten unless asked, and a write happens whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .concept_mask import ConceptMask, checked_index
+from .errors import ConesError, listed
+
+FORMAT_VERSION = "1"
+_FIELDS = ("format_version", "shapes", "identifier", "class_word", "where", "fingerprint", "count", "size")
+_SEARCH = "cones.search."
+_LARGEST = 2**31 - 1
+
+
+def encode_index(index: Tensor, size: int) -> Tensor:
+    """How an index (sorted unique int64 positions in a weight of `size` entries) is written: as int32."""
+    if size > _LARGEST:
+        raise ConesError(f"a weight with {size} entries does not fit this file format (at most {_LARGEST})")
+    return index.to(torch.int32)
+
+
+def decode_index(coded: Tensor, size: int) -> Tensor:
+    """The inverse of `encode_index`; ConesError when the tensor is not of this coding."""
+    if coded.dtype != torch.int32:
+        raise ConesError(f"index of type {coded.dtype}, expected torch.int32; the file may be damaged")
+    return coded.to(torch.int64)
+
+
+def save_mask(mask: ConceptMask, path: str | Path, overwrite: bool = False, cover: bytes | None = None) -> Path:
+    """Write `mask` to `path` (must end in .safetensors), and `cover`, a PNG's bytes, beside it as `<name>.png`."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ConesError(f"{path.name}: a concept mask is saved as .safetensors; use a name that ends so")
+    picture = path.with_suffix(".png")
+    taken = [p.name for p in (path, picture) if p.exists() and (p == path or cover is not None)]
+    if taken and not overwrite:
+        raise ConesError(f"{listed(taken)} exists already; choose another name, or allow overwriting")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, _bytes(mask))
+    if cover is not None:
+        _write(picture, cover)
+    return path
+
+
+def load_mask(path: str | Path) -> ConceptMask:
+    """Read and validate a concept mask; ConesError names what is wrong with the file."""
+    path = Path(path)
+    with _opened(path) as file:
+        meta = _checked_metadata(path, file.metadata())
+        coded = {key: file.get_tensor(key) for key in sorted(file.keys())}
+    try:
+        shapes = _shapes(meta["cones.shapes"])
+        index = _indices(coded, shapes)
+        mask = ConceptMask(
+            index,
+            shapes,
+            identifier=meta["cones.identifier"],
+            class_word=meta["cones.class_word"],
+            where=meta["cones.where"],  # type: ignore[arg-type]  # ConceptMask checks it
+            fingerprint=meta["cones.fingerprint"],
+            provenance={key[len(_SEARCH) :]: value for key, value in meta.items() if key.startswith(_SEARCH)},
+        )
+    except ConesError as error:
+        raise ConesError(f"{path.name}: {error}") from None
+    for field in ("count", "size"):
+        if meta[f"cones.{field}"] != str(getattr(mask, field)):
+            said, has = meta[f"cones.{field}"], getattr(mask, field)
+            raise ConesError(f"{path.name}: says {field} {said} but has {has}; the file may be damaged")
+    return mask
+
+
+def read_mask_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a concept mask file, from its header only (other programs' keys included)."""
+    path = Path(path)
+    with _opened(path) as file:
+        return _checked_metadata(path, file.metadata())
+
+
+def _metadata(mask: ConceptMask) -> dict[str, str]:
+    told = mask.provenance
+    phrase = f"{mask.identifier} {mask.class_word}".strip()
+    meta = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{told.get('architecture', 'unknown')}/concept-mask",
+        "modelspec.implementation": "cones_ops",
+        "modelspec.title": phrase or "concept mask",
+        "modelspec.resolution": told.get("resolution", "unknown"),
+        "modelspec.trigger_phrase": phrase,
+        "modelspec.description": f"Concept neurons of '{phrase}': {mask.count} of {mask.size} ({mask.density:.3%}).",
+        "cones.format_version": FORMAT_VERSION,
+        "cones.shapes": json.dumps(mask.shapes, sort_keys=True),
+        "cones.identifier": mask.identifier,
+        "cones.class_word": mask.class_word,
+        "cones.where": mask.where,
+        "cones.fingerprint": mask.fingerprint,
+        "cones.count": str(mask.count),
+        "cones.size": str(mask.size),
+    }
+    if "date" in told:
+        meta["modelspec.date"] = told["date"]
+    return meta | {_SEARCH + key: value for key, value in told.items()}
+
+
+def _bytes(mask: ConceptMask) -> bytes:
+    tensors = {_key(name): encode_index(i, prod(mask.shapes[name])) for name, i in mask.index.items()}
+    raw = save(tensors, _metadata(mask))
+    # safetensors writes its header in no fixed order; sort it so that equal masks are equal files
+    length = int.from_bytes(raw[:8], "little")
+    header = json.dumps(json.loads(raw[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + raw[8 + length :]
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise ConesError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file
+    except SafetensorError as error:
+        raise ConesError(f"{path.name}: not a readable safetensors file ({error}); is it whole?") from None
+
+
+def _checked_metadata(path: Path, found: Mapping[str, str] | None) -> dict[str, str]:
+    meta = dict(found or {})
+    version = meta.get("cones.format_version")
+    if version is None:
+        raise ConesError(f"{path.name}: not a concept mask (no cones.format_version); a LoRA or a checkpoint, perhaps?")
+    if version != FORMAT_VERSION:
+        raise ConesError(f"{path.name}: format version {version}, this program reads {FORMAT_VERSION}; please update")
+    known = {f"cones.{field}" for field in _FIELDS}
+    if missing := known - set(meta):
+        raise ConesError(f"{path.name}: metadata without {listed(missing)}; the file may be damaged")
+    own = {key for key in meta if key.startswith("cones.") and not key.startswith(_SEARCH)}
+    if unknown := own - known:
+        raise ConesError(f"{path.name}: unknown metadata {listed(unknown)}; the file may be from a newer version")
+    return meta
+
+
+def _shapes(text: str) -> dict[str, tuple[int, ...]]:
+    try:
+        shapes = json.loads(text)
+    except ValueError:
+        raise ConesError("cones.shapes is not JSON; the file may be damaged") from None
+    if not isinstance(shapes, dict):
+        raise ConesError("cones.shapes does not map names to shapes; the file may be damaged")
+    if bad := [name for name, shape in shapes.items() if not _is_shape(shape)]:
+        raise ConesError(f"cones.shapes is not a list of positive sides for {listed(bad)}; the file may be damaged")
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def _is_shape(shape: object) -> bool:
+    return isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape)
+
+
+def _indices(coded: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    names = {_key(name): name for name in shapes}
+    if unknown := set(coded) - set(names):
+        raise ConesError(f"tensors that belong to no searched weight: {listed(unknown)}")
+    index, wrong = {}, {}
+    for key, tensor in coded.items():
+        name, size = names[key], prod(shapes[names[key]])
+        try:
+            index[name] = checked_index(name, decode_index(tensor, size), size)
+        except ConesError as error:
+            wrong[name] = str(error)
+    if wrong:
+        raise ConesError(f"wrong index in {listed(wrong)}. First: {wrong[min(wrong)]}")
+    return index
+
+
+def _key(name: str) -> str:
+    return name.removesuffix(".weight") + ".index"
