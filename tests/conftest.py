@@ -1,10 +1,10 @@
 """One set-up for every test, with or without a ComfyUI host, under `pytest` and `python -m pytest`.
 
-The repository root leaves sys.path (our `nodes` package would hide the host's nodes.py). The pack is loaded once, as the package
-`cones_concept_neurons`, and `cones_concept_neurons.cones_ops.x` is the very module `cones_ops.x`, so each class exists once.
-Tests below tests/comfyui and tests/browser need a host: COMFYUI_PATH, else the ComfyUI this pack is installed in, else
-~/comfy/ComfyUI. Without one they skip with one line that says how to get it. With one it is prepared (on the CPU, its folders
-in a temporary directory) before those files are collected, so they may import comfy and the pack's nodes at their top.
+The repository root leaves sys.path (our `nodes` package would hide the host's nodes.py). The pack is loaded once, as
+the package `cones_concept_neurons`, and `cones_concept_neurons.cones_ops.x` is the very module `cones_ops.x`, so each
+class exists once. Tests below tests/comfyui and tests/browser need a host: COMFYUI_PATH, else the ComfyUI this pack is
+installed in, else ~/comfy/ComfyUI. Without one they skip with one line that says how to get it. With one it is prepared
+(on the CPU, its folders in a temporary directory) before those files are collected, so they may import comfy and nodes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +30,7 @@ PACK = "cones_concept_neurons"
 LIBRARY = "cones_ops"
 HOST_FOLDERS = (ROOT / "tests" / "comfyui", ROOT / "tests" / "browser")
 HOW_TO_GET_A_HOST = (
-    "no ComfyUI found: `git clone https://github.com/Comfy-Org/ComfyUI ~/comfy/ComfyUI` (or set COMFYUI_PATH to a checkout), "
+    "no ComfyUI found: `git clone https://github.com/Comfy-Org/ComfyUI ~/comfy/ComfyUI` (or set COMFYUI_PATH), "
     "then `uv pip install -r ~/comfy/ComfyUI/requirements.txt`"
 )
 
@@ -75,6 +76,9 @@ if PACK not in sys.modules:
         sys.modules[PACK] = ModuleType(PACK)
         sys.modules[PACK].__path__ = [str(ROOT)]
 
+server_module = load_module("cones_test_server", ROOT / "tests" / "comfyui" / "server.py")
+StartServer = Callable[..., AbstractContextManager[Any]]
+
 
 @dataclass(frozen=True)
 class Host:
@@ -101,7 +105,7 @@ def find_checkout() -> Path | None:
 
 def missing_requirements() -> list[str]:
     """Packages of a host's requirements.txt that this environment lacks (those a server cannot start without)."""
-    needed = "aiohttp alembic av comfy_aimdo comfy_kitchen comfyui_frontend_package scipy torchsde torchvision torchaudio"
+    needed = "aiohttp alembic av comfy_aimdo comfy_kitchen comfyui_frontend_package scipy torchaudio torchsde"
     return [name for name in needed.split() if importlib.util.find_spec(name) is None]
 
 
@@ -126,12 +130,11 @@ def find_host() -> Host | str:
 
 
 def prepare_host(path: Path) -> Host:
-    """Make `import comfy` work here: on the CPU, arguments of the test run ignored, every folder below a temporary one."""
+    """Make `import comfy` work here: on the CPU, with every folder below a temporary one (and no argument parsing)."""
     base = Path(tempfile.mkdtemp(prefix="cones-host-"))
-    for folder in ("models/concept_masks", "models/checkpoints", "models/loras", "input", "output", "temp", "custom_nodes"):
+    for folder in ("models/concept_masks", "models/checkpoints", "models/loras", "input", "output"):
         (base / folder).mkdir(parents=True)
     sys.path.insert(0, str(path))
-    import comfy.options  # leaves argument parsing off
     from comfy.cli_args import args
 
     args.cpu = True
@@ -176,3 +179,16 @@ def host() -> Host:
 def pack() -> ModuleType:
     """The pack, as the package `cones_concept_neurons`."""
     return sys.modules[PACK]
+
+
+@pytest.fixture(scope="session")
+def start_server(host: Host) -> StartServer:
+    """`with start_server(base, *arguments) as server:` runs a fresh server of the host with the pack."""
+    return lambda base, *arguments: server_module.started(host.path, ROOT, base, *arguments)
+
+
+@pytest.fixture(scope="session")
+def server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The one server that most tests share."""
+    with start_server(tmp_path_factory.mktemp("comfyui")) as running:
+        yield running
