@@ -1,0 +1,71 @@
+"""Tables and figures about searches and masks; reads them, changes nothing.
+
+Figures come as (H, W, 3) uint8 arrays, drawn by matplotlib's Agg canvas (imported here on first use only), in colours
+that stay apart for colour-blind eyes.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from .concept_mask import ConceptMask
+from .find import SearchResult
+from .threshold import DensityCurve
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # Okabe-Ito
+
+
+def density_figure(result: SearchResult | DensityCurve) -> np.ndarray:
+    """Held-out loss by density with paired error bars and the chosen density; (H, W, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    curve = result.curve if isinstance(result, SearchResult) else result
+    figure = Figure(figsize=(6.4, 4.0), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    percent = [100 * density for density in curve.densities]
+    axes.errorbar(percent, curve.losses, yerr=curve.standard_errors, color=BLUE, marker="o", ms=4, capsize=2, lw=1.5)
+    axes.axhline(curve.losses[0], color=GREY, ls=":", lw=1.2, label="nothing shut")
+    at = curve.chosen_at
+    verdict = f"chosen: {percent[at]:.3g} % shut" if curve.helps or at else "nothing shut"
+    axes.plot(percent[at], curve.losses[at], color=ORANGE, marker="D", ms=10, ls="none", label=verdict)
+    axes.set_xscale("symlog", linthresh=max(percent[1] if len(percent) > 1 else 1.0, 1e-6))
+    axes.set_xlim(left=0)
+    axes.set_xlabel("neurons shut (% of the searched weights)")
+    axes.set_ylabel("held-out loss (bars: paired standard error)")
+    axes.legend(frameon=False)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    rgba = np.array(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return rgba[..., :3].copy()
+
+
+def summary_text(result: SearchResult) -> str:
+    """What a user wants to know after a search, in a few lines."""
+    mask, curve, at = result.mask, result.curve, result.curve.chosen_at
+    told = mask.provenance
+    lines = [
+        f"Concept '{mask.identifier} {mask.class_word}', acting {_place(mask)}, method {told['method']}",
+        f"{mask.count} of {mask.size} neurons shut ({mask.density:.3%}), density chosen {told['density_chosen']}",
+        f"held-out loss {curve.losses[0]:.5f} -> {curve.losses[at]:.5f} "
+        f"(gain {curve.gains[at]:.5f} +- {curve.standard_errors[at]:.5f})",
+        f"{len(result.history)} steps, {result.seconds:.1f} s",
+    ]
+    if not result.found:
+        lines.insert(1, f"NOT FOUND ({told['found']}): the held-out loss does not fall by two standard errors")
+    return "\n".join(lines)
+
+
+def layer_table(mask: ConceptMask) -> str:
+    """Neurons and density of each searched weight, as a Markdown table."""
+    rows = ["| weight | neurons | of | density |", "|---|---|---|---|"]
+    for name, shape in mask.shapes.items():
+        count = mask.index[name].numel() if name in mask.index else 0
+        rows.append(f"| {name} | {count} | {prod(shape)} | {count / max(prod(shape), 1):.2%} |")
+    return "\n".join([*rows, f"| all | {mask.count} | {mask.size} | {mask.density:.2%} |"])
+
+
+def _place(mask: ConceptMask) -> str:
+    return "everywhere" if mask.where == "everywhere" else "at its own tokens"

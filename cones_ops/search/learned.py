@@ -1,0 +1,49 @@
+"""`learned`: a real-valued score s per weight decides whether it is on (s > 1/2); gradients pass straight through.
+
+All weights start on. With a = theta * dL/dtheta at the masked weights and v its running mean,
+s <- clamp(s - 0.01 c (1 - i/K) (v / rms - sparsity), 0, 1), rms = RMS of a at step 0: a weight whose shrinking lowers
+the loss loses score until it is shut, and returns when that turns. The loss is always that of a binary mask, so sets
+are found that help together; single-weight estimates (taylor) cannot see those.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..hostmodel import HostModel
+from .settings import Evaluate, OnStep, SampleLoss, SearchSettings, Step, measured, root_mean_square
+
+
+def learned(
+    model: HostModel,
+    sample_loss: SampleLoss,
+    settings: SearchSettings,
+    *,
+    on_step: OnStep | None = None,
+    held_out: Evaluate | None = None,
+) -> dict[str, Tensor]:
+    """Scores >= 0 where the weight ended shut."""
+    s = {name: torch.ones_like(weight) for name, weight in sorted(model.weights.items())}
+    v = {name: torch.zeros_like(score) for name, score in s.items()}
+    pushed = {name: torch.zeros_like(score) for name, score in s.items()}
+    rms = 0.0
+    for i in range(settings.steps):
+        mask = {name: (score > 0.5).to(score) for name, score in s.items()}
+        loss, a = measured(model, sample_loss(i), mask)
+        rms = rms or root_mean_square(a)
+        pace = 0.01 * settings.rate * (1 - i / settings.steps)
+        for name in s:
+            v[name].lerp_(a[name], 1 - settings.momentum)
+            push = pace * (v[name] / rms - settings.sparsity)
+            s[name].sub_(push).clamp_(0, 1)
+            pushed[name].add_(push)
+        if on_step:
+            on_step(Step(i + 1, settings.steps, loss, "search"))
+    return {name: _ranked(s[name], pushed[name]) for name in s}
+
+
+def _ranked(s: Tensor, pushed: Tensor) -> Tensor:
+    """1/2 - s; entries clamped at an end are ordered among themselves, beyond it, by all that pushed them there."""
+    tie = pushed / (1 + pushed.abs())  # (-1, 1)
+    return 0.5 - s + torch.where(s == 0, tie + 1, 0) + torch.where(s == 1, tie - 1, 0)

@@ -1,0 +1,115 @@
+"""What all search methods share: settings, the types of their arguments, one measured step.
+
+A method is `method(model, sample_loss, settings, *, on_step, held_out) -> scores`, one score per searched entry:
+higher = shut first, >= 0 = the method itself would shut it. `sample_loss(k)` draws step k's batch and returns its loss
+as a closure; call it while nothing is multiplied. `held_out(multiplier)` gives paired losses (B,) on noise of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from ..concept_mask import Where
+from ..errors import ConesError
+from ..hostmodel import HostModel, Multiplier
+
+MethodName = Literal["learned", "cones", "taylor", "progressive"]
+Phase = Literal["search", "choose"]
+Evaluate = Callable[[Multiplier | None], Tensor]
+SampleLoss = Callable[[int], Callable[[], Tensor]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress: `step` of `total` done in this phase; `loss` of the batch, or of the density tried."""
+
+    step: int
+    total: int
+    loss: float
+    phase: Phase
+
+
+OnStep = Callable[[Step], None]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Settings of every method; the defaults are what worked for "everywhere" (see `recommended`)."""
+
+    method: MethodName = "learned"
+    steps: int = 300
+    batch: int = 16
+    seed: int = 0
+    held_out: int = 64  # paired draws for choosing the density
+    rate: float = 10.0  # learned: how far scores move, in units of 0.01 per step at RMS gradient
+    sparsity: float = 0.1  # learned: constant pull towards leaving a weight on, in RMS gradients
+    momentum: float = 0.9  # learned: of the running mean of theta * dL/dtheta
+    shrink: float = 0.2  # cones: how far the 99th percentile of |theta * dL/dtheta| moves its weight in the whole run
+    rounds: int = 18  # progressive: how often to shut some more
+    densest: float = 0.1  # progressive: density of the last round
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(MethodName):
+            raise ConesError(f"method {self.method!r} is not known; choose one of {', '.join(get_args(MethodName))}")
+        wrong = [f"{n}={getattr(self, n)}" for n in ("steps", "batch", "rounds") if getattr(self, n) < 1]
+        wrong += [f"held_out={self.held_out}"] * (self.held_out < 2) + [f"seed={self.seed}"] * (self.seed < 0)
+        wrong += [f"{n}={getattr(self, n)}" for n in ("rate", "shrink") if not 0 < getattr(self, n) < float("inf")]
+        wrong += [f"momentum={self.momentum}"] * (not 0 <= self.momentum < 1)
+        wrong += [f"densest={self.densest}"] * (not 0 < self.densest <= 1)
+        wrong += [f"sparsity={self.sparsity}"] * (not isfinite(self.sparsity))
+        if wrong:
+            raise ConesError(f"search settings out of range: {', '.join(wrong)}")
+
+
+def recommended(where: Where, method: MethodName = "learned", seed: int = 0) -> SearchSettings:
+    """Settings that worked. At own tokens other prompts cannot suffer, so nothing pulls towards few neurons."""
+    if where == "own tokens":
+        return SearchSettings(method, steps=450, batch=8, seed=seed, sparsity=0.0)
+    return SearchSettings(method, seed=seed)
+
+
+class Method(Protocol):
+    """The one signature of all search methods; see the module's contract."""
+
+    def __call__(
+        self,
+        model: HostModel,
+        sample_loss: SampleLoss,
+        settings: SearchSettings,
+        *,
+        on_step: OnStep | None = None,
+        held_out: Evaluate | None = None,
+    ) -> dict[str, Tensor]: ...
+
+
+def measured(
+    model: HostModel, loss: Callable[[], Tensor], multiplier: Multiplier | None
+) -> tuple[float, dict[str, Tensor]]:
+    """The loss at theta_k = theta * multiplier, and theta * dL/dtheta_k per name; None is multiplier 1."""
+    with model.multiplied(multiplier):
+        value, gradient = model.gradients(loss)
+    if not isfinite(float(value)):
+        raise ConesError(f"the loss is {float(value)}; are latents and conditioning those of this model, in range?")
+    weights = model.weights
+    assert set(gradient) == set(weights), "a host returns a gradient for each of its targets"
+    return float(value), {name: weights[name] * gradient[name].to(weights[name]) for name in sorted(weights)}
+
+
+def share_shut(scores: Mapping[str, Tensor]) -> float:
+    """The density a method itself would choose: the share of scores >= 0."""
+    return sum(int((score >= 0).sum()) for score in scores.values()) / sum(score.numel() for score in scores.values())
+
+
+def root_mean_square(tensors: dict[str, Tensor]) -> float:
+    """Over all entries of all tensors; ConesError when there is no gradient at all or it is not finite."""
+    total = sum(float(t.square().sum(dtype=torch.float64)) for t in tensors.values())
+    rms: float = (total / sum(t.numel() for t in tensors.values())) ** 0.5
+    if not 0.0 < rms < float("inf"):
+        raise ConesError(f"the gradient of the searched weights is {rms}; does the conditioning reach them?")
+    return rms
