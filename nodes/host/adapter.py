@@ -1,0 +1,195 @@
+"""How concept masks meet a ModelPatcher: as patches on a clone, never on the user's own model.
+
+A masked entry becomes theta * f, where f is the product of (1 - strength) over the masks that hold it. Masks that
+follow each other on one parameter are folded into a single patch whose factors are multiplied in a fixed order, so
+any order of masks, in one node or in a chain of nodes, gives the same bits. Patches of other nodes (LoRA) keep their
+place in the host's list. Quantised parameters get a weight wrapper instead: a patch would make the host requantise
+the whole tensor. Strength 0, or no masks, adds nothing at all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from comfy.weight_adapter.base import WeightAdapterBase
+from torch import Tensor
+
+from ...cones_ops.concept_mask import ConceptMask
+from ...cones_ops.errors import ConesError, listed
+from ...cones_ops.fingerprint import fingerprint
+from .parameters import PREFIX, base_weight, is_quantised, parameter_shapes
+
+log = logging.getLogger("cones")
+
+Part = tuple[Tensor, float]  # (sorted unique flat index, factor)
+
+
+def merged(parts: Sequence[Part]) -> Part | tuple[Tensor, Tensor]:
+    """One (index, factor) for many; factors on the same entry are multiplied smallest first, for any order of parts."""
+    ordered = sorted(parts, key=lambda part: part[1])
+    index = torch.unique(torch.cat([part[0] for part in ordered]))
+    factor = torch.ones(index.numel(), dtype=torch.float64)
+    for one, value in ordered:
+        factor[torch.searchsorted(index, one)] *= value
+    return index, factor.float()
+
+
+def scale_entries(weight: Tensor, index: Tensor, factor: Tensor) -> Tensor:
+    """weight[index] *= factor in fp32, in place, also for weights that are not contiguous (views of fused weights)."""
+    index = index.to(weight.device)
+    factor = factor.to(weight.device)
+    where: Any = index if weight.is_contiguous() else torch.unravel_index(index, weight.shape)
+    flat = weight.view(-1) if weight.is_contiguous() else weight
+    scaled = torch.where(factor == 0, 0.0, flat[where].float() * factor)  # exactly 0, whatever it was
+    flat[where] = scaled.to(weight.dtype)
+    return weight
+
+
+class SparseMask(WeightAdapterBase):  # type: ignore[misc]
+    """The patch: weights = (index int64 CPU, factor fp32 CPU, shape). `parts` is what it was folded from."""
+
+    name = "cones"
+
+    def __init__(self, loaded_keys: set[str], weights: tuple[Tensor, Tensor, tuple[int, ...]]) -> None:
+        self.loaded_keys = loaded_keys
+        self.weights = weights
+        self.parts: tuple[Part, ...] = ()
+
+    @classmethod
+    def folded(cls, parts: Sequence[Part], shape: tuple[int, ...]) -> SparseMask:
+        """The patch that applies all parts."""
+        index, factor = merged(parts)
+        patch = cls(set(), (index, factor, tuple(shape)))
+        patch.parts = tuple(parts)
+        return patch
+
+    def calculate_shape(self, key: Any) -> None:
+        """A mask never changes a shape."""
+        return None
+
+    def calculate_weight(
+        self,
+        weight: Tensor,
+        key: str,
+        strength: float,
+        strength_model: float,
+        offset: Any,
+        function: Any,
+        intermediate_dtype: Any = torch.float32,
+        original_weight: Any = None,
+    ) -> Tensor:
+        """Scale the masked entries of weight in place; strength below 1 (hooks, merges) weakens the mask."""
+        index, factor, shape = self.weights
+        if tuple(weight.shape) != tuple(shape):
+            raise ConesError(
+                f"{key}: the concept mask is for shape {tuple(shape)} but the weight now has {tuple(weight.shape)}; "
+                "put Apply Concept Masks before the node that changes this weight's shape"
+            )
+        if strength == 0:
+            return weight
+        return scale_entries(weight, index, factor if strength == 1 else 1 + (factor - 1) * strength)
+
+    def bypass_forward(self, org_forward: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """A mask changes the weight itself; there is no side path that could do the same."""
+        raise ConesError("a concept mask cannot be used in bypass mode; use Apply Concept Masks on the model instead")
+
+
+class SparseMaskFn:
+    """The weight wrapper for quantised parameters: out of place, on the weight as the layer is about to use it."""
+
+    def __init__(self, parts: Sequence[Part], shape: tuple[int, ...]) -> None:
+        self.parts = tuple(parts)
+        self.shape = tuple(shape)
+        self.index, self.factor = merged(parts)
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        if tuple(weight.shape) != self.shape:
+            raise ConesError(f"the concept mask is for shape {self.shape} but the weight has {tuple(weight.shape)}")
+        return scale_entries(weight.clone(memory_format=torch.contiguous_format), self.index, self.factor)
+
+    def move_to(self, device: Any) -> int:
+        """Keep the index where the layer runs; returns its bytes (the host asks on load)."""
+        self.index = self.index.to(device)
+        self.factor = self.factor.to(device)
+        return int(self.index.nbytes + self.factor.nbytes)
+
+
+def apply_masks(model: Any, masks: Sequence[tuple[ConceptMask, float]], apply_anyway: bool = False) -> Any:
+    """A clone of model with every mask applied at its strength; ConesError if a mask does not belong to this model."""
+    clone = model.clone()
+    active = [(mask, float(strength)) for mask, strength in masks if strength != 0 and mask.count > 0]
+    if not active:
+        return clone
+    shapes = parameter_shapes(model)
+    for mask, _ in active:
+        check_fit(mask, shapes)
+        check_base(model, mask, apply_anyway)
+    parts: dict[str, list[Part]] = {}
+    for mask, strength in active:
+        for name, index in mask.index.items():
+            parts.setdefault(PREFIX + name, []).append((index.cpu(), 1.0 - strength))
+    for key in sorted(parts):
+        add_parts(clone, key, parts[key], shapes[key.removeprefix(PREFIX)])
+    return clone
+
+
+def add_parts(clone: Any, key: str, parts: Sequence[Part], shape: tuple[int, ...]) -> None:
+    """Fold parts into the masks that already end key's list, or append a new entry."""
+    if is_quantised(clone, key):
+        wrappers = list(clone.weight_wrapper_patches.get(key, []))
+        if wrappers and isinstance(wrappers[-1], SparseMaskFn):
+            parts = [*wrappers.pop().parts, *parts]
+            clone.weight_wrapper_patches[key] = wrappers
+        clone.add_weight_wrapper(key, SparseMaskFn(parts, shape))
+        return
+    entries = list(clone.patches.get(key, []))
+    if entries and isinstance(entries[-1][1], SparseMask) and entries[-1][0] == 1.0 and entries[-1][2] == 1.0:
+        parts = [*entries.pop()[1].parts, *parts]
+        clone.patches[key] = entries
+    accepted = clone.add_patches({key: SparseMask.folded(parts, shape)})
+    assert accepted == [key], key  # parameter_shapes has just listed it
+
+
+def check_fit(mask: ConceptMask, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """ConesError unless the model has every parameter of the mask, in the mask's shape."""
+    if mask.where != "everywhere":
+        raise ConesError(
+            f'this concept mask acts at its own tokens (where = "{mask.where}"), which Apply Concept Masks '
+            "cannot do yet; find the concept again with where = everywhere"
+        )
+    missing = sorted(set(mask.shapes) - set(shapes))
+    if missing:
+        raise ConesError(
+            f"the model has no {listed(missing)} of the concept mask's {len(mask.shapes)} parameters; "
+            "the mask was found on another architecture: load the checkpoint family it was made for"
+        )
+    wrong = [
+        f"{name} (mask {tuple(mask.shapes[name])}, model {tuple(shapes[name])})"
+        for name in sorted(mask.shapes)
+        if tuple(mask.shapes[name]) != tuple(shapes[name])
+    ]
+    if wrong:
+        raise ConesError(
+            f"other shapes in the model than in the concept mask: {listed(wrong)}; "
+            "the mask was found on another architecture"
+        )
+
+
+def check_base(model: Any, mask: ConceptMask, apply_anyway: bool) -> None:
+    """ConesError (a warning if apply_anyway) when the mask was found on other base weights."""
+    if not mask.fingerprint:
+        return
+    seen = fingerprint({name: base_weight(model, PREFIX + name) for name in sorted(mask.shapes)})
+    if seen == mask.fingerprint:
+        return
+    who = mask.identifier or "?"
+    text = (
+        f'the concept mask "{who}" was found on base weights {mask.fingerprint[:16]} '
+        f"but this model's are {seen[:16]}; its neurons mean something else here"
+    )
+    if not apply_anyway:
+        raise ConesError(f"{text}: load the base model it was found on, or turn on apply_anyway")
+    log.warning("%s; applied anyway", text)

@@ -1,0 +1,46 @@
+"""Names, shapes and untouched values of a loaded model's parameters.
+
+A canonical name is the host's state-dict name without `diffusion_model.`; the prefix is added and removed in
+nodes/host only. Shapes are logical ones (a packed quantised weight reports the shape it stands for). Nothing here
+writes to the model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...cones_ops.errors import ConesError
+
+PREFIX = "diffusion_model."
+
+try:
+    from comfy.quant_ops import QuantizedTensor
+except ImportError:  # the host runs without its kernels package
+    QuantizedTensor = ()
+
+
+def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> shape of every parameter below diffusion_model."""
+    diffusion_model = getattr(model.model, "diffusion_model", None)
+    if diffusion_model is None:
+        kind = type(model.model).__name__
+        raise ConesError(f"{kind} has no diffusion model inside; connect the MODEL of a checkpoint loader")
+    return {name: tuple(value.shape) for name, value in diffusion_model.named_parameters()}
+
+
+def is_quantised(model: Any, key: str) -> bool:
+    """Whether the stored parameter is one of the host's quantised tensors."""
+    return isinstance(comfy.utils.get_attr(model.model, key), QuantizedTensor)
+
+
+def base_weight(model: Any, key: str) -> Tensor:
+    """The parameter as the checkpoint has it, also while patches are loaded into the model; not to be written to."""
+    backup = model.backup.get(key)
+    weight = comfy.utils.get_attr(model.model, key) if backup is None else backup.weight
+    if isinstance(weight, QuantizedTensor):
+        weight = weight.dequantize()
+    return weight.detach() if isinstance(weight, torch.Tensor) else weight
