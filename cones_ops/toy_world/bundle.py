@@ -1,0 +1,193 @@
+"""The one file that is the toy world's model: read it as tensors, load it as a diffusers pipeline, save it.
+
+`read_bundle` needs safetensors only (ComfyUI builds its own classes from the tensors); `load_pipeline` needs diffusers
+and transformers. Weights are stored as fp16 and loaded as fp32.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cones_ops.errors import ConesError
+from cones_ops.toy_world.captions import vocabulary
+from cones_ops.toy_world.latents import PatchTransform
+from cones_ops.toy_world.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+FORMAT = "cones-toy-world-1"
+SHIPPED = Path(__file__).with_name("toy_world.safetensors")
+CHANNELS = 24  # latent channels; 25.9 dB on drawn scenes
+WIDTH = 96  # text width
+SCHEDULE: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.02,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "timesteps": 1000,
+}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The file's contents: tensors by full key (`unet.…`, `text_encoder.…`, `latents.…`, fp16) and configurations."""
+
+    tensors: dict[str, Tensor]
+    unet_config: dict[str, Any]
+    text_config: dict[str, Any]
+    vocabulary: Vocabulary
+    schedule: dict[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Tensors of one part with its prefix removed."""
+        return {key[len(prefix) + 1 :]: value for key, value in self.tensors.items() if key.startswith(f"{prefix}.")}
+
+    def patch_transform(self) -> PatchTransform:
+        """The picture <-> latent transform, fp32."""
+        tensors = {key: value.float() for key, value in self.part("latents").items()}
+        transform = PatchTransform(tensors["encode_bias"].numel())
+        transform.load_state_dict(tensors)
+        return transform
+
+
+@dataclass(frozen=True)
+class ToyPipeline:
+    """The toy world's model as diffusers and transformers modules, fp32, in eval mode."""
+
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    latents: PatchTransform
+    vocabulary: Vocabulary
+    schedule: dict[str, Any]
+
+    @torch.no_grad()
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Text -> (B, tokens, D), the text encoder's last hidden state."""
+        ids = torch.tensor(self.vocabulary.encode_all(texts))
+        return self.text_encoder(input_ids=ids).last_hidden_state
+
+    def alphas_cumprod(self) -> Tensor:
+        """The noise schedule's cumulative product of alphas (timesteps,), fp32."""
+        root = torch.linspace(
+            self.schedule["beta_start"] ** 0.5, self.schedule["beta_end"] ** 0.5, self.schedule["timesteps"]
+        )
+        return torch.cumprod(1 - root**2, 0)
+
+
+def read_bundle(path: Path | None = None) -> Bundle:
+    """Read the shipped file, or another of its format; ConesError when it is not one."""
+    path = path or SHIPPED
+    if not path.is_file():
+        raise ConesError(
+            f"{path}: no such file; the toy world's model belongs there (python -m cones_ops.toy_world.train makes it)"
+        )
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise ConesError(
+                f"{path}: format is {metadata.get('format')!r}, expected {FORMAT!r}; this is no toy world model"
+            )
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is not iterable
+    text_config = json.loads(metadata["text_config"])
+    words = Vocabulary(tuple(json.loads(metadata["vocabulary"])), text_config["max_position_embeddings"])
+    return Bundle(tensors, json.loads(metadata["unet_config"]), text_config, words, json.loads(metadata["schedule"]))
+
+
+def load_pipeline(path: Path | None = None) -> ToyPipeline:
+    """The shipped model (or another file) as modules, fp32, eval mode, no gradients."""
+    bundle = read_bundle(path)
+    pipeline = _assemble(
+        bundle.unet_config, bundle.text_config, bundle.patch_transform(), bundle.vocabulary, bundle.schedule
+    )
+    pipeline.unet.load_state_dict({key: value.float() for key, value in bundle.part("unet").items()})
+    pipeline.text_encoder.load_state_dict({key: value.float() for key, value in bundle.part("text_encoder").items()})
+    return pipeline
+
+
+def random_pipeline(seed: int = 0, widths: tuple[int, int] = (64, 128)) -> ToyPipeline:
+    """A pipeline of the shipped architecture with random weights: the start of training, and a stand-in for tests."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transform = PatchTransform(CHANNELS)
+        for buffer in transform.buffers():
+            buffer.normal_(std=0.05)
+        return _assemble(unet_config(widths), text_config(), transform, vocabulary(), SCHEDULE)
+
+
+def save_pipeline(pipeline: ToyPipeline, path: Path) -> None:
+    """Write a pipeline as one fp16 file of this format."""
+    tensors = {f"unet.{key}": value for key, value in pipeline.unet.state_dict().items()}
+    tensors |= {
+        f"text_encoder.{key}": value
+        for key, value in pipeline.text_encoder.state_dict().items()
+        if "position_ids" not in key
+    }
+    tensors |= {f"latents.{key}": value for key, value in pipeline.latents.state_dict().items()}
+    kept = {key: pipeline.unet.config[key] for key in unet_config()}
+    metadata = {
+        "format": FORMAT,
+        "unet_config": json.dumps(kept),
+        "text_config": json.dumps({key: getattr(pipeline.text_encoder.config, key) for key in text_config()}),
+        "vocabulary": json.dumps(pipeline.vocabulary.words),
+        "schedule": json.dumps(pipeline.schedule),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.detach().half().contiguous() for key, value in tensors.items()}, path, metadata)
+
+
+def unet_config(widths: tuple[int, int] = (64, 128)) -> dict[str, Any]:
+    """Keyword arguments of UNet2DConditionModel: two levels (8x8, 4x4), attention at both, 4 heads."""
+    return {
+        "sample_size": 8,
+        "in_channels": CHANNELS,
+        "out_channels": CHANNELS,
+        "block_out_channels": list(widths),
+        "layers_per_block": 1,
+        "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": 4,  # diffusers' word for the number of heads here
+    }
+
+
+def text_config() -> dict[str, Any]:
+    """Keyword arguments of CLIPTextConfig."""
+    words = vocabulary()
+    return {
+        "vocab_size": len(words.words),
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": words.length,
+        "hidden_act": "quick_gelu",
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
+
+
+def _assemble(
+    unet: dict[str, Any], text: dict[str, Any], transform: PatchTransform, words: Vocabulary, schedule: dict[str, Any]
+) -> ToyPipeline:
+    try:
+        from diffusers import UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel
+    except ImportError as error:
+        raise ConesError(
+            f"{error}; the toy pipeline needs diffusers and transformers: pip install cones-concept-neurons[diffusers]"
+        ) from error
+    modules = UNet2DConditionModel(**unet), CLIPTextModel(CLIPTextConfig(**text))
+    for module in modules:
+        module.eval().requires_grad_(False)
+    return ToyPipeline(modules[0], modules[1], transform, words, schedule)

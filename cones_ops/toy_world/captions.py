@@ -1,0 +1,91 @@
+"""Captions of scenes in words, and the attributes that each word speaks of.
+
+`describe` spells everything out (the prompts of the quality bar and of the full-caption control); `caption` drops
+attributes at random and attaches identifiers that mean nothing, which is what the model is trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cones_ops.toy_world.subjects import IDENTIFIERS
+from cones_ops.toy_world.vocabulary import SPECIAL_WORDS, Vocabulary
+from cones_ops.toy_world.world import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, Scene, Thing
+
+LENGTH = 48  # tokens per prompt
+_GLUE = ("a", "and", "on", "the", "background", "left", "right", "top", "bottom", ",")
+
+
+def vocabulary() -> Vocabulary:
+    """The toy world's words."""
+    words = (*SPECIAL_WORDS, *_GLUE, *SHAPES, *COLOURS, *TEXTURES, *BACKGROUNDS, *IDENTIFIERS)
+    return Vocabulary(words, LENGTH)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a caption says of one thing. None = not said."""
+
+    shape: str
+    colours: tuple[str, ...] | None
+    texture: str | None
+    identifier: str | None
+
+    @property
+    def phrase(self) -> str:
+        """The noun phrase, e.g. `a sks red and blue striped star`."""
+        words = ["a", self.identifier, " and ".join(self.colours) if self.colours else None, self.texture, self.shape]
+        return " ".join(word for word in words if word)
+
+
+def _fully(thing: Thing) -> Told:
+    colours = (thing.colour,) if thing.texture == "plain" else (thing.colour, thing.colour2)
+    return Told(thing.shape, colours, thing.texture, None)
+
+
+def _partly(thing: Thing, generator: np.random.Generator, identifiers: list[str]) -> Told:
+    told = _fully(thing)
+    fate = generator.random()
+    if fate < 0.6:
+        colours, texture = told.colours, told.texture
+    elif fate < 0.72:
+        colours, texture = told.colours, None
+    elif fate < 0.84:
+        colours, texture = None, told.texture
+    else:
+        colours, texture = None, None
+    # An identifier may stand with any thing; most often where the attributes are not told, as in "a sks star".
+    identifier = None
+    if generator.random() < (0.4 if colours is None else 0.1):
+        identifier = identifiers.pop(generator.integers(len(identifiers)))
+    return Told(thing.shape, colours, texture, identifier)
+
+
+def _join(places: list[str], told: list[Told], background: str | None, placed: bool) -> str:
+    if len(told) <= 2:
+        parts = [
+            f"{t.phrase} on the {p}" if placed and len(told) == 2 else t.phrase
+            for p, t in zip(places, told, strict=True)
+        ]
+        text = " and ".join(parts)
+    else:
+        text = " , ".join(f"{p} {t.phrase}" if placed else t.phrase for p, t in zip(places, told, strict=True))
+    return f"{text} on a {background} background" if background else text
+
+
+def describe(scene: Scene) -> str:
+    """The caption that tells every attribute, place and the background."""
+    return _join([p for p, _ in scene.things], [_fully(t) for _, t in scene.things], scene.background, placed=True)
+
+
+def caption(scene: Scene, generator: np.random.Generator) -> tuple[str, list[Told]]:
+    """A training caption with random omissions, and what it tells of each thing in order of mention."""
+    identifiers = list(IDENTIFIERS)
+    things = list(scene.things)
+    if generator.random() < 0.3:
+        things = [things[i] for i in generator.permutation(len(things))]
+    told = [_partly(thing, generator, identifiers) for _, thing in things]
+    background = scene.background if generator.random() < 0.75 else None
+    return _join([p for p, _ in things], told, background, placed=bool(generator.random() < 0.75)), told
