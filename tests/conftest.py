@@ -70,11 +70,7 @@ class OneLibrary(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 if PACK not in sys.modules:
     sys.meta_path.insert(0, OneLibrary())
     load_module(LIBRARY, ROOT / LIBRARY / "__init__.py", package=True)
-    if (ROOT / "__init__.py").exists():
-        load_module(PACK, ROOT / "__init__.py", package=True)
-    else:  # until the pack's root file lands
-        sys.modules[PACK] = ModuleType(PACK)
-        sys.modules[PACK].__path__ = [str(ROOT)]
+    load_module(PACK, ROOT / "__init__.py", package=True)
 
 server_module = load_module("cones_test_server", ROOT / "tests" / "comfyui" / "server.py")
 StartServer = Callable[..., AbstractContextManager[Any]]
