@@ -82,6 +82,11 @@ class DiffusersModel:
 
     # sigma, as ComfyUI's ModelSamplingDiscrete counts it, so that both hosts see the same numbers
 
+    @property
+    def timesteps(self) -> int:
+        """Entries of the noise schedule."""
+        return len(self._log_sigmas)
+
     def sigma(self, timestep: Tensor) -> Tensor:
         """Sigma of a fractional timestep: log-linear between the schedule's entries."""
         table = self._log_sigmas
@@ -95,7 +100,7 @@ class DiffusersModel:
         return distance.abs().argmin(dim=0).to(sigma.device)
 
     def sigma_at(self, percent: Tensor) -> Tensor:
-        return self.sigma((1.0 - percent.float()) * (len(self._log_sigmas) - 1))
+        return self.sigma((1.0 - percent.float()) * (self.timesteps - 1))
 
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return latents + noise * _per_row(sigma, latents)
@@ -125,6 +130,7 @@ class DiffusersModel:
         }
         hidden = torch.stack([tokens.hidden for tokens in conditioning]).to(weight)  # (B, L, D)
         self._own = torch.stack([tokens.own for tokens in conditioning]).to(weight.device)
+        output: Tensor
         try:
             with torch.set_grad_enabled(self._tapping), evaluating(self.unet):
                 output = self.unet(
@@ -133,9 +139,10 @@ class DiffusersModel:
                     encoder_hidden_states=hidden,
                     added_cond_kwargs=added or None,
                     return_dict=False,
-                )[0].to(x)
+                )[0]
         finally:
             self._own = None
+        output = output.to(x)
         if self.prediction_type == "epsilon":
             return x - output * rows
         return x / (rows**2 + 1.0) - output * rows / (rows**2 + 1.0) ** 0.5

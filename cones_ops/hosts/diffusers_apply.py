@@ -64,9 +64,9 @@ def _modules(unet: Any, masks: Sequence[ConceptMask]) -> dict[str, nn.Linear]:
 
 def _check_mask(mask: ConceptMask, modules: Mapping[str, nn.Linear], any_base: bool) -> None:
     for name, shape in mask.shapes.items():
-        if tuple(modules[name].weight.shape) != tuple(shape):
-            seen = tuple(modules[name].weight.shape)
-            raise ConesError(f"{name}: the mask is for {tuple(shape)} but the weight is {seen}; another model?")
+        size = tuple(modules[name].weight.shape)
+        if size != tuple(shape):
+            raise ConesError(f"{name}: the mask is for {tuple(shape)} but the weight is {size}; another model?")
     if any_base or not mask.fingerprint:
         return
     seen = fingerprint({name: modules[name].weight for name in mask.shapes})
@@ -104,7 +104,7 @@ def _shut_at_own_tokens(
             raise ConesError(f"{mask.identifier!r}: own positions must be boolean (B, L), alike for all masks")
     code = sum(own.long() << bit for bit, (_, _, own) in enumerate(masks))  # (B, L): which masks own a token
     assert isinstance(code, Tensor)
-    groups = {int(c): code == c for c in code.unique() if c}
+    groups = {c: code == c for c in set(code.flatten().tolist()) if c}
     replacements: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
     for name, module in modules.items():
         shut = []

@@ -44,11 +44,11 @@ def forwards(replacements: Mapping[nn.Module, Forward]) -> Iterator[None]:
             module.__dict__["forward"] = forward
         yield
     finally:
-        for module, forward in before:
-            if forward is None:
+        for module, own in before:
+            if own is None:
                 module.__dict__.pop("forward", None)
             else:
-                module.__dict__["forward"] = forward
+                module.__dict__["forward"] = own
 
 
 @contextmanager

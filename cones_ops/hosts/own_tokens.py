@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from ..concept_mask import ConceptMask
 from ..errors import ConesError
 
 
@@ -27,3 +28,11 @@ def own_positions(token_ids: Sequence[int], identifier_ids: Sequence[int], class
             end += len(class_word)
         own[start:end] = True
     return own
+
+
+def mask_positions(mask: ConceptMask, token_ids: Sequence[int], ids_of: Callable[[str], Sequence[int]]) -> Tensor:
+    """Boolean (L,): the tokens a mask owns; a mask made of several (sks+zwx) owns those of each of its identifiers."""
+    identifiers = [list(ids_of(word)) for word in mask.identifier.split("+")]
+    class_words = [list(ids_of(word)) for word in mask.class_word.split("+")]
+    own = [own_positions(token_ids, identifier, word) for identifier in identifiers for word in class_words]
+    return torch.stack(own).any(dim=0)

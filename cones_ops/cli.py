@@ -1,0 +1,102 @@
+"""The `cones` command: `demo` runs the main job on the shipped model, `info` tells what a mask file holds."""
+
+# ruff: noqa: T201 - a command line answers by printing
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import ConesError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 = done, 2 = something the user can put right."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except ConesError as error:
+        print(f"cones: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Find two concepts in the toy world, apply them alone and together, and judge the pictures."""
+    if options.comfyui is not None:
+        from .toy_world import demo_comfyui
+
+        report = demo_comfyui.run(options.comfyui, options.out)
+    else:
+        from .toy_world import demo as toy_demo
+        from .toy_world.bundle import load_pipeline
+        from .toy_world.judge import load_judge
+
+        settings = toy_demo.QUICK if options.quick else toy_demo.FULL
+        report = toy_demo.run(load_pipeline(), load_judge(), options.out, settings)
+        print(_table(report))
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"pictures, masks and numbers are in {options.out}")
+
+
+def info(options: argparse.Namespace) -> None:
+    """Print what a concept mask file holds."""
+    from .mask_file import load_mask
+    from .report import layer_table
+
+    mask = load_mask(options.file)
+    print(f"{options.file}: {mask!r}, {options.file.stat().st_size} bytes")
+    print(f"found on weights {mask.fingerprint[:12] or 'unknown'}")
+    for name, value in mask.provenance.items():
+        print(f"  {name}: {value}")
+    print(layer_table(mask))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cones", description="Concept neurons for diffusion models.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    command = commands.add_parser("demo", help=demo.__doc__, description=demo.__doc__)
+    command.add_argument("--out", type=Path, default=Path("cones-demo"), help="folder for everything it writes")
+    command.add_argument("--json", type=Path, help="write the numbers to this file too")
+    command.add_argument("--quick", action="store_true", help="fewer steps and samples: under 2 minutes")
+    command.add_argument(
+        "--comfyui",
+        nargs="?",
+        const=Path(),
+        type=Path,
+        metavar="PATH",
+        help="do it in a real ComfyUI server, with the shipped workflow (default: COMFYUI_PATH or ~/comfy/ComfyUI)",
+    )
+    command.set_defaults(run=demo)
+    command = commands.add_parser("info", help=info.__doc__, description=info.__doc__)
+    command.add_argument("file", type=Path, help="a concept mask, .safetensors")
+    command.set_defaults(run=info)
+    return parser
+
+
+def _table(report: dict[str, Any]) -> str:
+    """The demo's shares, one line per concept and pair."""
+    lines = ["", "concept              where       neurons  subject       class         second object"]
+    for one in report["concepts"]:
+        shares = "  ".join(
+            f"{one[f'{what}_before']:4.0%} -> {one[f'{what}_after']:4.0%}"
+            for what in ("subject_share", "class_share", "second_object")
+        )
+        name = f"{one['identifier']} {one['class_word']}"
+        lines.append(f"{name:20} {one['where']:11} {one['neurons']:7}  {shares}")
+    for pair in report["pair"]:
+        alone = f"alone {pair['first_alone']:.0%} and {pair['second_alone']:.0%}, both {pair['both']:.0%}"
+        lines.append(f"{'both masks':20} {pair['where']:11} {alone} (full captions {pair['both_full_caption']:.0%})")
+    control = report["positive_control"]
+    shares = f"{control['subject_share_before']:.0%} -> {control['subject_share_after']:.0%}"
+    return "\n".join([*lines, f"fine-tuning all text K and V: subject {shares}", f"{report['seconds_total']} s", ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

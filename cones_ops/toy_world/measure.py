@@ -1,0 +1,135 @@
+"""What the judge says of sampled pictures: how often a prompt shows what it should, with and without masks.
+
+Every measure samples `samples` pictures from the same seeds, so that before and after are paired, and comes with its
+pictures, its hits and the binomial standard error of its share. Prompts go through the backgrounds in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..hosts.diffusers_apply import Strengths
+from .bundle import ToyPipeline
+from .captions import Told, describe
+from .judge import Judge, Reading, read, shows
+from .sampling import BATCH, GUIDANCE, STEPS, sample
+from .subjects import Subject
+from .world import BACKGROUNDS, Scene, Thing
+
+COMPANIONS = tuple(
+    Thing(shape, colour, colour, "plain")
+    for shape, colour in (("circle", "blue"), ("square", "red"), ("triangle", "green"), ("cross", "pink"))
+)
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How to measure: the world, the number of pictures per measure, the sampler's settings."""
+
+    pipeline: ToyPipeline
+    judge: Judge
+    samples: int = 32
+    steps: int = STEPS
+    guidance: float = GUIDANCE
+    batch: int = BATCH
+    first_seed: int = 1000
+    on_batch: Callable[[int], None] | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Pictures (n, 3, 64, 64) of one prompt, and which of them show what was asked."""
+
+    prompt: str
+    pictures: Tensor
+    hits: tuple[bool, ...]
+
+    @property
+    def share(self) -> float:
+        """Share of hits."""
+        return sum(self.hits) / len(self.hits)
+
+    @property
+    def standard_error(self) -> float:
+        """Binomial standard error of the share."""
+        return (self.share * (1 - self.share) / len(self.hits)) ** 0.5
+
+
+def measure(
+    measuring: Measuring, prompts: Sequence[str], wanted: Sequence[Callable[[Reading], bool]], masks: Strengths = ()
+) -> Measured:
+    """Sample each prompt with `masks` and let the judge say whether it is what was `wanted`."""
+    pictures = sample(
+        measuring.pipeline,
+        prompts,
+        masks,
+        seeds=range(measuring.first_seed, measuring.first_seed + len(prompts)),
+        steps=measuring.steps,
+        guidance=measuring.guidance,
+        batch=measuring.batch,
+        on_batch=measuring.on_batch,
+    )
+    readings = read(measuring.judge, pictures)
+    hits = tuple(bool(hit(reading)) for hit, reading in zip(wanted, readings, strict=True))
+    return Measured(prompts[0], pictures, hits)
+
+
+def subject_shown(measuring: Measuring, subject: Subject, masks: Strengths = ()) -> Measured:
+    """Whether `a sks star` shows the subject."""
+    return _shown(measuring, subject.prompt, subject, masks)
+
+
+def class_leak(measuring: Measuring, subject: Subject, masks: Strengths = ()) -> Measured:
+    """Whether `a star`, without the identifier, shows the subject all the same."""
+    return _shown(measuring, subject.class_prompt, subject, masks)
+
+
+def second_object(measuring: Measuring, subject: Subject, masks: Strengths = ()) -> Measured:
+    """Whether the other thing of `a sks star on the left and a blue plain circle on the right` is what was asked."""
+    companions = [thing for thing in COMPANIONS if thing.shape != subject.thing.shape]
+    prompts, wanted = [], []
+    for i, background in enumerate(_backgrounds(measuring.samples)):
+        thing = companions[i % len(companions)]
+        phrase = Told(thing.shape, (thing.colour,), thing.texture, None).phrase
+        prompts.append(f"{subject.prompt} on the left and {phrase} on the right on a {background} background")
+        wanted.append(_stands("right", thing))
+    return measure(measuring, prompts, wanted, masks)
+
+
+def both_shown(measuring: Measuring, first: Subject, second: Subject, masks: Strengths = ()) -> Measured:
+    """Whether one picture shows both subjects, asked for by their identifiers."""
+    text = f"{first.prompt} on the left and {second.prompt} on the right"
+    prompts = [f"{text} on a {background} background" for background in _backgrounds(measuring.samples)]
+    return measure(measuring, prompts, [_both(first, second)] * len(prompts), masks)
+
+
+def both_described(measuring: Measuring, first: Subject, second: Subject) -> Measured:
+    """The untouched model's own best: both subjects' attributes spelled out."""
+    things = (("left", first.thing), ("right", second.thing))
+    prompts = [describe(Scene(things, background)) for background in _backgrounds(measuring.samples)]
+    return measure(measuring, prompts, [_both(first, second)] * len(prompts))
+
+
+def drift(before: Measured, after: Measured) -> float:
+    """Mean absolute change of the pictures of one prompt, in units of full brightness; 0 = bit-identical."""
+    return float((before.pictures - after.pictures).abs().mean())
+
+
+def _shown(measuring: Measuring, text: str, subject: Subject, masks: Strengths) -> Measured:
+    prompts = [f"{text} on a {background} background" for background in _backgrounds(measuring.samples)]
+    return measure(measuring, prompts, [lambda reading: shows(reading, subject.thing)] * len(prompts), masks)
+
+
+def _backgrounds(count: int) -> list[str]:
+    return [list(BACKGROUNDS)[i % len(BACKGROUNDS)] for i in range(count)]
+
+
+def _stands(place: str, thing: Thing) -> Callable[[Reading], bool]:
+    return lambda reading: dict(reading.things).get(place) == thing
+
+
+def _both(first: Subject, second: Subject) -> Callable[[Reading], bool]:
+    return lambda reading: shows(reading, first.thing) and shows(reading, second.thing)

@@ -1,0 +1,86 @@
+"""The demo from end to end on random weights: every file is written and every number the JSON promises is there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+from PIL import Image
+
+from cones_ops import cli
+from cones_ops.mask_file import load_mask
+from cones_ops.search import SearchSettings
+from cones_ops.toy_world import demo
+from cones_ops.toy_world.bundle import random_pipeline
+from cones_ops.toy_world.judge import Judge
+
+CONCEPT = (
+    "identifier class_word method where neurons density file_bytes heldout_before heldout_after subject_share_before "
+    "subject_share_after class_share_after second_object_before second_object_after seconds"
+).split()
+PAIR = {"where", "first_alone", "second_alone", "both", "both_full_caption"}
+SEARCH = SearchSettings(steps=2, batch=4, held_out=4)
+TINY = demo.DemoSettings(
+    samples=4, sampling_steps=2, own=SEARCH, everywhere=SEARCH, class_pictures=2, control_steps=2, control_batch=2
+)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    out = tmp_path_factory.mktemp("demo")
+    return demo.run(random_pipeline(0, (32, 64)), Judge(), out, TINY), out
+
+
+def test_the_json_has_what_it_promises(report: tuple[dict[str, Any], Path]) -> None:
+    found, out = report
+    assert json.loads((out / "demo.json").read_text()) == found
+    assert {"concepts", "pair", "positive_control", "seconds_total", "versions"} <= set(found)
+    assert [(one["identifier"], one["where"]) for one in found["concepts"]] == [
+        (identifier, where) for where in ("own tokens", "everywhere") for identifier in ("sks", "zwx")
+    ]
+    assert all(set(CONCEPT) <= set(one) for one in found["concepts"])
+    assert [pair["where"] for pair in found["pair"]] == ["own tokens", "everywhere"]
+    assert all(set(pair) >= PAIR for pair in found["pair"])
+    assert {"subject_share_before", "subject_share_after"} <= set(found["positive_control"])
+
+
+def test_own_token_masks_leave_the_class_prompt_bit_identical(report: tuple[dict[str, Any], Path]) -> None:
+    assert [one["class_drift"] for one in report[0]["concepts"] if one["where"] == "own tokens"] == [0.0, 0.0]
+
+
+def test_masks_and_pictures_are_written(report: tuple[dict[str, Any], Path]) -> None:
+    found, out = report
+    assert Image.open(out / "demo.png").width > 800
+    for one in found["concepts"]:
+        name = f"{one['identifier']}-{one['class_word']}-{one['where'].replace(' ', '-')}.safetensors"
+        mask = load_mask(out / "concept_masks" / name)
+        assert (mask.count, mask.where) == (one["neurons"], one["where"])
+
+
+def test_cli_demo_and_info(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(demo, "QUICK", TINY)
+    monkeypatch.setattr("cones_ops.toy_world.bundle.load_pipeline", lambda: random_pipeline(0, (32, 64)))
+    monkeypatch.setattr("cones_ops.toy_world.judge.load_judge", Judge)
+    assert cli.main(["demo", "--quick", "--out", str(tmp_path / "out"), "--json", str(tmp_path / "n" / "it.json")]) == 0
+    assert set(json.loads((tmp_path / "n" / "it.json").read_text())) >= {"concepts", "pair"}
+    assert "both masks" in capsys.readouterr().out
+    file = next((tmp_path / "out" / "concept_masks").iterdir())
+    assert cli.main(["info", str(file)]) == 0
+    assert "attn2.to_k.weight" in capsys.readouterr().out
+
+
+def test_cli_says_what_is_wrong(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli.main(["info", "nowhere.safetensors"]) == 2
+    assert "no such file" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    monkeypatch.setattr("cones_ops.toy_world.judge.load_judge", Judge)
+    monkeypatch.setattr("cones_ops.toy_world.bundle.load_pipeline", lambda: random_pipeline(0, (32, 64)))
+    assert cli.main(["demo", "--quick"]) == 2
+    assert "pip install" in capsys.readouterr().err

@@ -1,0 +1,117 @@
+"""Sampling, measures and the positive control on a toy pipeline with random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+from cones_ops.concept_mask import ConceptMask
+from cones_ops.errors import ConesError
+from cones_ops.toy_world import measure
+from cones_ops.toy_world.bundle import ToyPipeline, random_pipeline
+from cones_ops.toy_world.control import class_examples, fine_tune, subject_examples
+from cones_ops.toy_world.judge import Judge, Reading
+from cones_ops.toy_world.sampling import conditioning, model_of, sample, sigmas
+from cones_ops.toy_world.subjects import subject
+from cones_ops.toy_world.world import Thing
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> ToyPipeline:
+    return random_pipeline(0, (32, 64))
+
+
+def half_mask(pipeline: ToyPipeline, seed: int, where: str, identifier: str, class_word: str) -> ConceptMask:
+    generator = torch.Generator().manual_seed(seed)
+    weights = model_of(pipeline, "everywhere").weights
+    index = {n: (torch.rand(w.numel(), generator=generator) < 0.5).nonzero().flatten() for n, w in weights.items()}
+    return ConceptMask(index, {n: tuple(w.shape) for n, w in weights.items()}, identifier, class_word, where)
+
+
+def test_a_picture_depends_on_its_own_seed_only(pipeline: ToyPipeline) -> None:
+    prompts = ["a star", "a red heart", "a sks star"]
+    together = sample(pipeline, prompts, seeds=[5, 6, 7], steps=3)
+    assert together.shape == (3, 3, 64, 64) and together.min() >= 0 and together.max() <= 1
+    assert torch.equal(together, sample(pipeline, prompts, seeds=[5, 6, 7], steps=3))
+    alone = sample(pipeline, prompts[1:2], seeds=[6], steps=3)
+    assert torch.allclose(together[1], alone[0], atol=1e-4)
+    with pytest.raises(ConesError, match="one seed per prompt"):
+        sample(pipeline, prompts, seeds=[1])
+
+
+def test_own_tokens_change_only_prompts_with_the_identifier(pipeline: ToyPipeline) -> None:
+    masks = [(half_mask(pipeline, 1, "own tokens", "sks", "star"), 1.0)]
+    prompts = ["a star", "a sks star", "a zwx heart"]
+    vanilla, masked = sample(pipeline, prompts, steps=3), sample(pipeline, prompts, masks, steps=3)
+    assert [torch.equal(a, b) for a, b in zip(vanilla, masked, strict=True)] == [True, False, True]
+    assert torch.equal(sample(pipeline, prompts, steps=3), vanilla)
+
+
+def test_a_second_mask_does_not_touch_the_firsts_prompt(pipeline: ToyPipeline) -> None:
+    first = half_mask(pipeline, 1, "own tokens", "sks", "star")
+    second = half_mask(pipeline, 2, "own tokens", "zwx", "heart")
+    alone = sample(pipeline, ["a sks star"], [(first, 1.0)], steps=3)
+    both = sample(pipeline, ["a sks star"], [(second, 1.0), (first, 1.0)], steps=3)
+    assert torch.equal(alone, both)
+
+
+def test_a_mask_everywhere_changes_every_prompt(pipeline: ToyPipeline) -> None:
+    prompts = ["a star", "a sks star"]
+    masked = sample(pipeline, prompts, [(half_mask(pipeline, 1, "everywhere", "sks", "star"), 1.0)], steps=3)
+    assert not any(torch.equal(a, b) for a, b in zip(sample(pipeline, prompts, steps=3), masked, strict=True))
+
+
+def test_noise_levels_go_from_the_schedules_end_to_zero(pipeline: ToyPipeline) -> None:
+    levels = sigmas(model_of(pipeline), 4)
+    assert len(levels) == 5 and levels[-1] == 0 and (levels[1:] < levels[:-1]).all()
+    assert torch.allclose(levels[0] ** 2, (1 / pipeline.alphas_cumprod()[-1]) - 1, rtol=1e-3)
+
+
+def test_own_tokens_of_a_prompt(pipeline: ToyPipeline) -> None:
+    rows = conditioning(pipeline, ["a sks star on a black background", "a star"], "sks", "star")
+    assert rows[0].own.nonzero().flatten().tolist() == [2, 3]
+    assert not rows[1].own.any()
+
+
+def test_fine_tuning_lowers_the_loss_of_a_copy(pipeline: ToyPipeline) -> None:
+    one = subject("sks")
+    state = {name: tensor.clone() for name, tensor in pipeline.unet.state_dict().items()}
+    losses: list[float] = []
+    prior = class_examples(pipeline, one, 2)
+    tuned = fine_tune(
+        pipeline, subject_examples(pipeline, one), prior, steps=30, batch=4, on_step=lambda _, loss: losses.append(loss)
+    )
+    assert len(losses) == 30 and sum(losses[-5:]) < sum(losses[:5])
+    changed = [n for n, tensor in tuned.unet.state_dict().items() if not torch.equal(tensor, state[n])]
+    assert len(changed) == len(model_of(pipeline).weights)
+    assert all("attn2.to_" in name for name in changed)
+    assert all(torch.equal(tensor, state[n]) for n, tensor in pipeline.unet.state_dict().items())
+
+
+def test_measures_count_what_the_judge_says(pipeline: ToyPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = subject("sks"), subject("zwx")
+    prompts: list[str] = []
+    blue = Thing("circle", "blue", "blue", "plain")
+
+    def fake_sample(_: ToyPipeline, texts: list[str], *args: object, **kwargs: object) -> torch.Tensor:
+        prompts[:] = texts
+        return torch.zeros(len(texts), 3, 64, 64)
+
+    def fake_read(_: Judge, pictures: torch.Tensor) -> list[Reading]:
+        seen = Reading((("left", one.thing), ("right", blue)), "black")
+        return [seen, Reading((("left", other.thing), ("right", one.thing)), "black")] + [Reading((), "grey")] * 2
+
+    monkeypatch.setattr(measure, "sample", fake_sample)
+    monkeypatch.setattr(measure, "read", fake_read)
+    measuring = measure.Measuring(pipeline, Judge(), samples=4)
+    shown = measure.subject_shown(measuring, one)
+    assert (shown.share, shown.standard_error) == (0.5, 0.25)
+    assert prompts[1] == "a sks star on a white background"
+    assert measure.second_object(measuring, one).hits == (True, False, False, False)
+    assert prompts[0] == "a sks star on the left and a blue plain circle on the right on a black background"
+    assert measure.both_shown(measuring, one, other).hits == (False, True, False, False)
+    assert measure.class_leak(measuring, one).prompt == "a star on a black background"
+    assert measure.both_described(measuring, one, other).hits == (False, True, False, False)
