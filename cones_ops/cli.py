@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cones", description="Concept neurons for diffusion models.")
     commands = parser.add_subparsers(required=True, metavar="command")
     command = commands.add_parser("demo", help=demo.__doc__, description=demo.__doc__)
-    command.add_argument("--out", type=Path, default=Path("cones-demo"), help="folder for everything it writes")
+    command.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for everything it writes")
     command.add_argument("--json", type=Path, help="write the numbers to this file too")
     command.add_argument("--quick", action="store_true", help="fewer steps and samples: under 2 minutes")
     command.add_argument(

@@ -21,10 +21,11 @@ from cones_ops.toy_world import demo
 from cones_ops.toy_world.bundle import random_pipeline
 from cones_ops.toy_world.judge import Judge
 
-CONCEPT = (
-    "identifier class_word method where neurons density file_bytes heldout_before heldout_after subject_share_before "
-    "subject_share_after class_share_after second_object_before second_object_after seconds"
-).split()
+CONCEPT = {
+    *("identifier", "class_word", "method", "where", "neurons", "density", "file_bytes", "seconds"),
+    *("heldout_before", "heldout_after", "subject_share_before", "subject_share_after", "class_share_after"),
+    *("second_object_before", "second_object_after"),
+}
 PAIR = {"where", "first_alone", "second_alone", "both", "both_full_caption"}
 SEARCH = SearchSettings(steps=2, batch=4, held_out=4)
 TINY = demo.DemoSettings(
@@ -45,7 +46,7 @@ def test_the_json_has_what_it_promises(report: tuple[dict[str, Any], Path]) -> N
     assert [(one["identifier"], one["where"]) for one in found["concepts"]] == [
         (identifier, where) for where in ("own tokens", "everywhere") for identifier in ("sks", "zwx")
     ]
-    assert all(set(CONCEPT) <= set(one) for one in found["concepts"])
+    assert all(set(one) >= CONCEPT for one in found["concepts"])
     assert [pair["where"] for pair in found["pair"]] == ["own tokens", "everywhere"]
     assert all(set(pair) >= PAIR for pair in found["pair"])
     assert {"subject_share_before", "subject_share_after"} <= set(found["positive_control"])
@@ -64,14 +65,21 @@ def test_masks_and_pictures_are_written(report: tuple[dict[str, Any], Path]) -> 
         assert (mask.count, mask.where) == (one["neurons"], one["where"])
 
 
-def test_cli_demo_and_info(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(demo, "QUICK", TINY)
-    monkeypatch.setattr("cones_ops.toy_world.bundle.load_pipeline", lambda: random_pipeline(0, (32, 64)))
-    monkeypatch.setattr("cones_ops.toy_world.judge.load_judge", Judge)
-    assert cli.main(["demo", "--quick", "--out", str(tmp_path / "out"), "--json", str(tmp_path / "n" / "it.json")]) == 0
-    assert set(json.loads((tmp_path / "n" / "it.json").read_text())) >= {"concepts", "pair"}
+def test_cli_demo_and_info(
+    report: tuple[dict[str, Any], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(demo, "run", lambda *arguments: asked.extend(arguments) or report[0])
+    monkeypatch.setattr("cones_ops.toy_world.bundle.load_pipeline", lambda: "pipeline")
+    monkeypatch.setattr("cones_ops.toy_world.judge.load_judge", lambda: "judge")
+    assert cli.main(["demo", "--quick", "--out", "here", "--json", str(tmp_path / "n" / "it.json")]) == 0
+    assert asked == ["pipeline", "judge", Path("here"), demo.QUICK]
+    assert json.loads((tmp_path / "n" / "it.json").read_text()) == report[0]
     assert "both masks" in capsys.readouterr().out
-    file = next((tmp_path / "out" / "concept_masks").iterdir())
+    file = next((report[1] / "concept_masks").iterdir())
     assert cli.main(["info", str(file)]) == 0
     assert "attn2.to_k.weight" in capsys.readouterr().out
 
