@@ -59,8 +59,8 @@ class Task:
     def __post_init__(self) -> None:
         if self.prior is None and (self.distill or self.model.where == "everywhere"):
             raise ConesError(
-                f"a search {self.model.where} without a prior, distill={self.distill}: give class pictures, or any pictures "
-                "with the class caption to distil from, or search at own tokens (where neither is needed, nor distill)"
+                f"a search {self.model.where} without a prior, distill={self.distill}: give class pictures, or any "
+                "pictures with the class caption to distil from, or search at own tokens without distill"
             )
         if not 0.0 <= self.prior_weight < float("inf"):
             raise ConesError(f"prior weight {self.prior_weight}; expected 0 or more")

@@ -30,7 +30,7 @@ def progressive(
     rounds = min(settings.rounds, settings.steps)
     shut_in = torch.zeros_like(flatten(model.weights))  # the round, from 1; 0 = still on
     score = torch.zeros_like(shut_in)  # of the last round in which the weight was on
-    best, best_round, rms = _held_out_loss(held_out, shapes, shut_in), 0, 0.0
+    best, best_round, stale, rms = _held_out_loss(held_out, shapes, shut_in), 0, 0, 0.0
     for r in range(1, rounds + 1):
         fresh = torch.zeros_like(shut_in)
         for k in range((r - 1) * settings.steps // rounds, r * settings.steps // rounds):
@@ -40,11 +40,12 @@ def progressive(
             if on_step:
                 on_step(Step(k + 1, settings.steps, loss, "search"))
         score = torch.where(shut_in == 0, fresh, score)
-        _shut_more(shut_in, score, r, _density(r, rounds, settings.densest))
-        now = _held_out_loss(held_out, shapes, shut_in)
+        if not _shut_more(shut_in, score, r, _density(r, rounds, settings.densest)):
+            continue
+        now, stale = _held_out_loss(held_out, shapes, shut_in), stale + 1
         if held_out is None or now < best:
-            best, best_round = now, r
-        elif r - best_round >= PATIENCE:
+            best, best_round, stale = now, r, 0
+        if stale == PATIENCE:
             break
     tie = score / (score.abs() + rms)  # (-1, 1)
     scores = torch.where((shut_in > 0) & (shut_in <= best_round), 2 * (rounds - shut_in) + 1 + tie, tie - 1.5)
@@ -52,18 +53,20 @@ def progressive(
 
 
 def _density(r: int, rounds: int, densest: float) -> float:
-    return densest * SPARSEST ** ((rounds - r) / max(rounds - 1, 1))
+    return densest * float(SPARSEST ** ((rounds - r) / max(rounds - 1, 1)))
 
 
-def _shut_more(shut_in: Tensor, score: Tensor, r: int, density: float) -> None:
-    """Mark the best entries still on, as far as their score says shrinking helps, until `density` is shut."""
+def _shut_more(shut_in: Tensor, score: Tensor, r: int, density: float) -> bool:
+    """Mark the best entries still on, if their score says shrinking helps, up to `density`; whether there were any."""
     more = round(density * shut_in.numel()) - int((shut_in > 0).sum())
-    if more > 0:
-        top = torch.topk(score.masked_fill(shut_in > 0, 0), more)
-        shut_in[top.indices[top.values > 0]] = r
+    top = torch.topk(score.masked_fill(shut_in > 0, 0), max(more, 0))
+    chosen = top.indices[top.values > 0]
+    shut_in[chosen] = r
+    return chosen.numel() > 0
 
 
 def _held_out_loss(held_out: Evaluate | None, shapes: Shapes, shut_in: Tensor) -> float:
     if held_out is None:
         return float("inf")
-    return float(held_out(unflatten((shut_in == 0).float(), shapes)).mean())
+    loss = held_out(unflatten((shut_in == 0).float(), shapes))
+    return float(loss.mean())

@@ -1,0 +1,174 @@
+"""The concept mask file: round trips, the same bytes, and refusals that say what is wrong."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from cones_ops import ConceptMask, ConesError, empty, load_mask, read_mask_metadata, save_mask
+from cones_ops.concept_mask import same_neurons
+from cones_ops.mask_file import decode_index, encode_index
+
+SHAPES = {"b.to_v.weight": (2, 3), "a.to_k.weight": (4, 1)}
+MASK = ConceptMask(
+    {"a.to_k.weight": torch.tensor([0, 3]), "b.to_v.weight": torch.tensor([5])},
+    SHAPES,
+    identifier="sks",
+    class_word="star",
+    where="own tokens",
+    fingerprint="abc",
+    provenance={"method": "learned", "seed": "7", "date": "2026-01-31"},
+)
+
+
+def rewritten(path: Path, tensors: dict | None = None, **meta: str | None) -> Path:
+    """A saved MASK with some tensors and metadata replaced (None removes)."""
+    save_mask(MASK, path)
+    all_meta = {k: v for k, v in (read_mask_metadata(path) | meta).items() if v is not None}
+    save_file(load_file(path) if tensors is None else tensors, path, all_meta)
+    return path
+
+
+def fields(mask: ConceptMask) -> tuple:
+    return mask.shapes, mask.identifier, mask.class_word, mask.where, mask.fingerprint, mask.provenance
+
+
+def test_what_is_in_the_file(tmp_path: Path) -> None:
+    path = save_mask(MASK, tmp_path / "sub" / "sks.safetensors")
+    tensors, meta = load_file(path), read_mask_metadata(path)
+    assert {k: (t.dtype, t.tolist()) for k, t in tensors.items()} == {
+        "a.to_k.index": (torch.int32, [0, 3]),
+        "b.to_v.index": (torch.int32, [5]),
+    }
+    assert meta["modelspec.sai_model_spec"] == "1.0.1" and meta["modelspec.date"] == "2026-01-31"
+    assert meta["modelspec.trigger_phrase"] == "sks star" and meta["cones.search.seed"] == "7"
+    assert {"modelspec.architecture", "modelspec.implementation", "modelspec.title", "modelspec.resolution"} <= set(
+        meta
+    )
+    assert json.loads(meta["cones.shapes"]) == {"a.to_k.weight": [4, 1], "b.to_v.weight": [2, 3]}
+    assert (meta["cones.count"], meta["cones.size"]) == ("3", "10")
+    assert [p.name for p in path.parent.iterdir()] == ["sks.safetensors"]  # no temporary file is left
+
+
+words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
+
+
+@given(st.sets(st.integers(0, 5)), st.sets(st.integers(0, 3)), words, words, st.dictionaries(words, words, max_size=3))
+def test_round_trip(a: set[int], b: set[int], identifier: str, class_word: str, told: dict[str, str]) -> None:
+    index = {"b.to_v.weight": torch.tensor(sorted(a)).long(), "a.to_k.weight": torch.tensor(sorted(b)).long()}
+    mask = ConceptMask(index, SHAPES, identifier, class_word, provenance=told)
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = Path(folder, "1.safetensors"), Path(folder, "2.safetensors")
+        again = load_mask(save_mask(mask, first))
+        assert same_neurons(again, mask) and fields(again) == fields(mask)
+        assert save_mask(again, second).read_bytes() == first.read_bytes()
+
+
+@given(st.sets(st.integers(0, 2**31 - 2)))
+def test_coding_pair(positions: set[int]) -> None:
+    index = torch.tensor(sorted(positions), dtype=torch.int64)
+    assert torch.equal(decode_index(encode_index(index, 2**31 - 1), 2**31 - 1), index)
+
+
+def test_empty_mask(tmp_path: Path) -> None:
+    again = load_mask(save_mask(empty(SHAPES, identifier="sks"), tmp_path / "e.safetensors"))
+    assert again.count == 0 and again.size == 10
+
+
+def test_never_overwrites_unless_asked(tmp_path: Path) -> None:
+    path = save_mask(MASK, tmp_path / "m.safetensors")
+    with pytest.raises(ConesError, match=r"m\.safetensors exists already"):
+        save_mask(empty(SHAPES), path)
+    assert load_mask(path).count == 3
+    save_mask(empty(SHAPES), path, overwrite=True)
+    assert load_mask(path).count == 0
+
+
+def test_cover_lies_beside_the_mask(tmp_path: Path) -> None:
+    save_mask(MASK, tmp_path / "m.safetensors", cover=b"png")
+    assert (tmp_path / "m.png").read_bytes() == b"png"
+    (tmp_path / "m.safetensors").unlink()
+    with pytest.raises(ConesError, match=r"m\.png exists already"):
+        save_mask(MASK, tmp_path / "m.safetensors", cover=b"other")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save_mask(MASK, tmp_path / "m.safetensors")
+
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="disk full"):
+        save_mask(empty(SHAPES), path, overwrite=True)
+    assert load_mask(path).count == 3 and list(tmp_path.iterdir()) == [path]
+
+
+def test_refuses_other_names_and_files(tmp_path: Path) -> None:
+    with pytest.raises(ConesError, match=r"saved as \.safetensors"):
+        save_mask(MASK, tmp_path / "m.pt")
+    with pytest.raises(ConesError, match="no such file"):
+        load_mask(tmp_path / "none.safetensors")
+    for junk in (b"", b"not a safetensors file", (2**40).to_bytes(8, "little") + b"{}"):
+        (tmp_path / "junk.safetensors").write_bytes(junk)
+        with pytest.raises(ConesError, match=r"junk\.safetensors: not a readable safetensors file"):
+            load_mask(tmp_path / "junk.safetensors")
+    save_file({"lora_up.weight": torch.ones(1)}, tmp_path / "lora.safetensors")
+    with pytest.raises(ConesError, match="not a concept mask"):
+        load_mask(tmp_path / "lora.safetensors")
+    whole = save_mask(MASK, tmp_path / "m.safetensors").read_bytes()
+    (tmp_path / "m.safetensors").write_bytes(whole[:-1])
+    with pytest.raises(ConesError, match="not a readable safetensors file"):
+        load_mask(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("cones.format_version", "2", "format version 2, this program reads 1"),
+        ("cones.shapes", None, "metadata without cones.shapes"),
+        ("cones.shapes", "{", "not JSON"),
+        ("cones.shapes", "[]", "does not map names"),
+        ("cones.shapes", '{"a.to_k.weight": [4, -1]}', "positive sides for a.to_k.weight"),
+        ("cones.shapes", '{"a.to_k.weight": [4, true]}', "positive sides for a.to_k.weight"),
+        ("cones.shapes", '{"a.to_k.weight": [4, 1]}', "belong to no searched weight: b.to_v.index"),
+        ("cones.shapes", '{"a.to_k.weight": [2], "b.to_v.weight": [6]}', "index from 0 to 3 but the weight has 2"),
+        ("cones.where", "nowhere", "where='nowhere'"),
+        ("cones.count", "4", "says count 4 but has 3"),
+        ("cones.size", "many", "says size many but has 10"),
+        ("cones.levels", "4", "unknown metadata cones.levels"),
+    ],
+)
+def test_bad_metadata_is_named(tmp_path: Path, key: str, value: str | None, message: str) -> None:
+    with pytest.raises(ConesError, match=message) as caught:
+        load_mask(rewritten(tmp_path / "m.safetensors", **{key: value}))
+    assert str(caught.value).startswith("m.safetensors: ")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"a.to_k.index": torch.tensor([3, 0], dtype=torch.int32)}, "a.to_k.weight: the index is not sorted"),
+        ({"a.to_k.index": torch.tensor([0, 0], dtype=torch.int32)}, "not sorted and unique"),
+        ({"a.to_k.index": torch.tensor([0, 4], dtype=torch.int32)}, "index from 0 to 4 but the weight has 4 entries"),
+        ({"a.to_k.index": torch.tensor([-1], dtype=torch.int32)}, "index from -1"),
+        ({"a.to_k.index": torch.tensor([0, 3])}, "torch.int64, expected torch.int32"),
+        ({"a.to_k.index": torch.ones(2, 2, dtype=torch.int32)}, "list of whole numbers"),
+        ({f"x{i}": torch.ones(1) for i in range(7)}, r"x0, x1, x2, x3, x4, \.\.\. \(7 in all\)"),
+    ],
+)
+def test_bad_tensors_are_named(tmp_path: Path, tensors: dict, message: str) -> None:
+    with pytest.raises(ConesError, match=message):
+        load_mask(rewritten(tmp_path / "m.safetensors", tensors))
+
+
+def test_metadata_of_other_programs_is_left_alone(tmp_path: Path) -> None:
+    path = rewritten(tmp_path / "m.safetensors", ssmd_rating="5")
+    assert load_mask(path).count == 3 and read_mask_metadata(path)["ssmd_rating"] == "5"
