@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -42,7 +43,7 @@ def fine_tune(
     rate: float = RATE,
     batch: int = BATCH,
     seed: int = 0,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: Callable[[int, float], object] | None = None,
 ) -> ToyPipeline:
     """A copy of the pipeline whose text K and V are fine-tuned; the original is not touched.
 
@@ -55,9 +56,8 @@ def fine_tune(
     generator = torch.Generator().manual_seed(seed)
     for step in range(1, steps + 1):
         draws = draw(subject, batch, generator), draw(prior, batch, generator)
-        loss, gradients = model.gradients(
-            lambda draws=draws: concept_implanting_loss(model, subject, draws[0], prior, draws[1])
-        )
+        loss_of = partial(concept_implanting_loss, model, subject, draws[0], prior, draws[1])
+        loss, gradients = model.gradients(loss_of)
         for name, weight in weights.items():
             weight.grad = gradients[name]
         optimizer.step()

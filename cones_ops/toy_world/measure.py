@@ -36,7 +36,7 @@ class Measuring:
     guidance: float = GUIDANCE
     batch: int = BATCH
     first_seed: int = 1000
-    on_batch: Callable[[int], None] | None = None
+    on_batch: Callable[[int], object] | None = None
 
 
 @dataclass(frozen=True)

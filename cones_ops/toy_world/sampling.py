@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +28,9 @@ STEPS, GUIDANCE, BATCH = 20, 3.0, 32
 
 def model_of(pipeline: ToyPipeline, where: Where = "own tokens", targets: TargetChoice = "text K+V") -> DiffusersModel:
     """The toy UNet behind the library's boundary."""
+    unet: Any = pipeline.unet
     schedule = pipeline.schedule
-    return DiffusersModel(pipeline.unet, alphas_cumprod(schedule), schedule["prediction_type"], targets, where)
+    return DiffusersModel(unet, alphas_cumprod(schedule), schedule["prediction_type"], targets, where)
 
 
 def conditioning(
@@ -56,7 +58,8 @@ def examples(
 
 def noise(pipeline: ToyPipeline, seeds: Sequence[int]) -> Tensor:
     """Starting noise (B, C, 8, 8); each row depends on its own seed only."""
-    config = pipeline.unet.config
+    unet: Any = pipeline.unet
+    config = unet.config
     shape = (1, config.in_channels, config.sample_size, config.sample_size)
     return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
@@ -71,7 +74,7 @@ def sample(
     steps: int = STEPS,
     guidance: float = GUIDANCE,
     batch: int = BATCH,
-    on_batch: Callable[[int], None] | None = None,
+    on_batch: Callable[[int], object] | None = None,
 ) -> Tensor:
     """Pictures (B, 3, 64, 64) in [0, 1] of `prompts`, with `masks` shut where each of them acts.
 
