@@ -95,4 +95,4 @@ def _finite(loss: Tensor, density: float) -> Tensor:
         raise ConesError(
             f"the held-out loss is not finite at density {density:.4%}; are latents and conditioning in range?"
         )
-    return loss.detach().double().cpu()
+    return loss.detach().cpu().double()

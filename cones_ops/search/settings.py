@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, Protocol, get_args
 
-import torch
 from torch import Tensor
 
 from ..concept_mask import Where
@@ -108,7 +107,7 @@ def share_shut(scores: Mapping[str, Tensor]) -> float:
 
 def root_mean_square(tensors: dict[str, Tensor]) -> float:
     """Over all entries of all tensors; ConesError when there is no gradient at all or it is not finite."""
-    total = sum(float(t.square().sum(dtype=torch.float64)) for t in tensors.values())
+    total = sum(float(t.square().sum()) for t in tensors.values())
     rms: float = (total / sum(t.numel() for t in tensors.values())) ** 0.5
     if not 0.0 < rms < float("inf"):
         raise ConesError(f"the gradient of the searched weights is {rms}; does the conditioning reach them?")
