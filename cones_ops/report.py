@@ -38,7 +38,7 @@ def density_figure(result: SearchResult | DensityCurve) -> np.ndarray:
     axes.legend(frameon=False)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
-    rgba = np.array(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    rgba: np.ndarray = np.array(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     return rgba[..., :3].copy()
 
 
