@@ -1,0 +1,31 @@
+"""The extension ComfyUI loads: the hand-written list of node classes. Inputs, widgets and outputs of"
+" a node are only appended."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .apply import ConesApplyConceptMasks
+from .find import ConesFindConceptNeurons
+from .host.folders import register
+from .masks import ConesCombineConceptMasks, ConesLoadConceptMask, ConesSaveConceptMask
+from .toy import ConesToySubject, ConesToyWorld
+
+NODES: list[type[io.ComfyNode]] = [
+    ConesFindConceptNeurons,
+    ConesSaveConceptMask,
+    ConesLoadConceptMask,
+    ConesCombineConceptMasks,
+    ConesApplyConceptMasks,
+    ConesToyWorld,
+    ConesToySubject,
+]
+
+
+class ConesExtension(ComfyExtension):  # type: ignore[misc]
+    """Cones: Concept Neurons."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """The nodes, with the concept_masks folder made known to the host first."""
+        register()
+        return NODES

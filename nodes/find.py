@@ -1,0 +1,183 @@
+"""Find Concept Neurons: pictures of a subject and its prompt -> the concept mask that makes the model draw it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..cones_ops.report import density_figure, layer_table, summary_text
+from ..cones_ops.search import METHODS, SearchSettings
+from ..cones_ops.targets import TARGET_CHOICES
+from .host.searching import Task, search
+from .types import ALIASES, CATEGORY, ConceptMaskSocket
+
+
+class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
+    """Borrow a model, search, give the model back unchanged."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConesFindConceptNeurons",
+            display_name="Find Concept Neurons",
+            category=CATEGORY,
+            description=(
+                "Finds the few cross-attention weights (concept neurons) that, when shut, make the model draw the "
+                "subject of "
+                "your pictures. Needs 4-5 pictures, a prompt with a rare identifier and the same prompt without it. "
+                "The model itself is not changed."
+            ),
+            search_aliases=[*ALIASES, "train", "find neurons"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip=(
+                        "The model to search in: SD 1.x, SD 2.x, SDXL or the toy world. It is borrowed and given back "
+                        "unchanged."
+                    ),
+                ),
+                io.Latent.Input(
+                    "subject_latents",
+                    tooltip=(
+                        "The subject's pictures, encoded with VAE Encode as one batch; 4-5 are enough, all of one size."
+                    ),
+                ),
+                io.Conditioning.Input(
+                    "subject_conditioning",
+                    tooltip=(
+                        'The subject\'s prompt with its identifier, such as "a sks star", through CLIP Text Encode.'
+                    ),
+                ),
+                io.Latent.Input(
+                    "class_latents",
+                    optional=True,
+                    tooltip=(
+                        "Optional pictures of the class (any stars), encoded with VAE Encode. Without them "
+                        "the unchanged "
+                        "model is the example."
+                    ),
+                ),
+                io.Conditioning.Input(
+                    "class_conditioning",
+                    optional=True,
+                    tooltip=(
+                        'The prompt without the identifier, such as "a star": what must stay as it is. Needed'
+                        " while masks act"
+                        " everywhere."
+                    ),
+                ),
+                io.String.Input(
+                    "identifier",
+                    default="sks",
+                    tooltip="The rare word that names the subject in the prompt; written into the mask.",
+                ),
+                io.String.Input(
+                    "class_word",
+                    default="star",
+                    tooltip="What kind of thing the subject is, in one word; written into the mask.",
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="learned",
+                    tooltip=(
+                        "learned: a score per weight, trained (best). cones: the paper's Algorithm 1. "
+                        "progressive: shuts "
+                        "some, looks again. taylor: one look, the plain baseline."
+                    ),
+                ),
+                io.Combo.Input(
+                    "targets",
+                    options=list(TARGET_CHOICES),
+                    default=TARGET_CHOICES[0],
+                    tooltip=(
+                        "Which projections are searched: text K and V (cross-attention, the default), one of "
+                        "them, or self-"
+                        "attention too."
+                    ),
+                ),
+                io.Float.Input(
+                    "density",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.0001,
+                    round=0.000001,
+                    tooltip=(
+                        "Share of the searched weights to shut. 0 = choose the sparsest that helps on held-out noise "
+                        "(recommended)."
+                    ),
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=300,
+                    min=1,
+                    max=10000,
+                    tooltip="How many batches the search looks at. 300 is a good start.",
+                ),
+                io.Int.Input(
+                    "batch",
+                    default=16,
+                    min=1,
+                    max=256,
+                    tooltip="Noisy pictures per step. Less needs less memory and finds less.",
+                ),
+                io.Float.Input(
+                    "prior_weight",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="How much keeping the class prompt as it was counts against drawing the subject.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Seed of the noise. The same seed and inputs find the same neurons.",
+                ),
+            ],
+            outputs=[
+                ConceptMaskSocket.Output(
+                    display_name="concept_mask",
+                    tooltip="The concept neurons; empty if shutting no share of weights helps (the report says so).",
+                ),
+                io.Image.Output(
+                    display_name="curve", tooltip="Held-out loss by share of weights shut, with the chosen share."
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="What was found, in words, and a table of neurons per layer."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        subject_latents: Any,
+        subject_conditioning: Any,
+        identifier: str,
+        class_word: str,
+        method: Any,
+        targets: Any,
+        density: float,
+        steps: int,
+        batch: int,
+        prior_weight: float,
+        seed: int,
+        class_latents: Any = None,
+        class_conditioning: Any = None,
+    ) -> io.NodeOutput:
+        task = Task(subject_latents, subject_conditioning, class_latents, class_conditioning, identifier, class_word)
+        settings = SearchSettings(method, steps=steps, batch=batch, seed=seed)
+        result = search(model, task, targets, settings, density or None, prior_weight)
+        curve = torch.from_numpy(density_figure(result)).float().div(255)[None]  # (1, H, W, 3)
+        report = f"{summary_text(result)}\n\n{layer_table(result.mask)}"
+        shown = ui.PreviewImage(curve, cls=cls).as_dict() | ui.PreviewText(summary_text(result)).as_dict()
+        return io.NodeOutput(result.mask, curve, report, ui=shown)

@@ -1,0 +1,154 @@
+"""Save, load and combine concept masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..cones_ops.concept_mask import ConceptMask, difference, intersection, union
+from ..cones_ops.errors import ConesError
+from ..cones_ops.mask_file import load_mask, read_mask_metadata, save_mask
+from .host.folders import mask_names, name_of, path_of, save_path
+from .types import ALIASES, CATEGORY, ConceptMaskSocket
+
+OPERATIONS = {"union": union, "intersection": intersection, "difference": difference}
+SLOTS = 8
+
+
+class ConesSaveConceptMask(io.ComfyNode):  # type: ignore[misc]
+    """One concept, one small .safetensors file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConesSaveConceptMask",
+            display_name="Save Concept Mask",
+            category=CATEGORY,
+            description=(
+                "Saves a concept mask as a small .safetensors file in models/concept_masks, for Load Concept Mask."
+            ),
+            search_aliases=[*ALIASES, "save mask"],
+            is_output_node=True,
+            inputs=[
+                ConceptMaskSocket.Input(
+                    "concept_mask", tooltip="The concept mask (neurons, not an image mask) to save."
+                ),
+                io.String.Input(
+                    "name",
+                    default="my concept",
+                    tooltip="File name without ending; / makes subfolders, as in people/sks.",
+                ),
+                io.Combo.Input(
+                    "if_exists",
+                    options=["keep both", "overwrite"],
+                    default="keep both",
+                    tooltip="keep both: add a number to the new file's name. overwrite: replace the old file.",
+                ),
+            ],
+            outputs=[
+                ConceptMaskSocket.Output(display_name="concept_mask", tooltip="The same concept mask, to go on with."),
+                io.String.Output(display_name="name", tooltip="The name under which Load Concept Mask lists the file."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, concept_mask: ConceptMask, name: str, if_exists: str) -> io.NodeOutput:
+        overwrite = if_exists == "overwrite"
+        if concept_mask.count == 0:
+            raise ConesError("the concept mask is empty, there is nothing to save; see the report of the search")
+        path = save_mask(concept_mask, save_path(name, overwrite), overwrite)
+        saved = name_of(path)
+        return io.NodeOutput(concept_mask, saved, ui=ui.PreviewText(f"{saved}: {concept_mask.count} neurons"))
+
+
+class ConesLoadConceptMask(io.ComfyNode):  # type: ignore[misc]
+    """A saved concept, by its name in models/concept_masks."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConesLoadConceptMask",
+            display_name="Load Concept Mask",
+            category=CATEGORY,
+            description=(
+                "Loads a concept mask from models/concept_masks (and your own concept_masks folders). Press R to "
+                "refresh."
+            ),
+            search_aliases=[*ALIASES, "load mask"],
+            inputs=[
+                io.Combo.Input(
+                    "mask_name",
+                    options=mask_names(),
+                    tooltip="A file in models/concept_masks, made by Save Concept Mask or shared by someone.",
+                ),
+            ],
+            outputs=[
+                ConceptMaskSocket.Output(
+                    display_name="concept_mask", tooltip="The concept's neurons (not an image mask)."
+                ),
+                io.String.Output(
+                    display_name="identifier", tooltip="The rare word that names the subject in a prompt."
+                ),
+                io.String.Output(display_name="class_word", tooltip="What kind of thing the subject is."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, mask_name: str) -> io.NodeOutput:
+        mask = load_mask(path_of(mask_name))
+        return io.NodeOutput(mask, mask.identifier, mask.class_word)
+
+    @classmethod
+    def validate_inputs(cls, mask_name: str) -> bool | str:
+        """Before the queue starts: the file exists and is a concept mask."""
+        try:
+            read_mask_metadata(path_of(mask_name))
+        except ConesError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, mask_name: str) -> Any:
+        """Load again when the file has changed."""
+        facts = path_of(mask_name).stat()
+        return f"{facts.st_mtime_ns} {facts.st_size}"
+
+
+class ConesCombineConceptMasks(io.ComfyNode):  # type: ignore[misc]
+    """Set algebra on masks."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        more = [
+            ConceptMaskSocket.Input(f"mask_{i}", optional=True, tooltip="A further concept mask (optional).")
+            for i in range(3, SLOTS + 1)
+        ]
+        return io.Schema(
+            node_id="ConesCombineConceptMasks",
+            display_name="Combine Concept Masks",
+            category=CATEGORY,
+            description=(
+                "Makes one concept mask of several: all their neurons, those they share, or those only the first has."
+            ),
+            search_aliases=[*ALIASES, "union", "intersection", "difference", "merge masks"],
+            inputs=[
+                io.Combo.Input(
+                    "operation",
+                    options=list(OPERATIONS),
+                    default="union",
+                    tooltip="union: in any mask. intersection: in all masks. difference: in mask_1 and in no other.",
+                ),
+                ConceptMaskSocket.Input(
+                    "mask_1", tooltip="The first concept mask; difference takes the others away from it."
+                ),
+                ConceptMaskSocket.Input("mask_2", tooltip="The second concept mask."),
+                *more,
+            ],
+            outputs=[ConceptMaskSocket.Output(display_name="concept_mask", tooltip="The combined concept mask.")],
+        )
+
+    @classmethod
+    def execute(cls, operation: str, **masks: ConceptMask | None) -> io.NodeOutput:
+        given = [mask for i in range(1, SLOTS + 1) if (mask := masks.get(f"mask_{i}")) is not None]
+        return io.NodeOutput(OPERATIONS[operation](*given))

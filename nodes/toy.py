@@ -1,0 +1,101 @@
+"""The toy world as a checkpoint and as subjects: everything to try the pack with, without downloads."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+
+from ..cones_ops.toy_world.subjects import IDENTIFIERS
+from ..cones_ops.toy_world.subjects import subject as toy_subject
+from .host.toy_checkpoint import load_toy_checkpoint
+from .types import ALIASES, CATEGORY
+
+TOY_CATEGORY = f"{CATEGORY}/toy world"
+
+
+class ConesToyWorld(io.ComfyNode):  # type: ignore[misc]
+    """Like a checkpoint loader."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConesToyWorld",
+            display_name="Toy World",
+            category=TOY_CATEGORY,
+            description=(
+                "A tiny text-to-image model that ships with this pack and runs on any computer: drawn scenes of 64x64"
+                " pixels. "
+                "Use it like a checkpoint, with stock nodes and an Empty Latent Image of 64x64."
+            ),
+            search_aliases=[*ALIASES, "toy", "demo", "tiny model", "checkpoint"],
+            inputs=[],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The denoising model."),
+                io.Clip.Output(
+                    display_name="clip",
+                    tooltip='The text encoder; it knows words such as "a red striped star left of a blue circle".',
+                ),
+                io.Vae.Output(display_name="vae", tooltip="Pictures to latents and back, 8 pixels per step."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(*load_toy_checkpoint())
+
+
+class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
+    """Reference pictures of something the toy world has never drawn."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConesToySubject",
+            display_name="Toy Subject",
+            category=TOY_CATEGORY,
+            description=(
+                "Pictures of one of the toy world's subjects, with the prompts and words that Find Concept Neurons "
+                "needs."
+            ),
+            search_aliases=[*ALIASES, "toy", "demo", "reference images"],
+            inputs=[
+                io.Combo.Input(
+                    "subject",
+                    options=list(IDENTIFIERS),
+                    default=IDENTIFIERS[0],
+                    tooltip=(
+                        "Which subject, by its identifier. Its parts are known to the toy world, their "
+                        "combination is not."
+                    ),
+                ),
+                io.Int.Input(
+                    "pictures", default=5, min=1, max=64, tooltip="How many pictures, each on another background."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Which pictures: another seed draws others.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The pictures, one batch of 64x64."),
+                io.String.Output(
+                    display_name="subject_prompt", tooltip='The prompt that names the subject, such as "a sks star".'
+                ),
+                io.String.Output(
+                    display_name="class_prompt", tooltip='The same without the identifier, such as "a star".'
+                ),
+                io.String.Output(display_name="identifier", tooltip="The rare word that names the subject."),
+                io.String.Output(display_name="class_word", tooltip="What kind of thing it is."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, subject: str, pictures: int, seed: int) -> io.NodeOutput:
+        chosen = toy_subject(subject)
+        drawn, _ = chosen.reference_pictures(pictures, seed)
+        images = torch.from_numpy(drawn).float().movedim(1, -1).contiguous()  # (n, 64, 64, 3)
+        return io.NodeOutput(images, chosen.prompt, chosen.class_prompt, chosen.identifier, chosen.class_word)
