@@ -39,7 +39,7 @@ def density_figure(result: SearchResult | DensityCurve) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     rgba: np.ndarray = np.array(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    return rgba[..., :3].copy()
+    return np.ascontiguousarray(rgba[..., :3])
 
 
 def summary_text(result: SearchResult) -> str:
