@@ -1,4 +1,7 @@
-"""The `cones` command: `demo` runs the main job on the shipped model, `info` tells what a mask file holds."""
+"""The `cones` command: `demo` runs the main job on the shipped model, `info` tells what a mask file holds.
+
+`find` and `apply` (cli_models) do the job on a Stable Diffusion model in a diffusers folder.
+"""
 
 # ruff: noqa: T201 - a command line answers by printing
 
@@ -11,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .cli_models import add_commands
 from .errors import ConesError
 
 
@@ -77,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("info", help=info.__doc__, description=info.__doc__)
     command.add_argument("file", type=Path, help="a concept mask, .safetensors")
     command.set_defaults(run=info)
+    add_commands(commands)
     return parser
 
 

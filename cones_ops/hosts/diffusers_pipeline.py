@@ -1,0 +1,112 @@
+"""A diffusers `StableDiffusionPipeline` (SD 1.x, SD 2.x) from a local folder: examples, host model, samples.
+
+Pictures become latents by its VAE (times scaling_factor), captions become tokens by its tokenizer and text encoder;
+own tokens are found in the tokenised caption. Nothing is downloaded, and the pipeline is given back unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..concept_mask import Where
+from ..errors import ConesError
+from ..loss import Examples
+from ..targets import TargetChoice
+from .diffusers import DiffusersModel, TextTokens
+from .diffusers_apply import Strengths, applied
+from .own_tokens import mask_positions, own_positions
+
+INSTALL = "pip install cones-concept-neurons[diffusers]"
+
+
+def load(folder: Path, device: str = "cpu", half: bool = False) -> Any:
+    """The pipeline saved in `folder` (a diffusers directory with model_index.json)."""
+    if not (folder / "model_index.json").is_file():
+        raise ConesError(f"{folder}: no model_index.json; give the folder of a model saved by diffusers")
+    try:
+        from diffusers import StableDiffusionPipeline
+    except ImportError as error:
+        raise ConesError(f"{error}; models on disk need diffusers and transformers: {INSTALL}") from error
+    options = {"safety_checker": None, "requires_safety_checker": False, "local_files_only": True}
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, **options)
+    if not hasattr(pipeline, "text_encoder") or hasattr(pipeline, "text_encoder_2"):
+        raise ConesError(f"{folder}: a {type(pipeline).__name__}; SD 1.x and SD 2.x pipelines are supported")
+    return pipeline.to(device, torch.float16 if half else torch.float32)
+
+
+def host_model(pipeline: Any, where: Where = "own tokens", targets: TargetChoice = "text K+V") -> DiffusersModel:
+    """The pipeline's UNet behind the library's boundary."""
+    scheduler = pipeline.scheduler
+    return DiffusersModel(pipeline.unet, scheduler.alphas_cumprod, scheduler.config.prediction_type, targets, where)
+
+
+def token_ids(pipeline: Any, text: str) -> list[int]:
+    """Ids of a prompt as the text encoder gets it: start, words, end, padding."""
+    length = pipeline.tokenizer.model_max_length
+    found = pipeline.tokenizer(text, padding="max_length", truncation=True, max_length=length)
+    return list(found.input_ids)
+
+
+def word_ids(pipeline: Any, word: str) -> list[int]:
+    """Ids of a word within a prompt."""
+    return list(pipeline.tokenizer(word, add_special_tokens=False).input_ids) if word else []
+
+
+@torch.no_grad()
+def conditioning(pipeline: Any, texts: Sequence[str], identifier: str = "", class_word: str = "") -> list[TextTokens]:
+    """One TextTokens per text; own tokens are those of `identifier` (with its class word), none without one."""
+    rows = []
+    for text in texts:
+        ids = token_ids(pipeline, text)
+        hidden = pipeline.text_encoder(torch.tensor([ids], device=pipeline.text_encoder.device))[0][0]  # (L, D)
+        own = torch.zeros(len(ids), dtype=torch.bool)
+        if identifier:
+            own = own_positions(ids, word_ids(pipeline, identifier), word_ids(pipeline, class_word))
+            if not own.any():
+                raise ConesError(f"caption {text!r} does not contain the identifier {identifier!r}; put it there")
+        rows.append(TextTokens(hidden, own))
+    return rows
+
+
+@torch.no_grad()
+def examples(
+    pipeline: Any, pictures: Tensor, texts: Sequence[str], identifier: str = "", class_word: str = ""
+) -> Examples:
+    """Pictures (n, 3, H, W) in [0, 1] and their captions (n, or one for all) as latents and conditioning."""
+    vae = pipeline.vae
+    encoded = [vae.encode((one[None] * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean for one in pictures]
+    latents = torch.cat(encoded).float() * vae.config.scaling_factor
+    return Examples(latents, conditioning(pipeline, texts, identifier, class_word))
+
+
+def sample(
+    pipeline: Any,
+    prompts: Sequence[str],
+    masks: Strengths = (),
+    *,
+    seed: int = 0,
+    any_base: bool = False,
+    **options: Any,
+) -> list[Any]:
+    """One PIL picture per prompt by the pipeline's own scheduler; picture i starts from seed + i.
+
+    options go to the pipeline, e.g. num_inference_steps, guidance_scale, height, width.
+    """
+    guided = options.get("guidance_scale", 7.5) > 1  # then diffusers puts as many negative rows first
+    pictures: list[Any] = []
+    for i, prompt in enumerate(prompts):
+        ids = token_ids(pipeline, prompt)
+        own: list[Tensor | None] = []
+        for mask, _ in masks:
+            rows = mask_positions(mask, ids, lambda word: word_ids(pipeline, word))[None]
+            placed = torch.cat([torch.zeros_like(rows), rows]) if guided else rows
+            own.append(placed if mask.where == "own tokens" else None)
+        generator = torch.Generator().manual_seed(seed + i)
+        with applied(pipeline.unet, masks, own, any_base=any_base):
+            pictures += pipeline(prompt, generator=generator, **options).images
+    return pictures

@@ -1,0 +1,133 @@
+"""`cones find` and `cones apply` on a tiny Stable Diffusion pipeline with random weights, saved by diffusers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cones_ops import cli
+from cones_ops.concept_mask import ConceptMask
+from cones_ops.errors import ConesError
+from cones_ops.hosts import diffusers_pipeline as host
+from cones_ops.mask_file import load_mask, save_mask
+
+diffusers = pytest.importorskip("diffusers")
+transformers = pytest.importorskip("transformers")
+LETTERS = list("abcdefghijklmnopqrstuvwxyz")
+MERGES = ("s k", "sk s</w>", "s t", "a r</w>", "st ar</w>")
+
+
+def tiny_tokenizer(folder: Path) -> object:
+    merged = ["sk", "sks</w>", "st", "ar</w>", "star</w>", "<|startoftext|>", "<|endoftext|>"]
+    words = [*LETTERS, *(letter + "</w>" for letter in LETTERS), *merged]
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES]) + "\n")
+    return transformers.CLIPTokenizer.from_pretrained(str(folder), model_max_length=24)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    cross = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        **cross,
+    )
+    vae = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(32, 32),
+        latent_channels=4,
+    )
+    text = transformers.CLIPTextConfig(
+        vocab_size=59,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=24,
+        bos_token_id=57,
+        eos_token_id=58,
+        pad_token_id=58,
+    )
+    schedule = {
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "steps_offset": 1,
+        "clip_sample": False,
+    }
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=transformers.CLIPTextModel(text),
+        tokenizer=tiny_tokenizer(folder / "tokenizer"),
+        unet=unet,
+        scheduler=diffusers.DDIMScheduler(**schedule),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder / "tiny")
+    return folder / "tiny"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(generator.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def test_own_tokens_of_a_caption(model: Path) -> None:
+    (row,) = host.conditioning(host.load(model), ["a photo of a sks star"], "sks", "star")
+    ids = host.token_ids(host.load(model), "a photo of a sks star")
+    assert [ids[i] for i in row.own.nonzero().flatten().tolist()] == [53, 56]
+    with pytest.raises(ConesError, match="does not contain"):
+        host.conditioning(host.load(model), ["a star"], "sks", "star")
+
+
+@pytest.mark.parametrize("where", ["own tokens", "everywhere"])
+def test_find_then_apply(model: Path, pictures: Path, tmp_path: Path, where: str) -> None:
+    mask = tmp_path / "sks.safetensors"
+    find = ["find", str(model), str(pictures), "--class-word", "star", "--out", str(mask), "--where", where]
+    assert cli.main([*find, "--steps", "2", "--batch", "32", "--size", "16", "--density", "0.3"]) == 0
+    assert load_mask(mask).where == where
+    out = tmp_path / "out"
+    prompts = ["--prompt", "a sks star", "--prompt", "a star"]
+    assert cli.main(["apply", str(model), str(mask), *prompts, "--steps", "2", "--out", str(out), "--size", "16"]) == 0
+    read = {file.stem: np.asarray(Image.open(file)) for file in out.iterdir()}
+    assert set(read) == {"00-vanilla", "00-masked", "01-vanilla", "01-masked"}
+    unchanged = np.array_equal(read["01-vanilla"], read["01-masked"])
+    assert unchanged == (where == "own tokens")
+
+
+def test_masks_of_another_model_are_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shapes = {name: tuple(w.shape) for name, w in host.host_model(host.load(model)).weights.items()}
+    file = tmp_path / "other.safetensors"
+    save_mask(ConceptMask({}, shapes, "sks", "star", "own tokens", "0" * 64), file)
+    assert cli.main(["apply", str(model), str(file), "--prompt", "a sks star", "--out", str(tmp_path)]) == 2
+    assert "any_base" in capsys.readouterr().err
+
+
+def test_wrong_folders_are_named(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    find = ["--class-word", "star", "--out", str(tmp_path / "x.safetensors")]
+    assert cli.main(["find", str(model), str(tmp_path), *find]) == 2
+    assert "no pictures" in capsys.readouterr().err
+    (tmp_path / "a.png").write_bytes(b"")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    assert cli.main(["find", str(tmp_path), str(tmp_path), *find]) == 2
+    assert "model_index.json" in capsys.readouterr().err
