@@ -1,7 +1,8 @@
 """The model folder `concept_masks`: from names in a list to paths, and safe paths to save to.
 
-The user's own folders from extra_model_paths.yaml stay; `models/concept_masks` is searched, and saved to, first. Only
-.safetensors files are listed. A name may have subfolders ("people/sks") but never leaves the folder.
+The user's own folders from extra_model_paths.yaml stay; `models/concept_masks` is searched, and saved to, first; the
+examples that ship with the pack come last. Only .safetensors files are listed. A name may have subfolders
+("people/sks") but never leaves the folder.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ...cones_ops.errors import ConesError, listed
 
 FOLDER = "concept_masks"
 SUFFIX = ".safetensors"
+SHIPPED = Path(__file__).absolute().parents[2] / FOLDER  # examples
 
 
 def register() -> None:
@@ -24,6 +26,8 @@ def register() -> None:
     if own not in paths:
         paths = [own, *paths]
         Path(own).mkdir(parents=True, exist_ok=True)
+    if SHIPPED.is_dir() and str(SHIPPED) not in paths:
+        paths = [*paths, str(SHIPPED)]
     folder_paths.folder_names_and_paths[FOLDER] = (paths, {SUFFIX})
 
 
