@@ -47,15 +47,10 @@ def test_saving_stays_in_the_first_folder(own, name):
     assert folders.name_of(path) == str(Path(*path.parts[len((own / "models" / "concept_masks").resolve().parts) :]))
 
 
-@pytest.mark.parametrize(
-    "name", ["", " ", "/", "..", "../x", "a/../../x", "/etc/x", "a:b", ".hidden", "a/", "x?", "a\n"]
-)
+@pytest.mark.parametrize("name", ["", " ", "/", "..", "../x", "a/../../x", "/etc/x", "a:b", ".hidden", "x?", "a\nb"])
 def test_names_that_lead_elsewhere_are_refused(own, name):
-    if name == "a/":
-        assert folders.save_path(name, overwrite=False).name == "a.safetensors"
-        return
-    with pytest.raises(ConesError, match="cannot be a file name|leads out"):
-        folders.save_path("a\nb" if name == "a\n" else name, overwrite=False)
+    with pytest.raises(ConesError, match="cannot be a file name"):
+        folders.save_path(name, overwrite=False)
 
 
 def test_a_link_out_of_the_folder_is_refused(own):
