@@ -34,7 +34,8 @@ def demo(options: argparse.Namespace) -> None:
     if options.comfyui is not None:
         from .toy_world import demo_comfyui
 
-        report = demo_comfyui.run(options.comfyui, options.out)
+        host = None if options.comfyui == Path() else options.comfyui
+        report = demo_comfyui.run(host, options.out, options.quick)
     else:
         from .toy_world import demo as toy_demo
         from .toy_world.bundle import load_pipeline
@@ -42,7 +43,7 @@ def demo(options: argparse.Namespace) -> None:
 
         settings = toy_demo.QUICK if options.quick else toy_demo.FULL
         report = toy_demo.run(load_pipeline(), load_judge(), options.out, settings)
-        print(_table(report))
+    print(_table(report))
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -98,9 +99,10 @@ def _table(report: dict[str, Any]) -> str:
     for pair in report["pair"]:
         alone = f"alone {pair['first_alone']:.0%} and {pair['second_alone']:.0%}, both {pair['both']:.0%}"
         lines.append(f"{'both masks':20} {pair['where']:11} {alone} (full captions {pair['both_full_caption']:.0%})")
-    control = report["positive_control"]
-    shares = f"{control['subject_share_before']:.0%} -> {control['subject_share_after']:.0%}"
-    return "\n".join([*lines, f"fine-tuning all text K and V: subject {shares}", f"{report['seconds_total']} s", ""])
+    if control := report["positive_control"]:
+        shares = f"{control['subject_share_before']:.0%} -> {control['subject_share_after']:.0%}"
+        lines.append(f"fine-tuning all text K and V: subject {shares}")
+    return "\n".join([*lines, f"{report['seconds_total']} s", ""])
 
 
 if __name__ == "__main__":
