@@ -7,6 +7,7 @@ are stored, and refuses inputs that do not exist. Nothing here talks to a server
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,7 @@ class Output:
 class Graph:
     """A workflow under construction; nodes are numbered from 1 in the order of add."""
 
+    name: str
     nodes: list[Node] = field(default_factory=list)
     groups: list[dict[str, Any]] = field(default_factory=list)
     notes: list[Node] = field(default_factory=list)
@@ -99,7 +101,7 @@ class Graph:
                 origin["links"] = [*(origin["links"] or []), len(links)]
         notes = [self._note_entry(note, len(self.nodes) + k) for k, note in enumerate(self.notes)]
         return {
-            "id": "",
+            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{REGISTRY_ID}/{self.name}")),
             "revision": 0,
             "last_node_id": self._next() - 1,
             "last_link_id": len(links),
@@ -107,12 +109,12 @@ class Graph:
             "links": links,
             "groups": self.groups,
             "config": {},
-            "extra": {"ds": {"scale": 0.6, "offset": [60, 160]}},
+            "extra": {"ds": {"scale": 0.6, "offset": [160, 160]}},
             "version": 0.4,
         }
 
     def _entry(self, node: Node, info: Mapping[str, Any]) -> dict[str, Any]:
-        specs = dict(input_specs(info))
+        specs = dict(self._specs(node, info))
         unknown = sorted(set(node.inputs) - set(specs))
         if unknown:
             raise KeyError(f"{node.type} has no input {', '.join(unknown)}; it has {', '.join(specs)}")
@@ -135,6 +137,18 @@ class Graph:
             "properties": properties,
             "widgets_values": [value for name, spec in specs.items() for value in widget_values(node, name, spec)],
         }
+
+    @staticmethod
+    def _specs(node: Node, info: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, dict[str, Any], bool]]]:
+        """The inputs this node shows: its definition's, with a growing input as one socket per use and one to spare."""
+        for name, (kind, options, optional) in input_specs(info):
+            if kind != "COMFY_AUTOGROW_V3":
+                yield name, (kind, options, optional)
+                continue
+            ((grown, _),) = options["template"]["input"]["required"].values()
+            used = sum(given.startswith(f"{name}.") for given in node.inputs)
+            for k in range(used + 1):
+                yield f"{name}.{options['template']['prefix']}{k}", (grown, {}, k > 0)
 
     def _note_entry(self, note: Node, order: int) -> dict[str, Any]:
         colours = {name: note.extra[name] for name in NOTE_COLOURS}
@@ -162,6 +176,8 @@ def is_widget(spec: tuple[Any, dict[str, Any], bool]) -> bool:
 def socket(name: str, spec: tuple[Any, dict[str, Any], bool]) -> dict[str, Any]:
     kind, _, optional = spec
     entry = {"name": name, "type": "COMBO" if isinstance(kind, list) else kind, "link": None}
+    if "." in name:
+        entry["label"] = name.split(".")[-1]
     return {**entry, "shape": 7} if optional else entry
 
 

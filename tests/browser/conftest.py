@@ -70,10 +70,49 @@ class Canvas:
             document.querySelector("#graph-canvas").dispatchEvent(
                 new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: transfer }));
         }"""
-        self.evaluate("window.app.graph.clear()")
         self.evaluate(script, [name, json.dumps(workflow)])
-        self.page.wait_for_function("count => window.app.graph.nodes.length === count", arg=len(workflow["nodes"]))
+        same = "types => window.app.graph.nodes.map(node => node.type).sort().join() === types"
+        self.page.wait_for_function(same, arg=",".join(sorted(node["type"] for node in workflow["nodes"])))
         self.page.wait_for_timeout(1000)
+
+    def fit(self) -> None:
+        """Show the whole graph."""
+        script = """() => {
+            const canvas = window.app.canvas;
+            const boxes = window.app.graph.nodes.map(node => [
+                node.pos[0], node.pos[1] - 30, node.pos[0] + node.size[0], node.pos[1] + node.size[1]]);
+            const low = k => Math.min(...boxes.map(box => box[k])), high = k => Math.max(...boxes.map(box => box[k]));
+            const [left, top, width, height] = [low(0), low(1), high(2) - low(0), high(3) - low(1)];
+            const scale = Math.min(1780 / width, 900 / height);
+            canvas.ds.scale = scale;
+            canvas.ds.offset[0] = 90 / scale - left;
+            canvas.ds.offset[1] = 80 / scale - top;
+            canvas.setDirty(true, true);
+        }"""
+        self.evaluate(script)
+        self.page.wait_for_timeout(500)
+
+    def overlaps(self) -> list[list[str]]:
+        """Pairs of nodes that cover each other, by their real sizes."""
+        script = """() => {
+            const boxes = window.app.graph.nodes.map(node => [
+                node.type, node.pos[0], node.pos[1] - 30, node.pos[0] + node.size[0], node.pos[1] + node.size[1]]);
+            return boxes.flatMap((a, i) => boxes.slice(i + 1).filter(b =>
+                a[1] < b[3] && b[1] < a[3] && a[2] < b[4] && b[2] < a[4]).map(b => [a[0], b[0]]));
+        }"""
+        return list(self.evaluate(script))
+
+    def set_widgets(self, node_type: str, **values: Any) -> None:
+        """Set widgets of every node of a type."""
+        script = """([type, values]) => window.app.graph.nodes.filter(node => node.type === type).forEach(node =>
+            node.widgets.filter(w => w.name in values).forEach(w => { w.value = values[w.name]; }))"""
+        self.evaluate(script, [node_type, values])
+
+    def wait_for_outputs(self, node_type: str, timeout: float) -> None:
+        """Wait until the only node of a type shows pictures."""
+        script = """type => window.app.graph.nodes.some(node => node.type === type
+            && window.app.nodeOutputs[node.id]?.images?.length)"""
+        self.page.wait_for_function(script, arg=node_type, timeout=timeout * 1000)
 
     def missing_nodes(self) -> list[str]:
         """Types on the canvas that the frontend does not know."""
@@ -105,6 +144,7 @@ def canvas(browser: Any, server: Any, settings: None) -> Iterator[Canvas]:
     page.route(here, lambda route: route.abort())
     shown = Canvas(page, server.url)
     page.goto(server.url)
-    page.wait_for_function("!!(window.app?.graph && window.LiteGraph?.registered_node_types?.KSampler)", timeout=120_000)
+    ready = "window.LiteGraph?.registered_node_types?.KSampler && window.app?.graph?.nodes.length"
+    page.wait_for_function(f"!!({ready})", timeout=120_000)
     yield shown
     page.close()

@@ -1,0 +1,62 @@
+"""Write locales/en/nodeDefs.json from the schemas of the pack's nodes, as a running ComfyUI server tells them.
+
+    python tools/build_locales.py URL        e.g. http://127.0.0.1:8188
+
+English is generated, so it is always in step; other languages are written by hand, and a test compares their keys with
+these. Characters that the frontend's message format gives a meaning (braces, @, |) are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+LOCALES = Path(__file__).absolute().parent.parent / "locales"
+SPECIAL = re.compile(r"[{}@|]")
+
+
+def pack_nodes(object_info: Mapping[str, Any]) -> dict[str, Any]:
+    """The pack's own node definitions, by id."""
+    return {name: info for name, info in sorted(object_info.items()) if name.startswith("Cones")}
+
+
+def node_texts(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a locale says of one node: its name, description, and every input's and output's name and tooltip."""
+    inputs = {}
+    for part in ("required", "optional"):
+        for name, (_, options) in info["input"].get(part, {}).items():
+            inputs[name] = {"name": options.get("display_name") or name, "tooltip": options["tooltip"]}
+    outputs = {
+        str(k): {"name": name, "tooltip": tooltip}
+        for k, (name, tooltip) in enumerate(zip(info["output_name"], info["output_tooltips"], strict=True))
+    }
+    texts = {"display_name": info["display_name"], "description": info["description"]}
+    return {**texts, "inputs": inputs, "outputs": outputs}
+
+
+def locale(object_info: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole nodeDefs file in English."""
+    texts = {name: node_texts(info) for name, info in pack_nodes(object_info).items()}
+    if found := SPECIAL.search("".join(leaves(texts))):
+        raise ValueError(f"{found[0]!r} in a text has a meaning in the frontend's message format; say it otherwise")
+    return texts
+
+
+def leaves(tree: Any) -> list[str]:
+    """Every text in a nodeDefs tree."""
+    return [text for value in tree.values() for text in leaves(value)] if isinstance(tree, dict) else [str(tree)]
+
+
+def dumped(tree: Any) -> str:
+    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    with urllib.request.urlopen(sys.argv[1] + "/object_info") as response:
+        text = dumped(locale(json.load(response)))
+    (LOCALES / "en" / "nodeDefs.json").write_text(text, encoding="utf-8")

@@ -1,0 +1,163 @@
+"""The example workflows, described once: `python tools/build_workflows.py URL` writes workflows/*.json.
+
+URL is a running ComfyUI server with this pack (e.g. http://127.0.0.1:8188); it tells how widgets are stored. Tests run
+the API form of the same descriptions, and check that the files are what this script writes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import workflow_notes
+from workflow_graph import Graph, Output
+
+FOLDER = Path(__file__).absolute().parent.parent / "workflows"
+MASKS = ("toy-sks-star", "toy-zwx-heart")
+SAMPLER = {"sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+TOY = {"seed": 7, "steps": 20, "cfg": 3.0}
+SD15 = {"seed": 7, "steps": 25, "cfg": 7.0}
+
+
+def prompt(graph: Graph, at: tuple[int, int], title: str, clip: Output, text: Output | str) -> Output:
+    return graph.add("CLIPTextEncode", at, (340, 110), title, clip=clip, text=text)[0]
+
+
+def samples(
+    graph: Graph, at: tuple[int, int], model: Output, inputs: dict[str, Output], vae: Output, **settings: Any
+) -> Output:
+    """KSampler and VAE Decode, one below the other; returns the pictures."""
+    title = settings.pop("title")
+    sampler = graph.add("KSampler", at, (300, 270), title, model=model, **inputs, **settings, **SAMPLER)
+    return graph.add("VAEDecode", (at[0], at[1] + 330), (300, 50), samples=sampler[0], vae=vae)[0]
+
+
+def enlarged(graph: Graph, at: tuple[int, int], pictures: Output) -> Output:
+    """64 pixels are small on a canvas: four times larger, pixel by pixel."""
+    return graph.add("ImageScaleBy", at, (300, 82), image=pictures, upscale_method="nearest-exact", scale_by=4.0)[0]
+
+
+def without_and_with(
+    graph: Graph, left: int, models: tuple[Output, Output], inputs: dict[str, Output], vae: Output, **settings: Any
+) -> None:
+    """The same noise and prompt through two models, side by side for the eye; the second is saved."""
+    what = settings.pop("what")
+    for top, model, word in ((0, models[0], "Without"), (660, models[1], "With")):
+        title = f"{word} {what}"
+        pictures = samples(graph, (left, top), model, inputs, vae, title=title, **settings)
+        if settings == TOY:
+            pictures = enlarged(graph, (left, top + 440), pictures)
+        show = {"filename_prefix": f"cones/{graph.name}"} if word == "With" else {}
+        kind = "SaveImage" if show else "PreviewImage"
+        graph.add(kind, (left + 360, top), (560, 600), title, images=pictures, **show)
+
+
+def find_a_concept() -> Graph:
+    """Toy world -> find -> save -> apply -> pictures without and with the concept."""
+    graph = Graph("find-a-concept")
+    graph.note((0, 0), (340, 440), "Find a concept", workflow_notes.FIND)
+    world = graph.add("ConesToyWorld", (0, 540), (340, 90))
+    subject = graph.add("ConesToySubject", (0, 700), (340, 210), subject="sks", pictures=5, seed=0)
+    shown = enlarged(graph, (0, 980), subject[0])
+    pictures = graph.add("PreviewImage", (0, 1130), (340, 330), "Pictures of the subject", images=shown)
+    latents = graph.add("VAEEncode", (420, 540), (340, 50), pixels=subject[0], vae=world[2])
+    ours = prompt(graph, (420, 660), "Prompt with the identifier", world[1], subject[1])
+    theirs = prompt(graph, (420, 840), "Prompt without it (the class)", world[1], subject[2])
+    found = graph.add(
+        "ConesFindConceptNeurons", (840, 0), (420, 560), model=world[0], subject_latents=latents[0],
+        subject_conditioning=ours, class_conditioning=theirs, identifier=subject[3], class_word=subject[4],
+    )  # fmt: skip
+    curve = graph.add("PreviewImage", (840, 630), (420, 340), "Curve", images=found[1])
+    report = graph.add("PreviewAny", (840, 1040), (420, 420), "Report", source=found[2])
+    name = {"name": MASKS[0], "if_exists": "overwrite"}
+    saved = graph.add("ConesSaveConceptMask", (1340, 540), (340, 150), concept_mask=found[0], **name)
+    applied = graph.add("ConesApplyConceptMasks", (1340, 760), (340, 700), model=world[0], mask_1=saved[0])
+    graph.note((1340, 0), (340, 440), "Sample with it", workflow_notes.FIND_SAMPLE)
+    inputs = {
+        "positive": prompt(graph, (1760, 0), "What to draw", world[1], "a sks star on a white background"),
+        "negative": prompt(graph, (1760, 180), "Negative (empty)", world[1], ""),
+        "latent_image": graph.add("EmptyLatentImage", (1760, 360), (340, 110), width=64, height=64, batch_size=4)[0],
+    }
+    without_and_with(graph, 2180, (world[0], applied[0]), inputs, world[2], what="the concept", **TOY)
+    graph.group("1. A model, and a subject it does not know", [world, subject, pictures, latents])
+    graph.group("2. Find, and read the report", [found, curve, report])
+    graph.group("3. Keep it, use it", [saved, applied])
+    return graph
+
+
+def compose_two_concepts() -> Graph:
+    """Two saved concepts in one picture."""
+    graph = Graph("compose-two-concepts")
+    graph.note((0, 0), (340, 380), "Compose two concepts", workflow_notes.COMPOSE)
+    world = graph.add("ConesToyWorld", (0, 480), (340, 90))
+    first, second = (
+        graph.add("ConesLoadConceptMask", (0, 640 + 190 * k), (340, 110), mask_name=f"{name}.safetensors")
+        for k, name in enumerate(MASKS)
+    )
+    both = graph.add(
+        "ConesApplyConceptMasks", (420, 480), (340, 700), model=world[0], mask_1=first[0], mask_2=second[0]
+    )
+    text = "a sks star on the left and a zwx heart on the right on a grey background"
+    inputs = {
+        "positive": prompt(graph, (420, 0), "What to draw", world[1], text),
+        "negative": prompt(graph, (420, 180), "Negative (empty)", world[1], ""),
+        "latent_image": graph.add("EmptyLatentImage", (840, 0), (340, 110), width=64, height=64, batch_size=4)[0],
+    }
+    without_and_with(graph, 1260, (world[0], both[0]), inputs, world[2], what="the concepts", **TOY)
+    graph.group("A model, two concepts", [world, first, second, both])
+    return graph
+
+
+def find_a_concept_sd15() -> Graph:
+    """The same as find_a_concept for a Stable Diffusion 1.5 checkpoint and the user's own pictures."""
+    graph = Graph("find-a-concept-sd15")
+    graph.note((0, 0), (340, 520), "Your own subject", workflow_notes.SD15)
+    model = graph.add("CheckpointLoaderSimple", (0, 620), (340, 100), ckpt_name="v1-5-pruned-emaonly-fp16.safetensors")
+    names = [f"my-subject-{k}.png" for k in range(1, 5)]
+    places = [(0, 790), (0, 1180), (380, 790), (380, 1180)]
+    loaded = [graph.add("LoadImage", at, (340, 330), image=name) for at, name in zip(places, names, strict=True)]
+    grown = {f"images.image{k}": one[0] for k, one in enumerate(loaded)}
+    batch = graph.add("BatchImagesNode", (380, 180), (340, 140), **grown)
+    size = {"upscale_method": "lanczos", "width": 512, "height": 512, "crop": "center"}
+    pictures = graph.add("ImageScale", (380, 390), (340, 140), image=batch[0], **size)
+    latents = graph.add("VAEEncode", (800, 390), (340, 50), pixels=pictures[0], vae=model[2])
+    ours = prompt(graph, (800, 0), "Prompt with the identifier", model[1], "a photo of a sks dog")
+    theirs = prompt(graph, (800, 180), "Prompt without it (the class)", model[1], "a photo of a dog")
+    found = graph.add(
+        "ConesFindConceptNeurons", (800, 560), (420, 560), model=model[0], subject_latents=latents[0],
+        subject_conditioning=ours, class_conditioning=theirs, identifier="sks", class_word="dog", batch=4,
+    )  # fmt: skip
+    curve = graph.add("PreviewImage", (800, 1190), (420, 320), "Curve", images=found[1])
+    graph.add("PreviewAny", (1300, 0), (340, 440), "Report", source=found[2])
+    saved = graph.add("ConesSaveConceptMask", (1300, 560), (340, 150), concept_mask=found[0], name="sks dog")
+    applied = graph.add("ConesApplyConceptMasks", (1300, 780), (340, 730), model=model[0], mask_1=saved[0])
+    inputs = {
+        "positive": prompt(graph, (1720, 0), "What to draw", model[1], "a photo of a sks dog on a beach"),
+        "negative": prompt(graph, (1720, 180), "Negative", model[1], "blurry, deformed"),
+        "latent_image": graph.add("EmptyLatentImage", (1720, 360), (340, 110), width=512, height=512, batch_size=1)[0],
+    }
+    without_and_with(graph, 2140, (model[0], applied[0]), inputs, model[2], what="the concept", **SD15)
+    graph.group("1. A checkpoint, and 4 or 5 pictures of one subject", [model, *loaded])
+    graph.group("2. Find", [found, curve])
+    graph.group("3. Keep it, use it", [saved, applied])
+    return graph
+
+
+WORKFLOWS: tuple[Callable[[], Graph], ...] = (find_a_concept, compose_two_concepts, find_a_concept_sd15)
+
+
+def files(object_info: dict[str, Any]) -> dict[Path, str]:
+    """Path -> text of every workflow file."""
+    graphs = [make() for make in WORKFLOWS]
+    texts = {graph.name: json.dumps(graph.workflow(object_info), indent=1, ensure_ascii=False) for graph in graphs}
+    return {FOLDER / f"{name}.json": text + "\n" for name, text in texts.items()}
+
+
+if __name__ == "__main__":
+    with urllib.request.urlopen(sys.argv[1] + "/object_info") as response:
+        for path, text in files(json.load(response)).items():
+            path.write_text(text, encoding="utf-8")
