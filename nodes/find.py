@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 from ..cones_ops.report import density_figure, layer_table, summary_text
 from ..cones_ops.search import METHODS, SearchSettings
 from ..cones_ops.targets import TARGET_CHOICES
+from .host.progress import SearchProgress
 from .host.searching import Task, search
 from .types import ALIASES, CATEGORY, ConceptMaskSocket
 
@@ -176,8 +177,11 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
     ) -> io.NodeOutput:
         task = Task(subject_latents, subject_conditioning, class_latents, class_conditioning, identifier, class_word)
         settings = SearchSettings(method, steps=steps, batch=batch, seed=seed)
-        result = search(model, task, targets, settings, density or None, prior_weight)
-        curve = torch.from_numpy(density_figure(result)).float().div(255)[None]  # (1, H, W, 3)
+        progress = SearchProgress()
+        result = search(model, task, targets, settings, density or None, prior_weight, progress)
+        figure = density_figure(result)
+        progress.finish(figure)
+        curve = torch.from_numpy(figure).float().div(255)[None]  # (1, H, W, 3)
         report = f"{summary_text(result)}\n\n{layer_table(result.mask)}"
         shown = ui.PreviewImage(curve, cls=cls).as_dict() | ui.PreviewText(summary_text(result)).as_dict()
         return io.NodeOutput(result.mask, curve, report, ui=shown)

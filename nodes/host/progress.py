@@ -9,6 +9,7 @@ import time
 
 import comfy.model_management
 import comfy.utils
+import numpy as np
 from PIL import Image, ImageDraw
 
 from ...cones_ops.search import Step
@@ -39,6 +40,10 @@ class SearchProgress:
             self.previewed = time.monotonic()
             preview = ("JPEG", curve_picture(losses, step), WIDTH)
         self.bar.update_absolute(round(TOTAL * value), TOTAL, preview)
+
+    def finish(self, figure: np.ndarray) -> None:
+        """Leave the result's figure (H, W, 3) uint8 where the frontend goes on showing the last preview."""
+        self.bar.update_absolute(TOTAL, TOTAL, ("JPEG", Image.fromarray(figure), figure.shape[1]))
 
 
 def curve_picture(losses: list[float], step: Step) -> Image.Image:

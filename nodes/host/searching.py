@@ -1,4 +1,4 @@
-"""One search on a MODEL: from what the node receives to a SearchResult, with progress and Cancel.
+"""One search on a MODEL: from what the node receives to a SearchResult.
 
 Everything is checked before the model is loaded. The mask carries the fingerprint of the base weights, without the
 patches that happened to be on the model, so that Apply recognises the base with or without a LoRA.
@@ -6,7 +6,7 @@ patches that happened to be on the model, so that Apply recognises the base with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +17,10 @@ from ...cones_ops.errors import ConesError
 from ...cones_ops.find import SearchResult, find_concept_neurons
 from ...cones_ops.fingerprint import fingerprint
 from ...cones_ops.loss import Examples
-from ...cones_ops.search import SearchSettings, Step
+from ...cones_ops.search import OnStep, SearchSettings
 from ...cones_ops.targets import TargetChoice, select_targets
 from .denoiser import BorrowedModel, borrow
 from .parameters import PREFIX, base_weight, parameter_shapes
-from .progress import SearchProgress
 
 SUBJECT, CLASS = "subject", "class"
 
@@ -45,14 +44,13 @@ def search(
     settings: SearchSettings,
     density: float | None,
     prior_weight: float,
-    on_step: Callable[[Step], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> SearchResult:
     """Find the concept's neurons; the model is the same afterwards."""
     shapes = parameter_shapes(model)
     names = select_targets(shapes, choice)
     words = checked_words(task)
     latents, conditionings = checked_pictures(task)
-    on_step = on_step or SearchProgress()
 
     def body(host: BorrowedModel) -> SearchResult:
         subject = Examples(host.latents[SUBJECT], [SUBJECT])
