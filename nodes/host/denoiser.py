@@ -23,7 +23,7 @@ from ...cones_ops.hostmodel import Where
 from .gradients import Taps, tapped, weight_in_use
 
 T = TypeVar("T")
-ACTIVATIONS = 8  # what a pass with a backward keeps, in units of what the host reserves for one without
+ACTIVATIONS = 3  # what a pass with a backward keeps, in units of what the host reserves for one without
 ON_DEVICE_LIMIT = 2**27  # searched weights beyond this many are copied to the CPU
 
 

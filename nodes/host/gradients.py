@@ -19,6 +19,7 @@ from comfy.ops import CastWeightBiasOp, cast_bias_weight, uncast_bias_weight
 from torch import Tensor
 
 from ...cones_ops.errors import ConesError
+from .checkpointing import BLOCKS, checkpointed_forward
 from .parameters import QuantizedTensor
 
 Forward = Callable[..., Tensor]
@@ -58,9 +59,10 @@ class Taps:
         """Accumulate dL/dW_eff of one call of the layer."""
         self.sink[name] = self.sink[name].add_(gradient) if name in self.sink else gradient
 
+    @staticmethod
     @contextmanager
     def multiplied_weight(
-        self, module: Any, multiplier: Tensor | None, like: Tensor
+        module: Any, multiplier: Tensor | None, like: Tensor
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """(theta * multiplier, bias) in like's dtype and device."""
         with weight_in_use(module, like.dtype, like.device) as (weight, bias):
@@ -170,6 +172,8 @@ def new_forward(path: str, module: Any, targets: Mapping[str, str], taps: Taps) 
         return tapped_forward(module, targets[path], taps)
     if foreign:
         return None
+    if isinstance(module, BLOCKS):
+        return checkpointed_forward(module)
     if is_linear(module):
         return frozen_forward(module, FrozenLinear)
     plain_conv = isinstance(module, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d) and not isinstance(

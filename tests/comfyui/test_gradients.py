@@ -10,6 +10,7 @@ import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.targets import select_targets
 from cones_concept_neurons.cones_ops.toy_world.bundle import random_pipeline, save_pipeline
+from cones_concept_neurons.nodes.host import checkpointing
 from cones_concept_neurons.nodes.host.denoiser import borrow
 from cones_concept_neurons.nodes.host.parameters import PREFIX, parameter_shapes
 from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
@@ -107,8 +108,10 @@ def dense(path, conditionings, latents, targets, multiplier):
     return loss.detach(), {name: twin.diffusion_model.get_parameter(name).grad for name in targets}
 
 
+@pytest.mark.parametrize("large", [2**20, 0])  # blocks with larger inputs are run again in the backward pass
 @pytest.mark.parametrize("multiplied", [False, True])
-def test_taps_equal_dense_autograd(path, checkpoint, inputs, targets, multiplied):
+def test_taps_equal_dense_autograd(path, checkpoint, inputs, targets, multiplied, large, monkeypatch):
+    monkeypatch.setattr(checkpointing, "LARGE", large)
     model = checkpoint[0]
     generator = torch.Generator().manual_seed(1)
     shapes = parameter_shapes(model)
