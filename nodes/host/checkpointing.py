@@ -1,6 +1,6 @@
 """Less memory for a backward pass: large blocks keep their input only and are run again when their gradient is needed.
 
-With taps a block does not keep its weights either, so a pass holds a few tensors per block. Small inputs are kept whole:
+With taps a block does not keep its weights either, so a pass holds a few tensors per block. Small inputs are left:
 there the second run would cost more than the memory is worth.
 """
 
