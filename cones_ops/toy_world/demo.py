@@ -43,10 +43,10 @@ class DemoSettings:
     identifiers: tuple[str, str] = ("sks", "zwx")
     samples: int = 32
     sampling_steps: int = 20
-    own: SearchSettings = field(default_factory=lambda: recommended("own tokens"))
+    own: SearchSettings = field(default_factory=lambda: replace(recommended("own tokens"), steps=300))
     everywhere: SearchSettings = field(default_factory=lambda: replace(recommended("everywhere"), steps=200, batch=8))
     class_pictures: int = 20
-    control_steps: int = 250
+    control_steps: int = 150
     control_batch: int = 8
 
 
@@ -54,10 +54,11 @@ FULL = DemoSettings()
 QUICK = DemoSettings(
     samples=8,
     sampling_steps=12,
-    own=replace(recommended("own tokens"), steps=150, held_out=32),
-    everywhere=replace(recommended("everywhere"), steps=100, batch=4, held_out=32),
+    own=replace(recommended("own tokens"), steps=100, held_out=32),
+    everywhere=replace(recommended("everywhere"), steps=60, batch=8, held_out=16),
     class_pictures=8,
-    control_steps=80,
+    control_steps=60,
+    control_batch=4,
 )
 
 

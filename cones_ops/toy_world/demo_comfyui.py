@@ -76,7 +76,7 @@ def run(host: Path | None, out: Path, quick: bool = False) -> dict[str, Any]:
     files = {name: PACK / "workflows" / f"{name}.json" for name in (FIND, COMPOSE)}
     workflows = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="cones-comfyui-") as folder, tqdm(total=12, desc="ComfyUI") as bar:
+    with tempfile.TemporaryDirectory(prefix="cones-comfyui-") as folder, tqdm(total=10, desc="ComfyUI") as bar:
         base = Path(folder)
         with started(host, base) as server:
             session = Session(server, workflows, judge, base, 8 if quick else 16, bar)

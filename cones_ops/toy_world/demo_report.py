@@ -99,13 +99,15 @@ def grid_rows(
         rows.append(_row("untouched model", shown))
         for where, ones in found.items():
             mask = ones[number].mask
-            rows.append(_row(f"mask at {where}", ones[number].shown, f"{mask.count} neurons, {mask.density:.1%}; "))
+            rows.append(_row(_acting("mask", where), ones[number].shown, f"{mask.count} neurons, {mask.density:.1%}; "))
         rows.append(_row(f'"{subject.class_prompt}", untouched', leak))
-        rows += [_row(f'"{subject.class_prompt}", mask at {where}', ones[number].leak) for where, ones in found.items()]
-        rows.append(_row("with a second object, untouched", second))
-        rows += [_row(f"second object, mask at {where}", ones[number].second) for where, ones in found.items()]
+        rows += [
+            _row(_acting(f'"{subject.class_prompt}", mask', where), ones[number].leak) for where, ones in found.items()
+        ]
+        rows.append(_row("beside another thing, untouched", second))
+        rows += [_row(_acting("beside another, mask", where), ones[number].second) for where, ones in found.items()]
     rows.append(Row(f'"{subjects[0].prompt} on the left and {subjects[1].prompt} on the right"'))
-    rows += [_row(f"both masks at {where}", pair[2]) for where, pair in pairs.items()]
+    rows += [_row(_acting("both masks", where), pair[2]) for where, pair in pairs.items()]
     rows.append(_row("untouched, everything spelled out", full_caption))
     rows.append(Row(f'Positive control: all text K and V fine-tuned on "{subjects[0].prompt}"'))
     rows += [_row(f'"{subjects[0].prompt}"', control[0]), _row(f'"{subjects[0].class_prompt}"', control[1])]
@@ -122,6 +124,10 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed as a package"
     return found
+
+
+def _acting(what: str, where: Where) -> str:
+    return f"{what} {where}" if where == "everywhere" else f"{what} at own tokens"
 
 
 def _row(title: str, measured: Measured, detail: str = "") -> Row:
