@@ -8,14 +8,21 @@ import comfy.samplers
 import pytest
 import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
-from cones_concept_neurons.cones_ops.toy_world.bundle import load_pipeline, random_pipeline, save_pipeline
+from cones_concept_neurons.cones_ops.toy_world.bundle import (
+    SHIPPED,
+    load_pipeline,
+    random_pipeline,
+    save_pipeline,
+)
 from cones_concept_neurons.nodes.host.toy_checkpoint import host_unet_config, load_toy_checkpoint
 
 TEXTS = ["a sks star", "a red circle and a (blue:1.0) square on a white background", ""]
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
+@pytest.fixture(scope="module", params=["random weights", "shipped"])
+def path(request, tmp_path_factory):
+    if request.param == "shipped":
+        return SHIPPED
     path = tmp_path_factory.mktemp("toy") / "random.safetensors"
     save_pipeline(random_pipeline(3), path)
     return path
