@@ -1,22 +1,17 @@
-"""Write locales/en/nodeDefs.json from the schemas of the pack's nodes, as a running ComfyUI server tells them.
+"""locales/en/nodeDefs.json from the schemas of the pack's nodes, as a running ComfyUI server tells them.
 
-    python tools/build_locales.py URL        e.g. http://127.0.0.1:8188
-
-English is generated, so it is always in step; other languages are written by hand, and a test compares their keys with
-these. Characters that the frontend's message format gives a meaning (braces, @, |) are refused.
+English is generated (tools/build_examples.py writes it), so it is always in step; other languages are written by hand,
+and a test compares their keys with these. Characters that the frontend's message format gives a meaning (braces, @, |)
+are refused.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
-import urllib.request
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-LOCALES = Path(__file__).absolute().parent.parent / "locales"
 SPECIAL = re.compile(r"[{}@|]")
 
 
@@ -55,8 +50,3 @@ def leaves(tree: Any) -> list[str]:
 def dumped(tree: Any) -> str:
     return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
 
-
-if __name__ == "__main__":
-    with urllib.request.urlopen(sys.argv[1] + "/object_info") as response:
-        text = dumped(locale(json.load(response)))
-    (LOCALES / "en" / "nodeDefs.json").write_text(text, encoding="utf-8")

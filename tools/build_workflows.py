@@ -1,14 +1,11 @@
-"""The example workflows, described once: `python tools/build_workflows.py URL` writes workflows/*.json.
+"""The example workflows, described once; tools/build_examples.py writes the files.
 
-URL is a running ComfyUI server with this pack (e.g. http://127.0.0.1:8188); it tells how widgets are stored. Tests run
-the API form of the same descriptions, and check that the files are what this script writes.
+Tests check that the files in workflows/ are what is described here, and run them.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,8 +153,3 @@ def files(object_info: dict[str, Any]) -> dict[Path, str]:
     texts = {graph.name: json.dumps(graph.workflow(object_info), indent=1, ensure_ascii=False) for graph in graphs}
     return {FOLDER / f"{name}.json": text + "\n" for name, text in texts.items()}
 
-
-if __name__ == "__main__":
-    with urllib.request.urlopen(sys.argv[1] + "/object_info") as response:
-        for path, text in files(json.load(response)).items():
-            path.write_text(text, encoding="utf-8")

@@ -56,7 +56,7 @@ def test_a_dropped_workflow_loads_as_it_was_meant(canvas, path):
 def test_run_on_find_a_concept_gives_a_picture(canvas, server):
     path = ROOT / "workflows" / "find-a-concept.json"
     canvas.drop(path.name, read(path))
-    canvas.set_widgets("ConesFindConceptNeurons", steps=2, batch=2, density=0.01)
+    canvas.set_widgets("ConesFindConceptNeurons", steps=2, batch=32, density=0.01)
     canvas.set_widgets("KSampler", steps=2)
     canvas.complaints.clear()
     saved = server.base / "output" / "cones"

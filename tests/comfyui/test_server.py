@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 WORLD, TEXT, EMPTY, SAMPLER, DECODE, SHOW = "world", "text", "empty", "sampler", "decode", "show"
 WORDS = {"identifier": "sks", "class_word": "star"}
-QUICK = {"method": "cones", "targets": "text K+V", "density": 0.01, "steps": 2, "batch": 2, "prior_weight": 1.0}
+QUICK = {"method": "cones", "targets": "text K+V", "density": 0.01, "steps": 2, "batch": 32, "prior_weight": 1.0}
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
@@ -259,6 +259,11 @@ class TestBadInput:
         prompt["empty"] = node("EmptyLatentImage", width=64, height=64, batch_size=1)
         assert "VAE Encode" in self.error(server, prompt)
 
-    def test_a_name_outside_the_folder(self, server):
-        save = node("ConesSaveConceptMask", concept_mask=["find", 0], name="../../x", if_exists="keep both")
-        assert "concept_masks" in self.error(server, {**finding(), "save": save})
+    def test_a_name_outside_the_folder(self, server, masks):
+        prompt = {"load": node("ConesLoadConceptMask", mask_name=f"{masks[0]}.safetensors")}
+        prompt["save"] = node("ConesSaveConceptMask", concept_mask=["load", 0], name="../../x", if_exists="keep both")
+        try:
+            message = self.error(server, prompt)
+        except PromptRefusedError as refused:
+            message = str(refused)
+        assert "../../x" in message and "concept_masks" in message

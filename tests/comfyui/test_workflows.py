@@ -144,7 +144,7 @@ def test_thumbnail(path):
 def shortened(prompt: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The same graph with the fewest steps that still exercise every node."""
     for node_id in nodes_with(prompt, "ConesFindConceptNeurons"):
-        prompt[node_id]["inputs"] |= {"method": "cones", "steps": 2, "batch": 2, "density": 0.01}
+        prompt[node_id]["inputs"] |= {"method": "cones", "steps": 2, "batch": 32, "density": 0.01}
     for node_id in nodes_with(prompt, "KSampler"):
         prompt[node_id]["inputs"]["steps"] = 2
     return prompt
@@ -175,12 +175,12 @@ def test_find_a_concept_sd15_runs_to_a_picture(server, sd15_checkpoint):
     prompt = shortened(to_api(read(ROOT / "workflows" / "find-a-concept-sd15.json"), server.object_info()))
     generator = np.random.default_rng(0)
     for k, node_id in enumerate(nodes_with(prompt, "LoadImage")):
-        name, height = f"subject-{k}.png", 72 + 8 * k
-        pixels = generator.integers(0, 256, (height, 80, 3), dtype=np.uint8)
+        name = f"subject-{k}.png"
+        pixels = generator.integers(0, 256, (40 + 8 * k, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(server.base / "input" / name)
         prompt[node_id]["inputs"]["image"] = name
     (checkpoint,) = nodes_with(prompt, "CheckpointLoaderSimple")
     prompt[checkpoint]["inputs"]["ckpt_name"] = sd15_checkpoint
     for node_id in nodes_with(prompt, "ImageScale") + nodes_with(prompt, "EmptyLatentImage"):
-        prompt[node_id]["inputs"] |= {"width": 64, "height": 64}
-    check_run(server, prompt, (64, 64, 3))
+        prompt[node_id]["inputs"] |= {"width": 32, "height": 32}
+    check_run(server, prompt, (32, 32, 3))
