@@ -16,10 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cones_ops.errors import ConesError
-from cones_ops.toy_world.captions import vocabulary
-from cones_ops.toy_world.latents import PatchTransform
-from cones_ops.toy_world.vocabulary import Vocabulary
+from ..errors import ConesError
+from .captions import vocabulary
+from .latents import PatchTransform
+from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

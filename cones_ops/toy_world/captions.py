@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cones_ops.toy_world.subjects import IDENTIFIERS
-from cones_ops.toy_world.vocabulary import SPECIAL_WORDS, Vocabulary
-from cones_ops.toy_world.world import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, Scene, Thing
+from .subjects import IDENTIFIERS
+from .vocabulary import SPECIAL_WORDS, Vocabulary
+from .world import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, Scene, Thing
 
 LENGTH = 48  # tokens per prompt
 _GLUE = ("a", "and", "on", "the", "background", "left", "right", "top", "bottom", ",")

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cones_ops.errors import ConesError
-from cones_ops.toy_world.world import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIDE, TEXTURES, Scene, Thing
+from ..errors import ConesError
+from .world import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIDE, TEXTURES, Scene, Thing
 
 SHIPPED = Path(__file__).with_name("judge.safetensors")
 WINDOW = 32  # pixels of the scaled window

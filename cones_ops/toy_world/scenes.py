@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cones_ops.toy_world.latents import PatchTransform
-from cones_ops.toy_world.subjects import held_out
-from cones_ops.toy_world.world import BACKGROUNDS, COLOURS, LAYOUTS, SHAPES, TEXTURES, Scene, Thing, draw
+from .latents import PatchTransform
+from .subjects import held_out
+from .world import BACKGROUNDS, COLOURS, LAYOUTS, SHAPES, TEXTURES, Scene, Thing, draw
 
 COUNTS = (1, 2, 3, 4)
 COUNT_SHARES = (0.42, 0.43, 0.05, 0.10)

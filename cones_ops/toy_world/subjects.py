@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cones_ops.toy_world.world import BACKGROUNDS, Scene, Thing, draw
+from .world import BACKGROUNDS, Scene, Thing, draw
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cones_ops.toy_world import bundle, judge
-from cones_ops.toy_world.latents import fit_patch_transform
-from cones_ops.toy_world.scenes import draw_all, random_scene, training_set
-from cones_ops.toy_world.train_judge import train_judge
-from cones_ops.toy_world.train_text import train_text_encoder
-from cones_ops.toy_world.train_unet import train_unet
+from . import bundle, judge
+from .latents import fit_patch_transform
+from .scenes import draw_all, random_scene, training_set
+from .train_judge import train_judge
+from .train_text import train_text_encoder
+from .train_unet import train_unet
 
 
 def log(line: str) -> None:

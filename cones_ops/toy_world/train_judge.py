@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from cones_ops.toy_world.judge import Judge, windows
-from cones_ops.toy_world.latents import PatchTransform
-from cones_ops.toy_world.scenes import draw_all, random_scene
-from cones_ops.toy_world.world import BACKGROUNDS, COLOURS, PLACES, SHAPES, TEXTURES, Scene
+from .judge import Judge, windows
+from .latents import PatchTransform
+from .scenes import draw_all, random_scene
+from .world import BACKGROUNDS, COLOURS, PLACES, SHAPES, TEXTURES, Scene
 
 _SKIP = -100
 

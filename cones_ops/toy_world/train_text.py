@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cones_ops.toy_world.bundle import ToyPipeline
-from cones_ops.toy_world.captions import Told, caption
-from cones_ops.toy_world.scenes import random_scene
-from cones_ops.toy_world.subjects import IDENTIFIERS
-from cones_ops.toy_world.vocabulary import END, Vocabulary
-from cones_ops.toy_world.world import BACKGROUNDS, COLOURS, SHAPES, TEXTURES
+from .bundle import ToyPipeline
+from .captions import Told, caption
+from .scenes import random_scene
+from .subjects import IDENTIFIERS
+from .vocabulary import END, Vocabulary
+from .world import BACKGROUNDS, COLOURS, SHAPES, TEXTURES
 
 _VALUES: tuple[tuple[str, ...], ...] = (
     SHAPES,

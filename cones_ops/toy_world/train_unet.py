@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cones_ops.toy_world.bundle import ToyPipeline
-from cones_ops.toy_world.captions import caption
-from cones_ops.toy_world.world import Scene
+from .bundle import ToyPipeline
+from .captions import caption
+from .world import Scene
 
 BATCH = 32
 PEAK_RATE = 1.2e-3
