@@ -178,6 +178,15 @@ def make_base(base: Path, pack: Path) -> None:
         link.symlink_to(pack, target_is_directory=True)
 
 
+def without_our_library(base: Path) -> Path:
+    """A folder for PYTHONPATH that takes our checkouts off sys.path: a user has no top-level cones_ops."""
+    folder = base / "site"
+    folder.mkdir(exist_ok=True)
+    code = "import os, sys\nsys.path[:] = [e for e in sys.path if not os.path.isdir(os.path.join(e, 'cones_ops'))]\n"
+    (folder / "sitecustomize.py").write_text(code)
+    return folder
+
+
 @contextlib.contextmanager
 def started(host: Path, pack: Path, base: Path, *arguments: str, patience: float = 240) -> Iterator[Server]:
     """Start `host` with the pack in `pack`, yield the server, stop it."""
@@ -186,7 +195,7 @@ def started(host: Path, pack: Path, base: Path, *arguments: str, patience: float
     command = [sys.executable, "main.py", "--cpu", "--port", str(port), "--base-directory", str(base)]
     command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes"]
     command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", FOLDER_NAME, *arguments]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(without_our_library(base)), "HF_HUB_OFFLINE": "1"}
     log_file = base / "server.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(command, cwd=host, env=environment, stdout=log, stderr=subprocess.STDOUT)
