@@ -41,9 +41,9 @@ def only(prompt: dict[str, dict[str, Any]], class_type: str) -> str:
     return node_id
 
 
-def find_mask(server: Server, name: str) -> tuple[Run, dict[str, dict[str, Any]]]:
+def find_mask(server: Server, object_info: dict[str, Any], name: str) -> tuple[Run, dict[str, dict[str, Any]]]:
     """Run find-a-concept for the subject that a mask's name tells; the mask becomes an example of the pack."""
-    prompt = build_workflows.find_a_concept().api()
+    prompt = build_workflows.find_a_concept().api(object_info)
     identifier, class_word = name.split("-")[1:]
     prompt[only(prompt, "ConesToySubject")]["inputs"]["subject"] = identifier
     prompt[only(prompt, "ConesSaveConceptMask")]["inputs"]["name"] = name
@@ -74,14 +74,14 @@ def save_thumbnail(path: Path, rows: Sequence[Sequence[np.ndarray]], side: int =
     log.info("wrote %s", path.relative_to(ROOT))
 
 
-def make_pictures(server: Server) -> None:
+def make_pictures(server: Server, object_info: dict[str, Any]) -> None:
     """The example masks and the thumbnails of the toy workflows."""
-    found = [find_mask(server, name) for name in build_workflows.MASKS]
+    found = [find_mask(server, object_info, name) for name in build_workflows.MASKS]
     run, prompt = found[0]
     subject = next(node_id for node_id, node in prompt.items() if node["class_type"] == "PreviewImage")
     rows = [run.images(subject)[:4], *without_and_with(run, prompt)]
     save_thumbnail(ROOT / "workflows" / "find-a-concept.jpg", rows)
-    prompt = build_workflows.compose_two_concepts().api()
+    prompt = build_workflows.compose_two_concepts().api(object_info)
     run = server.run(prompt, timeout=600)
     save_thumbnail(ROOT / "workflows" / "compose-two-concepts.jpg", without_and_with(run, prompt))
 
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> None:
             write(path, text)
         write(ROOT / "locales" / "en" / "nodeDefs.json", build_locales.dumped(build_locales.locale(object_info)))
         if "--pictures" in arguments:
-            make_pictures(server)
+            make_pictures(server, object_info)
 
 
 if __name__ == "__main__":

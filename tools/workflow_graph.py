@@ -1,8 +1,8 @@
 """One description of a graph, two forms: the frontend's workflow file and the server's API prompt.
 
-`Graph.add` records a node by its id, place and inputs (values, or outputs of other nodes written `node[0]`). `api()`
-needs nothing else; `workflow(object_info)` also takes the server's node definitions, which say in which order widgets
-are stored, and refuses inputs that do not exist. Nothing here talks to a server.
+`Graph.add` records a node by its id, place and inputs (values, or outputs of other nodes written `node[0]`). Both forms
+also take the server's node definitions, which say what defaults widgets have and in which order they are stored; inputs
+that do not exist are refused. Nothing here talks to a server.
 """
 
 from __future__ import annotations
@@ -73,18 +73,17 @@ class Graph:
     def _next(self) -> int:
         return len(self.nodes) + len(self.notes) + 1
 
-    def api(self) -> dict[str, dict[str, Any]]:
-        """The prompt that POST /prompt takes."""
+    def api(self, object_info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The prompt that POST /prompt takes, every widget at its value or default."""
         return {
-            str(node.id): {
-                "class_type": node.type,
-                "inputs": {
-                    name: [str(value.node.id), value.index] if isinstance(value, Output) else value
-                    for name, value in node.inputs.items()
-                },
-            }
+            str(node.id): {"class_type": node.type, "inputs": self._values(node, object_info[node.type])}
             for node in self.nodes
         }
+
+    def _values(self, node: Node, info: Mapping[str, Any]) -> dict[str, Any]:
+        stored = {name: next(widget_values(node, name, spec)) for name, spec in input_specs(info) if is_widget(spec)}
+        links = {name: out for name, out in node.inputs.items() if isinstance(out, Output)}
+        return stored | {name: [str(out.node.id), out.index] for name, out in links.items()}
 
     def workflow(self, object_info: Mapping[str, Any]) -> dict[str, Any]:
         """The file that is dropped on the canvas."""
