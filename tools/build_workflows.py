@@ -98,7 +98,7 @@ def compose_two_concepts() -> Graph:
     both = graph.add(
         "ConesApplyConceptMasks", (420, 480), (340, 700), model=world[0], mask_1=first[0], mask_2=second[0]
     )
-    text = "a sks star on the left and a zwx heart on the right on a grey background"
+    text = "a sks star on the left and a zwx heart on the right on a white background"
     inputs = {
         "positive": prompt(graph, (420, 0), "What to draw", world[1], text),
         "negative": prompt(graph, (420, 180), "Negative (empty)", world[1], ""),

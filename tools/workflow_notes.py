@@ -35,6 +35,10 @@ is shutting both lists: no training, and their order does not matter.
 - These masks are of the toy world. Make more with *find-a-concept* (press R to refresh the lists).
 - Each slot of *Apply Concept Masks* has its own strength and switch. Chain a second node for more than eight.
 - Name each subject by identifier and class word, as in "a sks star".
+
+**What to expect.** Masks that act *everywhere* change how every word is drawn. One of them draws its subject well on \
+its own; two in one picture let their colours run into each other, in a model this small more than in a large one. Try \
+strengths between 0.5 and 1, and one mask at a time.
 """
 
 SD15 = """\
