@@ -1,9 +1,9 @@
-"""Is the toy world good enough to mean something? Prints JSON and, with --markdown, the table of docs/toy_world.md.
+"""Is the toy world good enough to mean something? Prints JSON and, with --markdown, the tables of docs/toy_world.md.
 
 (a) prompts that spell everything out: share of sampled scenes in which the judge finds every thing with every attribute
 at its place, no other thing, and the background. (b) positive control: fine-tuning all text K and V on five pictures
 (Custom Diffusion's recipe) and how often "a sks star" shows the subject before and after. Also the judge's own error on
-fresh drawings. `uv run python benchmarks/toy_world.py --markdown docs/toy_world_table.md`
+fresh drawings. `uv run python benchmarks/toy_world.py --markdown table.md`
 """
 
 from __future__ import annotations

@@ -22,9 +22,11 @@ from .world import BACKGROUNDS
 STEPS, RATE, BATCH, CLASS_PICTURES = 250, 2e-3, 8, 20
 
 
-def subject_examples(pipeline: ToyPipeline, subject: Subject, pictures: int = 5, seed: int = 0) -> Examples:
-    """The subject's reference pictures under its captions, own tokens marked."""
-    drawn, texts = subject.reference_pictures(pictures, seed)
+def subject_examples(
+    pipeline: ToyPipeline, subject: Subject, pictures: int = 5, seed: int = 0, beside: int = 0
+) -> Examples:
+    """The subject's reference pictures (`beside` of them with a neighbour) and their captions, own tokens marked."""
+    drawn, texts = subject.reference_pictures(pictures, seed, beside)
     return examples(pipeline, torch.from_numpy(drawn), texts, subject.identifier, subject.class_word)
 
 

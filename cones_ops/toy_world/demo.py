@@ -34,6 +34,7 @@ from .subjects import Subject, subject
 log = logging.getLogger("cones")
 
 WHERES: tuple[Where, ...] = ("own tokens", "everywhere")
+PICTURES, BESIDE = 5, 4  # reference pictures, and how many of them show the subject beside another thing
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class DemoSettings:
     identifiers: tuple[str, str] = ("sks", "zwx")
     samples: int = 32
     sampling_steps: int = 20
-    own: SearchSettings = field(default_factory=lambda: replace(recommended("own tokens"), steps=300))
+    own: SearchSettings = field(default_factory=lambda: recommended("own tokens"))
     everywhere: SearchSettings = field(default_factory=lambda: replace(recommended("everywhere"), steps=200, batch=8))
     class_pictures: int = 20
     control_steps: int = 150
@@ -110,7 +111,15 @@ def run(pipeline: ToyPipeline, judge: Judge, out: Path, settings: DemoSettings =
     pairs = {where: _pair(demo, found[where]) for where in WHERES}
     full_caption = _full_caption(demo, subjects)
     control = _control(demo, subjects[0])
-    rows = grid_rows(subjects, before, found, pairs, full_caption, control)
+    rows = grid_rows(
+        [one.reference_pictures(PICTURES, beside=BESIDE)[0] for one in subjects],
+        subjects,
+        before,
+        found,
+        pairs,
+        full_caption,
+        control,
+    )
     save_grid([Row("Cones demo: a framed sample shows what was asked, by the judge"), *rows], out / "demo.png")
     report = {
         "concepts": [concept_entry(one, b) for ones in found.values() for one, b in zip(ones, before, strict=True)],
@@ -152,7 +161,7 @@ def _find(demo: Demo, one: Subject, where: Where) -> Found:
 
         result = find_concept_neurons(
             model,
-            subject_examples(demo.pipeline, one),
+            subject_examples(demo.pipeline, one, PICTURES, beside=BESIDE),
             prior,
             identifier=one.identifier,
             class_word=one.class_word,

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ..concept_mask import Where
@@ -83,6 +84,7 @@ def control_entry(subject: Subject, before: Measured, control: tuple[Measured, M
 
 
 def grid_rows(
+    references: Sequence[np.ndarray],
     subjects: Sequence[Subject],
     before: Sequence[Judged],
     found: Mapping[Where, Sequence[Found]],
@@ -93,9 +95,8 @@ def grid_rows(
     """Reference pictures, vanilla, each concept, both together, the control."""
     rows = []
     for number, (subject, (shown, leak, second)) in enumerate(zip(subjects, before, strict=True)):
-        pictures, _ = subject.reference_pictures()
         rows.append(Row(f'"{subject.prompt}"'))
-        rows.append(Row("reference pictures", "what the search saw", torch.from_numpy(pictures)))
+        rows.append(Row("reference pictures", "what the search saw", torch.from_numpy(references[number])))
         rows.append(_row("untouched model", shown))
         for where, ones in found.items():
             mask = ones[number].mask

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .world import BACKGROUNDS, Scene, Thing, draw
+from .world import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, Scene, Thing, draw
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,36 @@ class Subject:
         """The same prompt without the identifier."""
         return f"a {self.class_word}"
 
-    def reference_pictures(self, count: int = 5, seed: int = 0) -> tuple[np.ndarray, list[str]]:
-        """Reference pictures (count, 3, 64, 64) in [0, 1], each on another background, and their captions."""
+    def reference_pictures(self, count: int = 5, seed: int = 0, beside: int = 0) -> tuple[np.ndarray, list[str]]:
+        """Reference pictures (count, 3, 64, 64) in [0, 1] on backgrounds in turn, and their captions.
+
+        The last `beside` of them show the subject beside another thing, left and right in turn, whose caption tells
+        its class only; a search on such pictures learns what is the subject's and what is its neighbour's.
+        """
         generator = np.random.default_rng([seed, *self.identifier.encode()])
         names = [list(BACKGROUNDS)[i % len(BACKGROUNDS)] for i in generator.permutation(max(count, len(BACKGROUNDS)))]
-        pictures = [draw(Scene((("centre", self.thing),), name), generator) for name in names[:count]]
-        return np.stack(pictures), [f"{self.prompt} on a {name} background" for name in names[:count]]
+        pictures, captions = [], []
+        for i, name in enumerate(names[:count]):
+            if i < count - beside:
+                things: tuple[tuple[str, Thing], ...] = (("centre", self.thing),)
+                text = self.prompt
+            else:
+                other = self._companion(generator)
+                pair = (self.thing, other) if i % 2 else (other, self.thing)
+                words = (self.prompt, f"a {other.shape}") if i % 2 else (f"a {other.shape}", self.prompt)
+                things = (("left", pair[0]), ("right", pair[1]))
+                text = f"{words[0]} on the left and {words[1]} on the right"
+            pictures.append(draw(Scene(things, name), generator))
+            captions.append(f"{text} on a {name} background")
+        return np.stack(pictures), captions
+
+    def _companion(self, generator: np.random.Generator) -> Thing:
+        """Some thing of another shape."""
+        shapes = [shape for shape in SHAPES if shape != self.thing.shape]
+        first, second = generator.choice(list(COLOURS), 2, replace=False)
+        textures = [texture for texture in TEXTURES if texture != "plain"]
+        shape, texture = shapes[generator.integers(len(shapes))], textures[generator.integers(len(textures))]
+        return Thing(shape, str(first), str(second), texture)
 
 
 SUBJECTS: tuple[Subject, ...] = (

@@ -95,3 +95,12 @@ def test_patch_transform_inverts_up_to_its_channels(generator):
     fewer = fit_patch_transform(pictures, 24)
     error = (fewer.decode(fewer.encode(pictures * 2 - 1)) - (pictures * 2 - 1)).square().mean() / 4
     assert -10 * torch.log10(error) > 23  # dB
+
+
+def test_reference_pictures_may_show_the_subject_beside_others():
+    pictures, captions = subject("sks").reference_pictures(5, beside=4)
+    assert pictures.shape == (5, 3, 64, 64) and captions[0].startswith("a sks star on a ")
+    assert all("a sks star on the " in text and " and a " in text for text in captions[1:])
+    assert {text.index("a sks star") == 0 for text in captions[1:]} == {True, False}  # left and right in turn
+    neighbours = [text.replace("a sks star", "").split(" on the ")[0] for text in captions[1:]]
+    assert not any("star" in text for text in neighbours)
