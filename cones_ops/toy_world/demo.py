@@ -34,7 +34,10 @@ from .subjects import Subject, subject
 log = logging.getLogger("cones")
 
 WHERES: tuple[Where, ...] = ("own tokens", "everywhere")
-PICTURES, BESIDE = 5, 4  # reference pictures, and how many of them show the subject beside another thing
+PICTURES = 5
+# how many reference pictures show the subject beside another thing; everywhere, where the prior's class pictures have
+# no neighbour, that cost 28 points of one subject's share and won nothing
+BESIDE: dict[Where, int] = {"own tokens": 4, "everywhere": 0}
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def run(pipeline: ToyPipeline, judge: Judge, out: Path, settings: DemoSettings =
     full_caption = _full_caption(demo, subjects)
     control = _control(demo, subjects[0])
     rows = grid_rows(
-        [one.reference_pictures(PICTURES, beside=BESIDE)[0] for one in subjects],
+        {where: [one.reference_pictures(PICTURES, beside=BESIDE[where])[0] for one in subjects] for where in WHERES},
         subjects,
         before,
         found,
@@ -161,7 +164,7 @@ def _find(demo: Demo, one: Subject, where: Where) -> Found:
 
         result = find_concept_neurons(
             model,
-            subject_examples(demo.pipeline, one, PICTURES, beside=BESIDE),
+            subject_examples(demo.pipeline, one, PICTURES, beside=BESIDE[where]),
             prior,
             identifier=one.identifier,
             class_word=one.class_word,

@@ -84,7 +84,7 @@ def control_entry(subject: Subject, before: Measured, control: tuple[Measured, M
 
 
 def grid_rows(
-    references: Sequence[np.ndarray],
+    references: Mapping[Where, Sequence[np.ndarray]],
     subjects: Sequence[Subject],
     before: Sequence[Judged],
     found: Mapping[Where, Sequence[Found]],
@@ -96,7 +96,9 @@ def grid_rows(
     rows = []
     for number, (subject, (shown, leak, second)) in enumerate(zip(subjects, before, strict=True)):
         rows.append(Row(f'"{subject.prompt}"'))
-        rows.append(Row("reference pictures", "what the search saw", torch.from_numpy(references[number])))
+        for where, pictures in references.items():
+            detail = f"what the search {where} saw" if where == "everywhere" else f"what the search at {where} saw"
+            rows.append(Row("reference pictures", detail, torch.from_numpy(pictures[number])))
         rows.append(_row("untouched model", shown))
         for where, ones in found.items():
             mask = ones[number].mask

@@ -38,18 +38,19 @@ class Subject:
     def reference_pictures(self, count: int = 5, seed: int = 0, beside: int = 0) -> tuple[np.ndarray, list[str]]:
         """Reference pictures (count, 3, 64, 64) in [0, 1] on backgrounds in turn, and their captions.
 
-        The last `beside` of them show the subject beside another thing, left and right in turn, whose caption tells
-        its class only; a search on such pictures learns what is the subject's and what is its neighbour's.
+        The last `beside` of them show the subject beside another thing, left and right in turn, each time of another
+        class, which is all its caption tells. At own tokens a search learns from them what is not the subject's.
         """
         generator = np.random.default_rng([seed, *self.identifier.encode()])
         names = [list(BACKGROUNDS)[i % len(BACKGROUNDS)] for i in generator.permutation(max(count, len(BACKGROUNDS)))]
+        shapes = generator.permutation([shape for shape in SHAPES if shape != self.thing.shape])
         pictures, captions = [], []
         for i, name in enumerate(names[:count]):
             if i < count - beside:
                 things: tuple[tuple[str, Thing], ...] = (("centre", self.thing),)
                 text = self.prompt
             else:
-                other = self._companion(generator)
+                other = _neighbour(str(shapes[i % len(shapes)]), generator)
                 pair = (self.thing, other) if i % 2 else (other, self.thing)
                 words = (self.prompt, f"a {other.shape}") if i % 2 else (f"a {other.shape}", self.prompt)
                 things = (("left", pair[0]), ("right", pair[1]))
@@ -58,13 +59,11 @@ class Subject:
             captions.append(f"{text} on a {name} background")
         return np.stack(pictures), captions
 
-    def _companion(self, generator: np.random.Generator) -> Thing:
-        """Some thing of another shape."""
-        shapes = [shape for shape in SHAPES if shape != self.thing.shape]
-        first, second = generator.choice(list(COLOURS), 2, replace=False)
-        textures = [texture for texture in TEXTURES if texture != "plain"]
-        shape, texture = shapes[generator.integers(len(shapes))], textures[generator.integers(len(textures))]
-        return Thing(shape, str(first), str(second), texture)
+
+def _neighbour(shape: str, generator: np.random.Generator) -> Thing:
+    """Some thing of that shape, in two colours."""
+    first, second = generator.choice(list(COLOURS), 2, replace=False)
+    return Thing(shape, str(first), str(second), str(generator.choice([t for t in TEXTURES if t != "plain"])))
 
 
 SUBJECTS: tuple[Subject, ...] = (

@@ -48,9 +48,7 @@ def roughen(pictures: Tensor, transform: PatchTransform, generator: torch.Genera
     return (mixed * shade + level * torch.randn(mixed.shape, generator=generator)).clamp(0, 1)
 
 
-def train_judge(
-    transform: PatchTransform, steps: int, path: Path, log: Callable[[str], None], seed: int = 7
-) -> None:
+def train_judge(transform: PatchTransform, steps: int, path: Path, log: Callable[[str], None], seed: int = 7) -> None:
     """Train from scratch and write the fp16 file. Scenes include the subjects' combinations."""
     torch.manual_seed(seed)
     scenes_from, noise_from = np.random.default_rng(seed), torch.Generator().manual_seed(seed)

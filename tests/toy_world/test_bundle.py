@@ -28,7 +28,9 @@ def test_the_shipped_model_is_small_and_complete():
 
 def test_identifiers_stay_distinct_in_the_text_encoder():
     pipeline = load_pipeline()
-    hidden = pipeline.encode_text([f"a {word} star" for word in ("sks", "zwx", "qpd", "plain")])[:, 2]  # the word itself
+    hidden = pipeline.encode_text([f"a {word} star" for word in ("sks", "zwx", "qpd", "plain")])[
+        :, 2
+    ]  # the word itself
     similarity = torch.nn.functional.cosine_similarity(hidden[:, None], hidden[None], dim=-1)
     assert (similarity - torch.eye(4)).max() < 0.6
 

@@ -27,7 +27,9 @@ def test_reads_at_least_99_percent_of_fresh_things_right(judge):
     generator = np.random.default_rng(2024)
     scenes = [random_scene(generator, allow_held_out=True) for _ in range(400)]
     readings = read(judge, draw_all(scenes, generator))
-    right = [dict(r.things).get(place) == thing for r, s in zip(readings, scenes, strict=True) for place, thing in s.things]
+    right = [
+        dict(r.things).get(place) == thing for r, s in zip(readings, scenes, strict=True) for place, thing in s.things
+    ]
     assert np.mean(right) >= 0.99
     assert np.mean([len(r.things) == len(s.things) for r, s in zip(readings, scenes, strict=True)]) >= 0.99
     assert np.mean([r.background == s.background for r, s in zip(readings, scenes, strict=True)]) >= 0.99
@@ -72,5 +74,5 @@ def test_the_shipped_judge_is_small():
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConesError, match="nothing.safetensors"):
+    with pytest.raises(ConesError, match="nothing"):
         load_judge(tmp_path / "nothing.safetensors")
