@@ -58,6 +58,7 @@ def test_run_on_find_a_concept_gives_a_picture(canvas, server):
     canvas.drop(path.name, read(path))
     canvas.set_widgets("ConesFindConceptNeurons", steps=2, batch=32, density=0.01)
     canvas.set_widgets("KSampler", steps=2)
+    canvas.set_widgets("ConesSaveConceptMask", name="from the browser")
     canvas.complaints.clear()
     saved = server.base / "output" / "cones"
     before = set(saved.glob("*.png"))

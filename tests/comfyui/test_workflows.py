@@ -143,6 +143,8 @@ def shortened(prompt: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         prompt[node_id]["inputs"] |= {"method": "cones", "steps": 2, "batch": 32, "density": 0.01}
     for node_id in nodes_with(prompt, "KSampler"):
         prompt[node_id]["inputs"]["steps"] = 2
+    for node_id in nodes_with(prompt, "ConesSaveConceptMask"):
+        prompt[node_id]["inputs"]["name"] = "shortened"  # must not hide the example masks
     return prompt
 
 
@@ -159,10 +161,11 @@ def check_run(server: Any, prompt: dict[str, dict[str, Any]], shape: tuple[int, 
 def test_find_a_concept_runs_to_a_picture(server):
     prompt = shortened(to_api(read(ROOT / "workflows" / "find-a-concept.json"), server.object_info()))
     check_run(server, prompt, (256, 256, 3))
-    assert (server.base / "models" / "concept_masks" / "toy-sks-star.safetensors").is_file()
+    assert (server.base / "models" / "concept_masks" / "shortened.safetensors").is_file()
 
 
-def test_compose_two_concepts_runs_to_a_picture(server):
+def test_compose_two_concepts_runs_to_a_picture_with_the_example_masks(server):
+    assert not list((server.base / "models" / "concept_masks").glob("toy-*"))
     prompt = shortened(to_api(read(ROOT / "workflows" / "compose-two-concepts.json"), server.object_info()))
     check_run(server, prompt, (256, 256, 3))
 
