@@ -48,6 +48,21 @@ def load_module(name: str, file: Path, package: bool = False) -> ModuleType:
     return module
 
 
+class Alias(ModuleType):
+    """A package of the library under its second name: it has what the real one has; imports leave no trace on it."""
+
+    def __init__(self, name: str, real: ModuleType) -> None:
+        super().__init__(name)
+        self.__dict__.update(real=real, __path__=[])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["real"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("__"):  # not a submodule, which the import system sets on its package
+            super().__setattr__(name, value)
+
+
 class OneLibrary(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Answers an import of `cones_concept_neurons.cones_ops.x` with the module `cones_ops.x`."""
 
@@ -60,11 +75,12 @@ class OneLibrary(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         module = importlib.import_module(spec.name[len(PACK) + 1 :])
         spec.loader_state = module.__spec__
-        return module
+        return Alias(spec.name, module) if hasattr(module, "__path__") else module
 
     def exec_module(self, module: ModuleType) -> None:
-        assert module.__spec__ is not None
-        module.__spec__ = module.__spec__.loader_state  # the import system has just put the alias there
+        if not isinstance(module, Alias):
+            assert module.__spec__ is not None
+            module.__spec__ = module.__spec__.loader_state  # the import system has just put the alias there
 
 
 if PACK not in sys.modules:

@@ -35,7 +35,7 @@ def chromium() -> str:
     pytest.skip("no Chromium: `apt-get install chromium`, or put a chromium or google-chrome on PATH")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer than its users: while it is open, an event loop counts as running
 def browser(chromium: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
