@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,11 @@ RECORD = Path(__file__).with_name("schemas.json")
 
 @pytest.fixture(scope="module")
 def nodes(pack):
-    extension = asyncio.run(pack.comfy_entrypoint())
-    return asyncio.run(extension.get_node_list())
+    async def listed():
+        return await (await pack.comfy_entrypoint()).get_node_list()
+
+    with ThreadPoolExecutor(1) as pool:  # a thread of its own: Playwright leaves an event loop running in this one
+        return pool.submit(lambda: asyncio.run(listed())).result()
 
 
 def described(node):
