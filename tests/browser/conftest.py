@@ -146,5 +146,6 @@ def canvas(browser: Any, server: Any, settings: None) -> Iterator[Canvas]:
     page.goto(server.url)
     ready = "window.LiteGraph?.registered_node_types?.KSampler && window.app?.graph?.nodes.length"
     page.wait_for_function(f"!!({ready})", timeout=120_000)
+    page.wait_for_timeout(1000)  # until the start graph is drawn
     yield shown
     page.close()
