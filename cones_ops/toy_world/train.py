@@ -58,9 +58,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--text-steps", type=int, default=1000)
     parser.add_argument("--judge-steps", type=int, default=4000)
     parser.add_argument("--scenes", type=int, default=60000, help="drawn scenes to train the UNet on")
-    parser.add_argument(
-        "--compile", action="store_true", help="torch.compile the UNet: two minutes first, a fifth faster after"
-    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--model-file", type=Path, default=bundle.SHIPPED)
     parser.add_argument("--judge-file", type=Path, default=judge.SHIPPED)
@@ -72,9 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         train_judge(pipeline.latents, arguments.judge_steps, arguments.judge_file, log=log)
     if arguments.part in ("unet", "all"):
         scenes, latents = training_set(pipeline.latents, arguments.scenes, 0, arguments.out / "scenes.pt")
-        train_unet(
-            pipeline, scenes, latents, arguments.minutes, arguments.out / "unet.pt", compiled=arguments.compile, log=log
-        )
+        train_unet(pipeline, scenes, latents, arguments.minutes, arguments.out / "unet.pt", log=log)
         bundle.save_pipeline(pipeline, arguments.model_file)
 
 

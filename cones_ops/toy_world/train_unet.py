@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,48 @@ def noised_batch(latents: Tensor, alphas_cumprod: Tensor, generator: torch.Gener
     return timesteps, signal * latents + noise_level * noise, signal * noise - noise_level * latents
 
 
+@dataclass
+class Run:
+    """A training run that can be put down and taken up again: network, optimizer, EMA, steps and seconds spent."""
+
+    unet: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    average: list[Tensor]
+    step: int = 0
+    spent: float = 0.0
+
+    @classmethod
+    def resumed(cls, unet: torch.nn.Module, checkpoint: Path) -> Run:
+        """From the checkpoint if there is one, else from the start."""
+        optimizer = torch.optim.AdamW(unet.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        run = cls(unet, optimizer, [p.detach().clone() for p in unet.parameters()])
+        if checkpoint.is_file():
+            state = torch.load(checkpoint, weights_only=True)
+            unet.load_state_dict(state["unet"])
+            optimizer.load_state_dict(state["optimizer"])
+            run.average, run.step, run.spent = state["average"], state["step"], state["spent"]
+        return run
+
+    def save(self, path: Path) -> None:
+        """Write the resumable state; a crash while writing leaves the previous one."""
+        state = {"unet": self.unet.state_dict(), "optimizer": self.optimizer.state_dict(), "average": self.average}
+        torch.save(state | {"step": self.step, "spent": self.spent}, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+
+    def descend(self, loss: Tensor, rate: float) -> None:
+        """One optimizer step at this learning rate; the EMA follows."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        loss.backward()
+        parameters = list(self.unet.parameters())
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        self.optimizer.step()
+        decay = min(EMA_DECAY, (self.step + 1) / (self.step + 100))
+        torch._foreach_lerp_(self.average, [p.detach() for p in parameters], 1 - decay)
+        self.step += 1
+
+
 def train_unet(
     pipeline: ToyPipeline,
     scenes: list[Scene],
@@ -50,64 +93,30 @@ def train_unet(
     checkpoint: Path,
     log: Callable[[str], None],
     seed: int = 0,
-    compiled: bool = False,
 ) -> None:
     """Train `pipeline.unet` for `minutes` in all, resuming `checkpoint`; ends with the EMA weights in it."""
-    unet, alphas = pipeline.unet, pipeline.alphas_cumprod()
-    unet.requires_grad_(True).train()
-    parameters = list(unet.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    average = [p.detach().clone() for p in parameters]
-    step, spent = 0, 0.0
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        unet.load_state_dict(state["unet"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, step, spent = state["average"], state["step"], state["spent"]
-    network = torch.compile(unet.to(memory_format=torch.channels_last)) if compiled else unet
-    generator = torch.Generator().manual_seed(seed + step)
-    words = np.random.default_rng([seed, step])
-    began, saved, running = time.monotonic() - spent, time.monotonic(), 1.0
-    while (spent := time.monotonic() - began) < minutes * 60:
-        rate = learning_rate(step, spent / (minutes * 60))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+    unet, alphas = pipeline.unet.requires_grad_(True).train(), pipeline.alphas_cumprod()
+    run = Run.resumed(unet, checkpoint)
+    generator = torch.Generator().manual_seed(seed + run.step)
+    words = np.random.default_rng([seed, run.step])
+    began, saved, running = time.monotonic() - run.spent, time.monotonic(), 1.0
+    while run.spent < minutes * 60:
+        rate = learning_rate(run.step, run.spent / (minutes * 60))
         which = words.integers(len(scenes), size=BATCH)
         texts = ["" if words.random() < EMPTY_SHARE else caption(scenes[i], words)[0] for i in which]
         timesteps, noisy, target = noised_batch(latents[which].float(), alphas, generator)
-        predicted = network(noisy, timesteps, encoder_hidden_states=pipeline.encode_text(texts)).sample
-        loss = F.mse_loss(predicted, target)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        decay = min(EMA_DECAY, (step + 1) / (step + 100))
-        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-        running += (loss.item() - running) * min(1.0, max(0.01, 1 / (step + 1)))
-        step += 1
-        if step % 200 == 0:
-            speed = f"{step * BATCH / spent:.0f} samples/s {spent / 60:.1f} min"
-            log(f"unet step {step} loss {running:.4f} rate {rate:.2e} {speed}")
+        loss = F.mse_loss(unet(noisy, timesteps, encoder_hidden_states=pipeline.encode_text(texts)).sample, target)
+        run.descend(loss, rate)
+        run.spent = time.monotonic() - began
+        running += (loss.item() - running) * max(0.01, 1 / run.step)
+        if run.step % 200 == 0:
+            speed = f"{run.step * BATCH / run.spent:.0f} samples/s {run.spent / 60:.1f} min"
+            log(f"unet step {run.step} loss {running:.4f} rate {rate:.2e} {speed}")
         if time.monotonic() - saved > 240:
-            _save(checkpoint, unet, optimizer, average, step, spent)
+            run.save(checkpoint)
             saved = time.monotonic()
-    _save(checkpoint, unet, optimizer, average, step, spent)
+    run.save(checkpoint)
     with torch.no_grad():
-        for parameter, mean in zip(parameters, average, strict=True):
+        for parameter, mean in zip(unet.parameters(), run.average, strict=True):
             parameter.copy_(mean)
     unet.requires_grad_(False).eval()
-
-
-def _save(
-    path: Path, unet: torch.nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor], step: int, spent: float
-) -> None:
-    """Write the resumable state; a crash while writing leaves the previous one."""
-    state = {
-        "unet": unet.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average,
-        "step": step,
-        "spent": spent,
-    }
-    torch.save(state, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
