@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..cones_ops.concept_mask import ConceptMask, difference, intersection, union
 from ..cones_ops.errors import ConesError
 from ..cones_ops.mask_file import load_mask, read_mask_metadata, save_mask
-from .host.folders import mask_names, name_of, path_of, save_path
+from .host.folders import mask_names, name_of, path_of, save_path, wanted_path
 from .types import ALIASES, CATEGORY, ConceptMaskSocket
 
 OPERATIONS = {"union": union, "intersection": intersection, "difference": difference}
@@ -60,6 +60,16 @@ class ConesSaveConceptMask(io.ComfyNode):  # type: ignore[misc]
         path = save_mask(concept_mask, save_path(name, overwrite), overwrite)
         saved = name_of(path)
         return io.NodeOutput(concept_mask, saved, ui=ui.PreviewText(f"{saved}: {concept_mask.count} neurons"))
+
+    @classmethod
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
+        """Before minutes of search are spent: the name can be a file's. A name that is wired in is checked later."""
+        try:
+            if name is not None:
+                wanted_path(name)
+        except ConesError as error:
+            return str(error)
+        return True
 
 
 class ConesLoadConceptMask(io.ComfyNode):  # type: ignore[misc]

@@ -50,8 +50,8 @@ def path_of(name: str) -> Path:
     return Path(found)
 
 
-def save_path(name: str, overwrite: bool) -> Path:
-    """Where to save under a name: that file, or the next free `name-2` unless overwrite. The folder is made."""
+def wanted_path(name: str) -> Path:
+    """The file that a name asks for, in the first folder; ConesError when it cannot be one or leads out of there."""
     register()
     root = Path(folder_paths.get_folder_paths(FOLDER)[0]).resolve()
     parts = [part for part in name.strip().replace("\\", "/").removesuffix(SUFFIX).split("/") if part]
@@ -64,10 +64,16 @@ def save_path(name: str, overwrite: bool) -> Path:
     path = root.joinpath(*parts[:-1], parts[-1] + SUFFIX)
     if root not in path.resolve().parents:
         raise ConesError(f'"{name}" leads out of {root}; choose a name inside it')
+    return path
+
+
+def save_path(name: str, overwrite: bool) -> Path:
+    """Where to save under a name: that file, or the next free `name-2` unless overwrite. The folder is made."""
+    wanted = path = wanted_path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     number = 2
     while path.exists() and not overwrite:
-        path = path.with_name(f"{parts[-1]}-{number}{SUFFIX}")
+        path = wanted.with_name(f"{wanted.name.removesuffix(SUFFIX)}-{number}{SUFFIX}")
         number += 1
     return path
 

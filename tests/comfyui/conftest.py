@@ -63,12 +63,14 @@ def small_sd15(path: Path) -> None:
 
     generator = torch.Generator().manual_seed(15)
     text = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
-    first_stage = torch.nn.ModuleDict({
-        "encoder": Encoder(**SD_VAE),
-        "decoder": Decoder(**SD_VAE),
-        "quant_conv": torch.nn.Conv2d(8, 8, 1),
-        "post_quant_conv": torch.nn.Conv2d(4, 4, 1),
-    })
+    first_stage = torch.nn.ModuleDict(
+        {
+            "encoder": Encoder(**SD_VAE),
+            "decoder": Decoder(**SD_VAE),
+            "quant_conv": torch.nn.Conv2d(8, 8, 1),
+            "post_quant_conv": torch.nn.Conv2d(4, 4, 1),
+        }
+    )
     with torch.device("meta"):
         unet = openaimodel.UNetModel(**SD15_UNET)
         clip = CLIPTextModel(text)

@@ -259,11 +259,9 @@ class TestBadInput:
         prompt["empty"] = node("EmptyLatentImage", width=64, height=64, batch_size=1)
         assert "VAE Encode" in self.error(server, prompt)
 
-    def test_a_name_outside_the_folder(self, server, masks):
+    def test_a_name_outside_the_folder_is_refused_before_the_prompt_runs(self, server, masks):
         prompt = {"load": node("ConesLoadConceptMask", mask_name=f"{masks[0]}.safetensors")}
         prompt["save"] = node("ConesSaveConceptMask", concept_mask=["load", 0], name="../../x", if_exists="keep both")
-        try:
-            message = self.error(server, prompt)
-        except PromptRefusedError as refused:
-            message = str(refused)
-        assert "../../x" in message and "concept_masks" in message
+        with pytest.raises(PromptRefusedError) as refused:  # before a search is spent
+            server.queue(prompt)
+        assert "../../x" in str(refused.value) and "concept_masks" in str(refused.value)
