@@ -1,5 +1,5 @@
-"""The extension ComfyUI loads: the hand-written list of node classes. Inputs, widgets and outputs of"
-" a node are only appended."""
+"""The extension ComfyUI loads: the hand-written list of node classes. Inputs, widgets and outputs
+of a node are only appended."""
 
 from __future__ import annotations
 

@@ -76,13 +76,6 @@ class ToyPipeline:
         ids = torch.tensor(self.vocabulary.encode_all(texts))
         return self.text_encoder(input_ids=ids).last_hidden_state
 
-    def alphas_cumprod(self) -> Tensor:
-        """The noise schedule's cumulative product of alphas (timesteps,), fp32."""
-        root = torch.linspace(
-            self.schedule["beta_start"] ** 0.5, self.schedule["beta_end"] ** 0.5, self.schedule["timesteps"]
-        )
-        return torch.cumprod(1 - root**2, 0)
-
 
 def read_bundle(path: Path | None = None) -> Bundle:
     """Read the shipped file, or another of its format; ConesError when it is not one."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..hosts.diffusers import alphas_cumprod
 from .bundle import ToyPipeline
 from .captions import caption
 from .world import Scene
@@ -32,13 +33,13 @@ def learning_rate(step: int, share: float) -> float:
     return PEAK_RATE * min(1.0, (step + 1) / 300) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
 
 
-def noised_batch(latents: Tensor, alphas_cumprod: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def noised_batch(latents: Tensor, alphas: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Timesteps biased towards noise (sqrt of uniform for three quarters), noised latents and v targets."""
     uniform = torch.rand(len(latents), generator=generator)
     biased = torch.where(torch.rand(len(latents), generator=generator) < 0.75, uniform.sqrt(), uniform)
-    timesteps = (biased * len(alphas_cumprod)).long().clamp(max=len(alphas_cumprod) - 1)
-    signal = alphas_cumprod[timesteps].sqrt()[:, None, None, None]
-    noise_level = (1 - alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
+    timesteps = (biased * len(alphas)).long().clamp(max=len(alphas) - 1)
+    signal = alphas[timesteps].sqrt()[:, None, None, None]
+    noise_level = (1 - alphas[timesteps]).sqrt()[:, None, None, None]
     noise = torch.randn(latents.shape, generator=generator)
     return timesteps, signal * latents + noise_level * noise, signal * noise - noise_level * latents
 
@@ -95,7 +96,7 @@ def train_unet(
     seed: int = 0,
 ) -> None:
     """Train `pipeline.unet` for `minutes` in all, resuming `checkpoint`; ends with the EMA weights in it."""
-    unet, alphas = pipeline.unet.requires_grad_(True).train(), pipeline.alphas_cumprod()
+    unet, alphas = pipeline.unet.requires_grad_(True).train(), alphas_cumprod(pipeline.schedule).float()
     run = Run.resumed(unet, checkpoint)
     generator = torch.Generator().manual_seed(seed + run.step)
     words = np.random.default_rng([seed, run.step])

@@ -143,13 +143,13 @@ def test_cancel_stops_within_a_step_and_gives_the_model_back(checkpoint, inputs,
 
 @pytest.mark.parametrize("method", ["taylor", "learned"])
 def test_the_diffusers_host_finds_the_same_neurons(path, checkpoint, inputs, method):
-    from cones_concept_neurons.cones_ops.hosts.diffusers import DiffusersModel, TextTokens
+    from cones_concept_neurons.cones_ops.hosts.diffusers import DiffusersModel, TextTokens, alphas_cumprod
 
     pipeline = load_pipeline(path)
     settings = SearchSettings(method, steps=3, batch=8, held_out=8, seed=1)
     hidden = pipeline.encode_text(list(PROMPTS))
     nobody = torch.zeros(hidden.shape[1], dtype=torch.bool)
-    other = DiffusersModel(pipeline.unet, pipeline.alphas_cumprod(), "v_prediction", "text K+V", "everywhere")
+    other = DiffusersModel(pipeline.unet, alphas_cumprod(pipeline.schedule), "v_prediction", "text K+V", "everywhere")
     latents = inputs["subject_latents"]["samples"].clone()
     expected = find_concept_neurons(
         other,
@@ -176,11 +176,11 @@ def test_the_diffusers_host_finds_the_same_neurons(path, checkpoint, inputs, met
 
 
 def test_a_mask_gives_the_same_denoised_latents_in_both_hosts(path, checkpoint):
-    from cones_concept_neurons.cones_ops.hosts.diffusers import DiffusersModel, TextTokens
+    from cones_concept_neurons.cones_ops.hosts.diffusers import DiffusersModel, TextTokens, alphas_cumprod
 
     pipeline = load_pipeline(path)
     model, clip, _ = checkpoint
-    other = DiffusersModel(pipeline.unet, pipeline.alphas_cumprod(), "v_prediction", "text K+V", "everywhere")
+    other = DiffusersModel(pipeline.unet, alphas_cumprod(pipeline.schedule), "v_prediction", "text K+V", "everywhere")
     generator = torch.Generator().manual_seed(2)
     scores = {name: torch.rand(weight.shape, generator=generator) for name, weight in other.weights.items()}
     mask = from_ranking(scores, 0.3)

@@ -8,6 +8,7 @@ import comfy.samplers
 import pytest
 import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
+from cones_concept_neurons.cones_ops.hosts.diffusers import alphas_cumprod
 from cones_concept_neurons.cones_ops.toy_world.bundle import (
     SHIPPED,
     load_pipeline,
@@ -54,7 +55,7 @@ def test_denoised_latents_agree(pipeline, checkpoint):
     comfy.model_management.load_models_gpu([model])
     context = pipeline.encode_text(TEXTS)
     timestep = torch.tensor([20, 500, 980])
-    alpha = pipeline.alphas_cumprod()[timestep].reshape(-1, 1, 1, 1)
+    alpha = alphas_cumprod(pipeline.schedule).float()[timestep].reshape(-1, 1, 1, 1)
     sigma = ((1 - alpha) / alpha).sqrt()
     noise = torch.randn(3, pipeline.latents.channels, 8, 8, generator=torch.Generator().manual_seed(0))
     clean = torch.randn(noise.shape, generator=torch.Generator().manual_seed(1))

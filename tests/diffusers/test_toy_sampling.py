@@ -10,6 +10,7 @@ pytest.importorskip("transformers")
 
 from cones_ops.concept_mask import ConceptMask
 from cones_ops.errors import ConesError
+from cones_ops.hosts.diffusers import alphas_cumprod
 from cones_ops.toy_world import measure
 from cones_ops.toy_world.bundle import ToyPipeline, random_pipeline
 from cones_ops.toy_world.control import class_examples, fine_tune, subject_examples
@@ -67,7 +68,7 @@ def test_a_mask_everywhere_changes_every_prompt(pipeline: ToyPipeline) -> None:
 def test_noise_levels_go_from_the_schedules_end_to_zero(pipeline: ToyPipeline) -> None:
     levels = sigmas(model_of(pipeline), 4)
     assert len(levels) == 5 and levels[-1] == 0 and (levels[1:] < levels[:-1]).all()
-    assert torch.allclose(levels[0] ** 2, (1 / pipeline.alphas_cumprod()[-1]) - 1, rtol=1e-3)
+    assert torch.allclose(levels[0] ** 2, (1 / alphas_cumprod(pipeline.schedule).float()[-1]) - 1, rtol=1e-3)
 
 
 def test_own_tokens_of_a_prompt(pipeline: ToyPipeline) -> None:
