@@ -16,10 +16,10 @@ from torch import Tensor
 from ..concept_mask import Where
 from ..errors import ConesError
 from ..loss import Examples
+from ..own_tokens import own_positions
 from ..targets import TargetChoice
 from .diffusers import DiffusersModel, TextTokens
 from .diffusers_apply import Strengths, applied
-from .own_tokens import mask_positions, own_positions
 
 INSTALL = "pip install cones-concept-neurons[diffusers]"
 
@@ -52,9 +52,17 @@ def token_ids(pipeline: Any, text: str) -> list[int]:
     return list(found.input_ids)
 
 
-def word_ids(pipeline: Any, word: str) -> list[int]:
-    """Ids of a word within a prompt."""
-    return list(pipeline.tokenizer(word, add_special_tokens=False).input_ids) if word else []
+def own_row(pipeline: Any, text: str, identifier: str, class_word: str) -> Tensor:
+    """Boolean (L,): the concept's own tokens among the L that the text encoder gets."""
+    length = pipeline.tokenizer.model_max_length
+
+    def tokenize(some: str) -> list[int | None]:
+        words = pipeline.tokenizer(some, add_special_tokens=False).input_ids
+        return [None, *words, *[None] * max(length - 1 - len(words), 1)]
+
+    own = own_positions(tokenize, text, identifier, class_word)[:length]
+    own[-1] = False  # the end token, also of a prompt that is too long
+    return own
 
 
 @torch.no_grad()
@@ -66,7 +74,7 @@ def conditioning(pipeline: Any, texts: Sequence[str], identifier: str = "", clas
         hidden = pipeline.text_encoder(torch.tensor([ids], device=pipeline.text_encoder.device))[0][0]  # (L, D)
         own = torch.zeros(len(ids), dtype=torch.bool)
         if identifier:
-            own = own_positions(ids, word_ids(pipeline, identifier), word_ids(pipeline, class_word))
+            own = own_row(pipeline, text, identifier, class_word)
             if not own.any():
                 raise ConesError(f"caption {text!r} does not contain the identifier {identifier!r}; put it there")
         rows.append(TextTokens(hidden, own))
@@ -100,10 +108,9 @@ def sample(
     guided = options.get("guidance_scale", 7.5) > 1  # then diffusers puts as many negative rows first
     pictures: list[Any] = []
     for i, prompt in enumerate(prompts):
-        ids = token_ids(pipeline, prompt)
         own: list[Tensor | None] = []
         for mask, _ in masks:
-            rows = mask_positions(mask, ids, lambda word: word_ids(pipeline, word))[None]
+            rows = own_row(pipeline, prompt, mask.identifier, mask.class_word)[None]
             placed = torch.cat([torch.zeros_like(rows), rows]) if guided else rows
             own.append(placed if mask.where == "own tokens" else None)
         generator = torch.Generator().manual_seed(seed + i)

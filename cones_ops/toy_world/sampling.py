@@ -18,8 +18,8 @@ from ..concept_mask import ConceptMask, Where
 from ..errors import ConesError
 from ..hosts.diffusers import DiffusersModel, TextTokens, alphas_cumprod
 from ..hosts.diffusers_apply import Strengths, applied
-from ..hosts.own_tokens import mask_positions, own_positions
 from ..loss import Examples
+from ..own_tokens import own_positions
 from ..targets import TargetChoice
 from .bundle import ToyPipeline
 
@@ -37,12 +37,11 @@ def conditioning(
     pipeline: ToyPipeline, texts: Sequence[str], identifier: str = "", class_word: str = ""
 ) -> list[TextTokens]:
     """One TextTokens per text; own tokens are those of `identifier` (with its class word), none without one."""
-    ids_of = pipeline.vocabulary.word_ids
     rows = []
     for text, hidden in zip(texts, pipeline.encode_text(list(texts)), strict=True):
         own = torch.zeros(len(hidden), dtype=torch.bool)
         if identifier:
-            own = own_positions(pipeline.vocabulary.encode(text), ids_of(identifier), ids_of(class_word))
+            own = own_positions(pipeline.vocabulary.tokens, text, identifier, class_word)[: len(hidden)]
         rows.append(TextTokens(hidden, own))
     return rows
 
@@ -100,7 +99,8 @@ def sample(
 def own_rows(pipeline: ToyPipeline, mask: ConceptMask, texts: Sequence[str]) -> Tensor:
     """The mask's own positions (2B, L) for B positive prompts followed by as many negative ones, which own nothing."""
     words = pipeline.vocabulary
-    own = torch.stack([mask_positions(mask, words.encode(text), words.word_ids) for text in texts])
+    placed = [own_positions(words.tokens, text, mask.identifier, mask.class_word) for text in texts]
+    own = torch.stack([one[: words.length] for one in placed])
     return torch.cat([own, torch.zeros_like(own)])
 
 

@@ -36,6 +36,11 @@ class Vocabulary:
         words = self.word_ids(text)[: self.length - 2]
         return [START, *words] + [END] * (self.length - 1 - len(words))
 
+    def tokens(self, text: str) -> list[int | None]:
+        """`encode` for own_tokens: None for start, end and padding, and nothing is cut."""
+        words = self.word_ids(text)
+        return [None, *words, *[None] * max(self.length - 1 - len(words), 1)]
+
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for each text."""
         return [self.encode(text) for text in texts]

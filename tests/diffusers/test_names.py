@@ -6,7 +6,6 @@ import pytest
 
 from cones_ops.errors import ConesError
 from cones_ops.hosts.diffusers_names import canonical_names, owners
-from cones_ops.hosts.own_tokens import own_positions
 
 CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
 UP_CROSS, UP_PLAIN = "CrossAttnUpBlock2D", "UpBlock2D"
@@ -55,25 +54,3 @@ def test_a_config_of_another_unet_is_refused() -> None:
         canonical_names(SDXL, ["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"])
     with pytest.raises(ConesError, match="layers_per_block"):
         owners({**SDXL, "layers_per_block": [1, 2]})
-
-
-@pytest.mark.parametrize(
-    ("tokens", "identifier", "class_word", "own"),
-    [
-        ([0, 7, 9, 8, 1], [9], [8], [2, 3]),  # start a sks star end
-        ([0, 9, 5, 8, 1], [9], [8], [1]),  # another word between
-        ([0, 8, 9, 1, 1], [9], [8], [2]),  # the class word before does not count
-        ([0, 9, 8, 9, 8], [9], [8], [1, 2, 3, 4]),  # twice
-        ([0, 9, 6, 8, 4], [9, 6], [8, 4], [1, 2, 3, 4]),  # several tokens each
-        ([0, 9, 7, 8, 4], [9, 6], [8, 4], []),
-        ([0, 9, 8, 1, 1], [9], [], [1]),
-        ([9], [9], [8], [0]),
-    ],
-)
-def test_own_positions(tokens: list[int], identifier: list[int], class_word: list[int], own: list[int]) -> None:
-    assert own_positions(tokens, identifier, class_word).nonzero().flatten().tolist() == own
-
-
-def test_an_identifier_without_tokens_is_refused() -> None:
-    with pytest.raises(ConesError, match="identifier"):
-        own_positions([1, 2], [], [3])
