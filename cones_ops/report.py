@@ -53,6 +53,8 @@ def summary_text(result: SearchResult) -> str:
         f"(gain {curve.gains[at]:.5f} +- {curve.standard_errors[at]:.5f})",
         f"{len(result.history)} steps, {result.seconds:.1f} s",
     ]
+    if "own_tokens" in told:
+        lines.insert(1, f"own tokens: {told['own_tokens']}")
     if not result.found:
         lines.insert(1, f"NOT FOUND ({told['found']}): the held-out loss does not fall by two standard errors")
     return "\n".join(lines)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import ConesApplyConceptMasks
+from .encode import ConesEncodePrompt
 from .find import ConesFindConceptNeurons
 from .host.folders import register
 from .masks import ConesCombineConceptMasks, ConesLoadConceptMask, ConesSaveConceptMask
@@ -19,6 +20,7 @@ NODES: list[type[io.ComfyNode]] = [
     ConesApplyConceptMasks,
     ConesToyWorld,
     ConesToySubject,
+    ConesEncodePrompt,
 ]
 
 

@@ -6,16 +6,17 @@ along a chain, never changes a bit of the result.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from comfy_api.latest import io
 
-from ..cones_ops.concept_mask import ConceptMask
+from ..cones_ops.concept_mask import ConceptMask, Where
 from ..cones_ops.errors import ConesError
-from .host.adapter import apply_masks
-from .types import ALIASES, CATEGORY, ConceptMaskSocket
+from .host.applying import apply_masks
+from .types import ALIASES, CATEGORY, WHERES, ConceptMaskSocket
 
 SLOTS = 8
+AS_FOUND = "as found"
 
 
 class ConesApplyConceptMasks(io.ComfyNode):  # type: ignore[misc]
@@ -56,8 +57,10 @@ class ConesApplyConceptMasks(io.ComfyNode):  # type: ignore[misc]
             category=CATEGORY,
             description=(
                 "Shuts the neurons of one or several concepts, so that the model draws them when the prompt names "
-                "them. The order "
-                "of masks does not matter. Put it after LoRA loaders. Sampling costs nothing extra."
+                "them. Masks at their own tokens need prompts from Encode Prompt with Concepts and leave every other "
+                "prompt as it was. The order of masks does not matter. Put it after LoRA loaders. Sampling costs "
+                "nothing "
+                "extra."
             ),
             search_aliases=[*ALIASES, "compose", "multi concept", "apply mask"],
             inputs=[
@@ -79,6 +82,19 @@ class ConesApplyConceptMasks(io.ComfyNode):  # type: ignore[misc]
                         "Apply masks that were found on other base weights too (with a warning) instead of stopping."
                     ),
                 ),
+                io.Combo.Input(
+                    "where",
+                    options=[AS_FOUND, *WHERES],
+                    default=AS_FOUND,
+                    optional=True,
+                    tooltip=(
+                        "as found: each mask acts where it was searched for. own tokens: only at the words that name "
+                        "it, in "
+                        "prompts from Encode Prompt with Concepts. everywhere: the weights themselves are shut, for "
+                        "every "
+                        "word and prompt."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -88,7 +104,9 @@ class ConesApplyConceptMasks(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
-    def execute(cls, model: Any, apply_anyway: bool = False, **slots: Any) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, apply_anyway: bool = False, where: Where | Literal["as found"] = AS_FOUND, **slots: Any
+    ) -> io.NodeOutput:
         masks: list[tuple[ConceptMask, float]] = []
         for i in range(1, SLOTS + 1):
             mask, strength = slots.get(f"mask_{i}"), slots.get(f"strength_{i}", 1.0)
@@ -100,4 +118,4 @@ class ConesApplyConceptMasks(io.ComfyNode):  # type: ignore[misc]
                     f"or switch enabled_{i} off"
                 )
             masks.append((mask, strength))
-        return io.NodeOutput(apply_masks(model, masks, apply_anyway))
+        return io.NodeOutput(apply_masks(model, masks, apply_anyway, None if where == AS_FOUND else where))

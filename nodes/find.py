@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from comfy_api.latest import io, ui
 
+from ..cones_ops.concept_mask import Where
 from ..cones_ops.report import density_figure, layer_table, summary_text
-from ..cones_ops.search import METHODS, SearchSettings
+from ..cones_ops.search import METHODS, recommended
 from ..cones_ops.targets import TARGET_CHOICES
 from .host.progress import SearchProgress
 from .host.searching import Task, search
-from .types import ALIASES, CATEGORY, ConceptMaskSocket
+from .types import ALIASES, CATEGORY, WHERES, ConceptMaskSocket
 
 
 class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
@@ -27,8 +29,8 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
             description=(
                 "Finds the few cross-attention weights (concept neurons) that, when shut, make the model draw the "
                 "subject of "
-                "your pictures. Needs 4-5 pictures, a prompt with a rare identifier and the same prompt without it. "
-                "The model itself is not changed."
+                "your pictures. Needs 4-5 pictures and a prompt with a rare identifier, through Encode Prompt with "
+                "Concepts. The model itself is not changed."
             ),
             search_aliases=[*ALIASES, "train", "find neurons"],
             is_output_node=True,
@@ -49,25 +51,25 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                 io.Conditioning.Input(
                     "subject_conditioning",
                     tooltip=(
-                        'The subject\'s prompt with its identifier, such as "a sks star", through CLIP Text Encode.'
+                        'The subject\'s prompt with its identifier, such as "a sks star", through Encode Prompt with '
+                        "Concepts: one for all pictures, or one per picture (prompt_per_line there), in their order."
                     ),
                 ),
                 io.Latent.Input(
                     "class_latents",
                     optional=True,
                     tooltip=(
-                        "Optional pictures of the class (any stars), encoded with VAE Encode. Without them "
-                        "the unchanged "
-                        "model is the example."
+                        "Not used at own tokens. Everywhere: optional pictures of the class (any stars), encoded with "
+                        "VAE "
+                        "Encode. Without them the unchanged model is the example."
                     ),
                 ),
                 io.Conditioning.Input(
                     "class_conditioning",
                     optional=True,
                     tooltip=(
-                        'The prompt without the identifier, such as "a star": what must stay as it is. Needed'
-                        " while masks act"
-                        " everywhere."
+                        "Not used at own tokens, where other prompts cannot change. Everywhere: needed, the prompt "
+                        'without the identifier, such as "a star", which must stay as it is.'
                     ),
                 ),
                 io.String.Input(
@@ -114,17 +116,20 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                 ),
                 io.Int.Input(
                     "steps",
-                    default=300,
+                    default=450,
                     min=1,
                     max=10000,
-                    tooltip="How many batches the search looks at. 300 is a good start.",
+                    tooltip="How many batches the search looks at. 450 at own tokens, 300 everywhere are good starts.",
                 ),
                 io.Int.Input(
                     "batch",
-                    default=16,
+                    default=8,
                     min=1,
                     max=256,
-                    tooltip="Noisy pictures per step. Less needs less memory and finds less.",
+                    tooltip=(
+                        "Noisy pictures per step: 8 at own tokens, 16 everywhere. Less needs less memory and finds "
+                        "less."
+                    ),
                 ),
                 io.Float.Input(
                     "prior_weight",
@@ -132,7 +137,11 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="How much keeping the class prompt as it was counts against drawing the subject.",
+                    tooltip=(
+                        "Everywhere: how much keeping the class prompt as it was counts against drawing the subject. "
+                        "Not "
+                        "used at own tokens."
+                    ),
                 ),
                 io.Int.Input(
                     "seed",
@@ -141,6 +150,18 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Seed of the noise. The same seed and inputs find the same neurons.",
+                ),
+                io.Combo.Input(
+                    "where",
+                    options=list(WHERES),
+                    default=WHERES[0],
+                    optional=True,
+                    tooltip=(
+                        "own tokens: the neurons are shut only for the words that name the subject; every other word "
+                        "and "
+                        "prompt stays as it was, several concepts do not disturb each other, and a step costs half. "
+                        "everywhere: as in the paper, the weights are shut for every word."
+                    ),
                 ),
             ],
             outputs=[
@@ -174,11 +195,12 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
         seed: int,
         class_latents: Any = None,
         class_conditioning: Any = None,
+        where: Where = WHERES[0],
     ) -> io.NodeOutput:
         task = Task(subject_latents, subject_conditioning, class_latents, class_conditioning, identifier, class_word)
-        settings = SearchSettings(method, steps=steps, batch=batch, seed=seed)
+        settings = replace(recommended(where, method, seed), steps=steps, batch=batch)
         progress = SearchProgress()
-        result = search(model, task, targets, settings, density or None, prior_weight, progress)
+        result = search(model, task, targets, settings, density or None, prior_weight, progress, where)
         figure = density_figure(result)
         progress.finish(figure)
         curve = torch.from_numpy(figure).float().div(255)[None]  # (1, H, W, 3)

@@ -1,4 +1,4 @@
-"""How concept masks meet a ModelPatcher: as patches on a clone, never on the user's own model.
+"""Masks that act everywhere, as patches on a clone of a ModelPatcher, never on the user's own model.
 
 A masked entry becomes theta * f, where f is the product of (1 - strength) over the masks that hold it. Masks that
 follow each other on one parameter are folded into a single patch whose factors are multiplied in a fixed order, so
@@ -9,20 +9,15 @@ the whole tensor. Strength 0, or no masks, adds nothing at all.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
-from ...cones_ops.concept_mask import ConceptMask
-from ...cones_ops.errors import ConesError, listed
-from ...cones_ops.fingerprint import fingerprint
-from .parameters import PREFIX, base_weight, is_quantised, parameter_shapes
-
-log = logging.getLogger("cones")
+from ...cones_ops.errors import ConesError
+from .parameters import is_quantised
 
 Part = tuple[Tensor, float]  # (sorted unique flat index, factor)
 
@@ -117,25 +112,6 @@ class SparseMaskFn:
         return int(self.index.nbytes + self.factor.nbytes)
 
 
-def apply_masks(model: Any, masks: Sequence[tuple[ConceptMask, float]], apply_anyway: bool = False) -> Any:
-    """A clone of model with every mask applied at its strength; ConesError if a mask does not belong to this model."""
-    clone = model.clone()
-    active = [(mask, float(strength)) for mask, strength in masks if strength != 0 and mask.count > 0]
-    if not active:
-        return clone
-    shapes = parameter_shapes(model)
-    for mask, _ in active:
-        check_fit(mask, shapes)
-        check_base(model, mask, apply_anyway)
-    parts: dict[str, list[Part]] = {}
-    for mask, strength in active:
-        for name, index in mask.index.items():
-            parts.setdefault(PREFIX + name, []).append((index.cpu(), 1.0 - strength))
-    for key in sorted(parts):
-        add_parts(clone, key, parts[key], shapes[key.removeprefix(PREFIX)])
-    return clone
-
-
 def add_parts(clone: Any, key: str, parts: Sequence[Part], shape: tuple[int, ...]) -> None:
     """Fold parts into the masks that already end key's list, or append a new entry."""
     if is_quantised(clone, key):
@@ -151,45 +127,3 @@ def add_parts(clone: Any, key: str, parts: Sequence[Part], shape: tuple[int, ...
         clone.patches[key] = entries
     accepted = clone.add_patches({key: SparseMask.folded(parts, shape)})
     assert accepted == [key], key  # parameter_shapes has just listed it
-
-
-def check_fit(mask: ConceptMask, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """ConesError unless the model has every parameter of the mask, in the mask's shape."""
-    if mask.where != "everywhere":
-        raise ConesError(
-            f'this concept mask acts at its own tokens (where = "{mask.where}"), which Apply Concept Masks '
-            "cannot do yet; find the concept again with where = everywhere"
-        )
-    missing = sorted(set(mask.shapes) - set(shapes))
-    if missing:
-        raise ConesError(
-            f"the model has no {listed(missing)} of the concept mask's {len(mask.shapes)} parameters; "
-            "the mask was found on another architecture: load the checkpoint family it was made for"
-        )
-    wrong = [
-        f"{name} (mask {tuple(mask.shapes[name])}, model {tuple(shapes[name])})"
-        for name in sorted(mask.shapes)
-        if tuple(mask.shapes[name]) != tuple(shapes[name])
-    ]
-    if wrong:
-        raise ConesError(
-            f"other shapes in the model than in the concept mask: {listed(wrong)}; "
-            "the mask was found on another architecture"
-        )
-
-
-def check_base(model: Any, mask: ConceptMask, apply_anyway: bool) -> None:
-    """ConesError (a warning if apply_anyway) when the mask was found on other base weights."""
-    if not mask.fingerprint:
-        return
-    seen = fingerprint({name: base_weight(model, PREFIX + name) for name in sorted(mask.shapes)})
-    if seen == mask.fingerprint:
-        return
-    who = mask.identifier or "?"
-    text = (
-        f'the concept mask "{who}" was found on base weights {mask.fingerprint[:16]} '
-        f"but this model's are {seen[:16]}; its neurons mean something else here"
-    )
-    if not apply_anyway:
-        raise ConesError(f"{text}: load the base model it was found on, or turn on apply_anyway")
-    log.warning("%s; applied anyway", text)

@@ -2,14 +2,16 @@
 
 `borrow` runs `body(host_model)` inside the host's own guider, so loading, conditioning, prediction type, noise
 schedule, LoRA and object patches are the host's; attention is forced to a backend that has a backward. Conditionings
-and latents are looked up by the caller's labels; `host_model.latents[label]` are the model's internal latents. The
-user's model is the same afterwards, whether body returned, raised or was interrupted.
+and latents are looked up by the caller's labels; `host_model.latents[label]` are the model's internal latents. At own
+tokens, the rows that see a multiplier are those of `concept` in the batch under way (token_places.py). The user's
+model is the same afterwards, whether body returned, raised or was interrupted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import comfy.ldm.modules.attention
@@ -21,6 +23,8 @@ from torch import Tensor
 from ...cones_ops.errors import ConesError, listed
 from ...cones_ops.hostmodel import Where
 from .gradients import Taps, tapped, weight_in_use
+from .own_tokens import has_masks
+from .token_places import Concept, Placed, placed, rows_in
 
 T = TypeVar("T")
 ACTIVATIONS = 3  # what a pass with a backward keeps, in units of what the host reserves for one without
@@ -29,8 +33,6 @@ ON_DEVICE_LIMIT = 2**27  # searched weights beyond this many are copied to the C
 
 class BorrowedModel:
     """HostModel of a model that the host has just loaded; made by `borrow`, dead after it."""
-
-    where: Where = "everywhere"
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class BorrowedModel:
         self.inner_model = inner_model
         self.sampling = inner_model.model_sampling
         self.taps = taps
+        self.where: Where = taps.where
         self.conds = conds
         self.latents = latents
         self.options = options
@@ -123,6 +126,8 @@ class BorrowedModel:
             with self.taps.recording() as anchor:
                 value = loss()
                 if not value.requires_grad:
+                    if self.where == "own tokens":  # no text of this batch has any
+                        return value.detach(), {name: torch.zeros_like(w) for name, w in self.weights.items()}
                     raise ConesError("the loss does not depend on any target; no tapped layer was used by this model")
                 torch.autograd.grad(value * self.loss_scale, [anchor])
             sink, self.taps.sink = self.taps.sink, {}
@@ -140,26 +145,57 @@ class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
     """The host's guider, with a search where it would sample."""
 
     def __init__(
-        self, patcher: Any, latents: Mapping[str, Tensor], names: list[str], body: Callable[[Any], Any]
+        self,
+        patcher: Any,
+        latents: Mapping[str, Tensor],
+        names: list[str],
+        body: Callable[[Any], Any],
+        concept: Concept | None,
     ) -> None:
         super().__init__(patcher)
-        self.latents, self.names, self.body = latents, names, body
+        self.latents, self.names, self.body, self.concept = latents, names, body, concept
         self.result: Any = None
 
     def inner_sample(self, noise: Tensor, latent_image: Tensor, device: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Called by the host with the model loaded; self.conds are still as the user gave them."""
         inner = self.inner_model
         latents, conds = {}, {}
+        by_uuid = placed(self.conds, [self.concept]) if self.concept else {}
         for label, raw in self.latents.items():
             latents[label] = inner.process_latent_in(raw.to(device, torch.float32))
         for label, cond in self.conds.items():
             like = latents.get(label, next(iter(latents.values())))
             done = comfy.samplers.process_conds(inner, like[:1], {"positive": cond}, device, like[:1], None, None)
             conds[label] = normal(done["positive"])
-        with tapped(inner.diffusion_model, self.names) as taps:
+        with tapped(inner.diffusion_model, self.names, "own tokens" if self.concept else "everywhere") as taps:
+            tell = partial(tell_own_rows, taps, by_uuid)
+            apply_model = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+            comfy.patcher_extension.add_wrapper_with_key(apply_model, "cones", tell, self.model_options, True)
             host = BorrowedModel(inner, taps, self.names, conds, latents, self.model_options, device)
             self.result = self.body(host)
         return latent_image
+
+
+def tell_own_rows(
+    taps: Taps,
+    by_uuid: Mapping[Any, Placed],
+    executor: Any,
+    x: Tensor,
+    t: Tensor,
+    c_concat: Any = None,
+    c_crossattn: Any = None,
+    control: Any = None,
+    transformer_options: dict[str, Any] = {},  # noqa: B006 - the host's signature; not written to
+    **kwargs: Any,
+) -> Any:
+    """The host's APPLY_MODEL: where the concept's own tokens are in this batch."""
+    pairs = [
+        torch.cartesian_prod(torch.arange(rows.start, rows.stop), rows.positions[0])
+        for rows in rows_in(transformer_options["uuids"], c_crossattn, by_uuid)
+    ]
+    own = torch.cat(pairs).to(x.device).unbind(1) if pairs else None
+    with taps.at(own):
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
 
 def borrow(
@@ -169,13 +205,17 @@ def borrow(
     targets: Sequence[str],
     body: Callable[[BorrowedModel], T],
     rows: int = 16,
+    concept: Concept | None = None,
 ) -> T:
-    """body(host_model), the model loaded and tapped. latents: as VAE Encode gives them; rows: the largest batch."""
+    """body(host_model), the model loaded and tapped. latents: as VAE Encode gives them; rows: the largest batch.
+
+    concept: search at its own tokens, which the conditionings tell; None: everywhere.
+    """
     check_input(model_patcher, conditionings, latents)
     with torch.inference_mode(False), torch.no_grad():
         patcher = prepared_clone(model_patcher, rows)
         some = normal(next(iter(latents.values())))
-        guider = Lender(patcher, {label: normal(one) for label, one in latents.items()}, list(targets), body)
+        guider = Lender(patcher, {label: normal(one) for label, one in latents.items()}, list(targets), body, concept)
         guider.inner_set_conds({label: normal(cond) for label, cond in conditionings.items()})
         guider.sample(torch.zeros_like(some), some, None, torch.tensor([1.0, 0.0]))
         result: T = guider.result
@@ -206,6 +246,11 @@ def check_input(model_patcher: Any, conditionings: Mapping[str, Any], latents: M
     kind = getattr(getattr(model_patcher.model, "model_type", None), "name", "")
     if kind.startswith("IMG_TO_IMG"):
         raise ConesError(f"this model edits images ({kind}) and never sees noised latents; use a text-to-image model")
+    if has_masks(model_patcher):
+        raise ConesError(
+            "this model has concept masks at own tokens, which a search cannot look through; connect the model from "
+            "before Apply Concept Masks"
+        )
     channels = model_patcher.get_model_object("latent_format").latent_channels
     for label, one in latents.items():
         if one.is_nested or one.ndim != 4 or one.shape[1] != channels:

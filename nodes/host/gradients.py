@@ -4,7 +4,8 @@ While `tapped(...)` is open, the forward of every Linear and convolution below d
 instance. A frozen layer saves nothing: its backward asks the host for the weight again (cast, dequantised, patched,
 wherever it lives). A tapped layer also saves its input x and hands g^T x in fp32 to `Taps.sink`; its weight acts as
 theta * multiplier where one is set. Everything replaced is put back in `finally`; no parameter, requires_grad flag or
-mode of the model is written.
+mode of the model is written. At own tokens the multiplier acts in the rows of `Taps.own` only, and only they give
+gradients; while it is None there, nothing is multiplied.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import torch
 from comfy.ops import CastWeightBiasOp, cast_bias_weight, uncast_bias_weight
 from torch import Tensor
 
+from ...cones_ops.concept_mask import Where
 from ...cones_ops.errors import ConesError
 from .checkpointing import BLOCKS, checkpointed_forward
 from .parameters import QuantizedTensor
 
 Forward = Callable[..., Tensor]
+OwnRows = tuple[Tensor, Tensor]  # (n,) rows of the batch and (n,) tokens of theirs
 
 
 @contextmanager
@@ -39,7 +42,9 @@ def weight_in_use(module: Any, dtype: torch.dtype, device: torch.device) -> Iter
 class Taps:
     """What the replaced forwards share: the multiplier now in force, and where gradients go."""
 
-    def __init__(self) -> None:
+    def __init__(self, where: Where = "everywhere") -> None:
+        self.where: Where = where
+        self.own: OwnRows | None = None  # own tokens of the batch under way
         self.multiplier: Mapping[str, Tensor] = {}
         self.sink: dict[str, Tensor] = {}
         self.anchor: Tensor | None = None  # set while gradients are recorded; makes tapped outputs differentiable
@@ -54,6 +59,15 @@ class Taps:
                 yield self.anchor
         finally:
             self.anchor = None
+
+    @contextmanager
+    def at(self, own: OwnRows | None) -> Iterator[None]:
+        """Inside, the batch under way has these own tokens."""
+        before, self.own = self.own, own
+        try:
+            yield
+        finally:
+            self.own = before
 
     def add(self, name: str, gradient: Tensor) -> None:
         """Accumulate dL/dW_eff of one call of the layer."""
@@ -129,6 +143,38 @@ class TappedLinear(torch.autograd.Function):
         return dx, torch.zeros(()), None, None, None
 
 
+class TappedOwnTokens(torch.autograd.Function):
+    """The same where only own tokens see theta * multiplier; only their rows go to the sink."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, taps: Taps, name: str, module: Any, forward: Forward) -> Tensor:
+        assert taps.own is not None
+        ctx.save_for_backward(x[taps.own])
+        ctx.taps, ctx.name, ctx.module = taps, name, module
+        ctx.multiplier, ctx.own = taps.multiplier.get(name), taps.own
+        return with_own_rows(forward(x), x, taps, name, module)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (g,) = grads
+        (x,) = ctx.saved_tensors  # (n, in)
+        ctx.taps.add(ctx.name, g[ctx.own].float().T @ x.float())  # (out, in)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            with weight_in_use(ctx.module, g.dtype, g.device) as (weight, _):
+                dx = g @ weight
+            with ctx.taps.multiplied_weight(ctx.module, ctx.multiplier, g) as (weight, _):
+                dx[ctx.own] = g[ctx.own] @ weight
+        return dx, torch.zeros(()), None, None, None, None
+
+
+def with_own_rows(y: Tensor, x: Tensor, taps: Taps, name: str, module: Any) -> Tensor:
+    """y = W x + b, in place with what theta * multiplier makes of x at own tokens."""
+    with taps.multiplied_weight(module, taps.multiplier.get(name), x) as (weight, bias):
+        y[taps.own] = torch.nn.functional.linear(x[taps.own], weight, bias)
+    return y
+
+
 def is_linear(module: Any) -> bool:
     """Whether module is a Linear of the host, quantised ones included."""
     quantised = isinstance(module, CastWeightBiasOp) and hasattr(module, "in_features")
@@ -160,6 +206,22 @@ def tapped_forward(module: Any, name: str, taps: Taps) -> Forward:
     return forward
 
 
+def own_tokens_forward(module: Any, name: str, taps: Taps) -> Forward:
+    """A forward for a target that is searched at own tokens; a batch without them sees the untouched layer."""
+    original = module.forward
+    untouched = frozen_forward(module, FrozenLinear)
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if taps.own is None:
+            return untouched(x, *args, **kwargs)
+        if taps.anchor is not None and torch.is_grad_enabled():
+            return TappedOwnTokens.apply(x, taps.anchor, taps, name, module, original)  # type: ignore[no-any-return]
+        with torch.no_grad():
+            return with_own_rows(original(x, *args, **kwargs), x, taps, name, module)
+
+    return forward
+
+
 def new_forward(path: str, module: Any, targets: Mapping[str, str], taps: Taps) -> Forward | None:
     """What replaces module.forward, or None to leave it."""
     foreign = "forward" in module.__dict__  # another node has already replaced it
@@ -169,11 +231,12 @@ def new_forward(path: str, module: Any, targets: Mapping[str, str], taps: Taps) 
                 f"{targets[path]}: the layer is not a plain Linear (another node has replaced its forward, or it is "
                 f"{type(module).__name__}); find concept neurons on the model without that node"
             )
-        return tapped_forward(module, targets[path], taps)
+        make = own_tokens_forward if taps.where == "own tokens" else tapped_forward
+        return make(module, targets[path], taps)
     if foreign:
         return None
     if isinstance(module, BLOCKS):
-        return checkpointed_forward(module)
+        return checkpointed_forward(module, lambda: taps.at(taps.own))
     if is_linear(module):
         return frozen_forward(module, FrozenLinear)
     plain_conv = isinstance(module, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d) and not isinstance(
@@ -238,9 +301,9 @@ def training_kernels() -> Iterator[None]:
 
 
 @contextmanager
-def tapped(diffusion_model: torch.nn.Module, names: list[str]) -> Iterator[Taps]:
+def tapped(diffusion_model: torch.nn.Module, names: list[str], where: Where = "everywhere") -> Iterator[Taps]:
     """Taps on the named weights while open; enter outside inference mode, with the model loaded."""
-    taps = Taps()
+    taps = Taps(where)
     with ExitStack() as stack:
         stack.enter_context(replaced_forwards(diffusion_model, names, taps))
         stack.enter_context(normal_small_parameters(diffusion_model))

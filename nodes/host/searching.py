@@ -6,21 +6,23 @@ patches that happened to be on the model, so that Apply recognises the base with
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...cones_ops.errors import ConesError
+from ...cones_ops.concept_mask import Where
+from ...cones_ops.errors import ConesError, listed
 from ...cones_ops.find import SearchResult, find_concept_neurons
 from ...cones_ops.fingerprint import fingerprint
 from ...cones_ops.loss import Examples
 from ...cones_ops.search import OnStep, SearchSettings
-from ...cones_ops.targets import TargetChoice, select_targets
+from ...cones_ops.targets import TargetChoice, reads_text, select_targets
 from .denoiser import BorrowedModel, borrow
 from .parameters import PREFIX, base_weight, parameter_shapes
+from .token_places import Concept, own_of
 
 SUBJECT, CLASS = "subject", "class"
 
@@ -45,32 +47,37 @@ def search(
     density: float | None,
     prior_weight: float,
     on_step: OnStep | None = None,
+    where: Where = "everywhere",
 ) -> SearchResult:
-    """Find the concept's neurons; the model is the same afterwards."""
-    shapes = parameter_shapes(model)
-    names = select_targets(shapes, choice)
+    """Find the concept's neurons; the model is the same afterwards. At own tokens the class inputs are not used."""
+    names = select_targets(parameter_shapes(model), choice)
     words = checked_words(task)
-    latents, conditionings = checked_pictures(task)
+    captions = checked_captions(task)
+    prior_inputs = checked_class(task) if where == "everywhere" else ({}, {})
+    latents = checked_latents({SUBJECT: task.subject} | prior_inputs[0])
+    facts = own_token_facts(captions.values(), words, names) if where == "own tokens" else {}
 
     def body(host: BorrowedModel) -> SearchResult:
-        subject = Examples(host.latents[SUBJECT], [SUBJECT])
-        prior = Examples(host.latents.get(CLASS, host.latents[SUBJECT]), [CLASS])
+        prior = Examples(host.latents.get(CLASS, host.latents[SUBJECT]), [CLASS]) if CLASS in host.conds else None
         return find_concept_neurons(
             host,
-            subject,
+            Examples(host.latents[SUBJECT], list(captions)),
             prior,
             identifier=words[0],
             class_word=words[1],
             settings=settings,
             density=density,
             prior_weight=prior_weight,
-            distill=CLASS not in host.latents,
+            distill=prior is not None and CLASS not in host.latents,
             on_step=on_step,
         )
 
-    result = borrow(model, conditionings, latents, names, body, rows=settings.batch)
+    conditionings = captions | prior_inputs[1]
+    concept = words if where == "own tokens" else None
+    result = borrow(model, conditionings, latents, names, body, rows=settings.batch, concept=concept)
     base = fingerprint({name: base_weight(model, PREFIX + name) for name in names})
-    return replace(result, mask=replace(result.mask, fingerprint=base))
+    told = {**result.mask.provenance, **facts}
+    return replace(result, mask=replace(result.mask, fingerprint=base, provenance=told))
 
 
 def checked_words(task: Task) -> tuple[str, str]:
@@ -84,26 +91,62 @@ def checked_words(task: Task) -> tuple[str, str]:
     return identifier, class_word
 
 
-def checked_pictures(task: Task) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Latents and conditionings by label, or what is missing or does not match."""
+def checked_captions(task: Task) -> dict[str, Any]:
+    """The subject's CONDITIONINGs by label: one for all pictures, or one per picture."""
+    pictures, prompts = len(task.subject["samples"]), list(task.subject_conditioning)
+    check_single(SUBJECT, prompts, pictures)
+    if len(prompts) <= 1:
+        return {SUBJECT: prompts}
+    if len(prompts) != pictures:
+        raise ConesError(
+            f"{len(prompts)} prompts for {pictures} pictures of the subject; connect one prompt for all, or one per "
+            "picture (prompt_per_line in Encode Prompt with Concepts, or Conditioning (Combine))"
+        )
+    return {f"{SUBJECT} {k + 1}": [one] for k, one in enumerate(prompts)}
+
+
+def checked_class(task: Task) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Latents (maybe none) and CONDITIONING of the class, by label."""
     if task.class_conditioning is None:
         raise ConesError(
             "class_conditioning is not connected; without it every other prompt would suffer. "
             "Encode the prompt without "
-            'the identifier ("a star") and connect it; class pictures are optional'
+            'the identifier ("a star") and connect it; class pictures are optional. Or search at own tokens, which '
+            "needs neither"
         )
-    latents: dict[str, Tensor] = {SUBJECT: task.subject["samples"]}
-    if task.class_latents is not None:
-        latents[CLASS] = task.class_latents["samples"]
-    conditionings = {SUBJECT: task.subject_conditioning, CLASS: task.class_conditioning}
-    for label, conditioning in conditionings.items():
-        for entry in conditioning:
-            if len(entry[0]) != 1:
-                raise ConesError(
-                    f"the {label} conditioning is a batch of {len(entry[0])} prompts for "
-                    f"{len(latents.get(label, latents[SUBJECT]))} pictures; connect one prompt that fits all pictures"
-                )
+    latents = {} if task.class_latents is None else {CLASS: task.class_latents}
+    check_single(CLASS, task.class_conditioning, len((task.class_latents or task.subject)["samples"]))
+    return latents, {CLASS: task.class_conditioning}
+
+
+def check_single(label: str, conditioning: Any, pictures: int) -> None:
+    """ConesError for a batch of prompts in one tensor."""
+    for entry in conditioning:
+        if len(entry[0]) != 1:
+            raise ConesError(
+                f"the {label} conditioning is a batch of {len(entry[0])} prompts for "
+                f"{pictures} pictures; connect one prompt that fits all pictures"
+            )
+
+
+def checked_latents(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Latents by label; ConesError where nothing is in them."""
+    latents: dict[str, Tensor] = {label: one["samples"] for label, one in given.items()}
     for label, one in latents.items():
         if isinstance(one, torch.Tensor) and not one.is_nested and torch.count_nonzero(one) == 0:
             raise ConesError(f"the {label} latents are all zero; connect VAE Encode of the pictures")
-    return latents, conditionings
+    return latents
+
+
+def own_token_facts(captions: Iterable[Any], concept: Concept, names: Sequence[str]) -> dict[str, str]:
+    """Which tokens a search used, for the mask's provenance; ConesError where there are none to search at."""
+    if pictures := [name for name in names if not reads_text(name)]:
+        raise ConesError(
+            f"{listed(pictures)} do not read the text and so have no own tokens; choose text targets, or where = "
+            "everywhere"
+        )
+    places = [one for caption in captions for one in own_of(caption, concept)]
+    seen = dict.fromkeys(
+        f"{', '.join(str(int(k)) for k in one.of(concept))} of {one.encoded.shape[1]}" for one in places
+    )
+    return {"own_tokens": f"{places[0].words}, at {'; '.join(list(seen)[:5])}"}

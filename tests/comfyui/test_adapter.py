@@ -16,7 +16,8 @@ from cones_concept_neurons.cones_ops.fingerprint import fingerprint
 from cones_concept_neurons.cones_ops.targets import select_targets
 from cones_concept_neurons.cones_ops.toy_world.bundle import random_pipeline, save_pipeline
 from cones_concept_neurons.nodes.host import adapter
-from cones_concept_neurons.nodes.host.adapter import SparseMask, SparseMaskFn, apply_masks
+from cones_concept_neurons.nodes.host.adapter import SparseMask, SparseMaskFn
+from cones_concept_neurons.nodes.host.applying import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX, base_weight, parameter_shapes
 from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
 
@@ -224,9 +225,3 @@ def test_the_base_is_recognised_while_patches_are_loaded(model, masks):
     loaded = apply_masks(model, [(masks[0], 1.0)])
     comfy.model_management.load_models_gpu([loaded])
     apply_masks(loaded, [(masks[1], 1.0)])  # no complaint about the fingerprint
-
-
-def test_masks_for_own_tokens_are_refused(model, shapes):
-    name = next(iter(shapes))
-    with pytest.raises(ConesError, match="own tokens"):
-        apply_masks(model, [(ConceptMask({name: torch.tensor([1])}, shapes, where="own tokens"), 1.0)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 
 import comfy.model_management
 import comfy.utils
@@ -12,11 +12,11 @@ from cones_concept_neurons.cones_ops.concept_mask import ConceptMask, from_ranki
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.find import find_concept_neurons
 from cones_concept_neurons.cones_ops.loss import Examples
-from cones_concept_neurons.cones_ops.search import SearchSettings
+from cones_concept_neurons.cones_ops.search import SearchSettings, recommended
 from cones_concept_neurons.cones_ops.toy_world.bundle import load_pipeline, random_pipeline, save_pipeline
 from cones_concept_neurons.nodes import apply, find, masks, toy
 from cones_concept_neurons.nodes.host import searching
-from cones_concept_neurons.nodes.host.adapter import apply_masks
+from cones_concept_neurons.nodes.host.applying import apply_masks
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
 
@@ -49,7 +49,7 @@ def inputs(checkpoint):
 
 @pytest.fixture(autouse=True)
 def few_held_out_draws(monkeypatch):
-    monkeypatch.setattr(find, "SearchSettings", partial(SearchSettings, held_out=8))
+    monkeypatch.setattr(find, "recommended", lambda *choices: replace(recommended(*choices), held_out=8))
 
 
 def run_find(model, inputs, **changes):
@@ -63,6 +63,7 @@ def run_find(model, inputs, **changes):
         "batch": 8,
         "prior_weight": 1.0,
         "seed": 0,
+        "where": "everywhere",
     }
     with torch.inference_mode():
         return find.ConesFindConceptNeurons.execute(model, **{**inputs, **widgets, **changes})

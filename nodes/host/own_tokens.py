@@ -1,0 +1,250 @@
+"""Concept masks that act at their own tokens while sampling: nothing is patched, nothing stays.
+
+K = W x of an own token becomes (W - S) x, where S holds what the masks shut of W (union where masks share a token):
+while the model is called, a hook on each projection takes S x off those rows of its output. W is the weight as the
+layer uses it just then (cast, dequantised, with LoRA and hooks). A layer that reads the text itself gives the same S x
+in every step, so it is computed once per conditioning and run. The masks ride in transformer_options, so clones and
+chains of nodes carry them; all rows of other tokens and prompts are not touched at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...cones_ops.concept_mask import ConceptMask
+from ...cones_ops.errors import ConesError
+from .adapter import merged
+from .gradients import is_linear, weight_in_use
+from .notices import warn
+from .token_places import Placed, Rows, carrying, placed, rows_in
+
+KEY = "cones_own_tokens"
+Strengths = tuple[tuple[ConceptMask, float], ...]
+
+
+@dataclass
+class Run:
+    """One sampling run: its masks, its conditionings, and what has been computed for them so far."""
+
+    masks: Strengths
+    by_uuid: Mapping[Any, Placed]
+    texts: dict[Any, Tensor] = field(default_factory=dict)  # own tokens' text, by rows
+    products: dict[Any, Tensor] = field(default_factory=dict)  # S x (n, out) in fp32, by rows and layer
+    said: set[str] = field(default_factory=set)
+
+    def warn_once(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            warn(text)
+
+
+@dataclass(frozen=True)
+class Own:
+    """Own tokens of some rows of a batch: rows [start, stop), positions (n,), how many of them which masks own."""
+
+    uuid: Any
+    start: int
+    stop: int
+    positions: Tensor
+    owners: tuple[tuple[int, tuple[int, ...]], ...]  # (how many of the positions in turn, numbers of masks)
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The own tokens' entries of a (B, L, anything): (stop - start, n, anything)."""
+        return tensor[self.start : self.stop, self.positions]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One call of the model: where own tokens are, and whether what is computed now holds for later calls."""
+
+    run: Run
+    text: Tensor  # (B, L, D)
+    own: tuple[Own, ...]
+    patched: bool  # another node changes what single layers read
+    lasting: bool  # weights are the same in every step
+
+
+def add_masks(model: Any, masks: Strengths) -> None:
+    """Let a (fresh) clone sample with `masks` at their own tokens, beside those it has already."""
+    options = model.model_options.setdefault("transformer_options", {})
+    if KEY not in options:
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sample)
+        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply_model)
+    options[KEY] = (*options.get(KEY, ()), *masks)
+
+
+def has_masks(model: Any) -> bool:
+    """Whether a model samples with masks at own tokens."""
+    return KEY in model.model_options.get("transformer_options", {})
+
+
+def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """The host's OUTER_SAMPLE: look where the masks have tokens in this run's conditionings, and say where none has."""
+    guider = executor.class_obj
+    options = guider.model_options["transformer_options"]  # this run's own copy
+    run = Run(options[KEY], placed(guider.conds, [(mask.identifier, mask.class_word) for mask, _ in options[KEY]]))
+    refuse(guider.model_patcher, run)
+    for k, (mask, _) in enumerate(run.masks):
+        if not any(len(one.positions[k]) for one in run.by_uuid.values()):
+            run.warn_once(acts_nowhere(mask, carrying(guider.conds)))
+    options[KEY + "_run"] = run
+    return executor(*args, **kwargs)
+
+
+def acts_nowhere(mask: ConceptMask, carrying: bool) -> str:
+    """What a user should know when a mask finds none of its tokens."""
+    name = f"{mask.identifier} {mask.class_word}"
+    why = (
+        f'none of its prompts names it. Connect the mask to Encode Prompt with Concepts too and write "{name}" in its '
+        "text (in one text: what Conditioning (Concat) appends loses its concepts)"
+        if carrying
+        else "its prompts come from CLIP Text Encode, which does not tell where words are; use Encode Prompt with "
+        "Concepts"
+    )
+    return f'the concept mask "{name}" acts at its own tokens and so nowhere in this run: {why}'
+
+
+def refuse(patcher: Any, run: Run) -> None:
+    """ConesError for what own tokens cannot be combined with."""
+    if not run.by_uuid:
+        return
+    compiled = patcher.get_wrappers(WrappersMP.APPLY_MODEL, "torch.compile")
+    modules = patcher.model.diffusion_model.modules()
+    if compiled or any(isinstance(one, torch._dynamo.OptimizedModule) for one in modules):
+        raise ConesError(
+            "this model is compiled (torch.compile), and a compiled model cannot treat single tokens apart; remove the "
+            "compile node, or choose where = everywhere in Apply Concept Masks"
+        )
+
+
+def apply_model(
+    executor: Any,
+    x: Tensor,
+    t: Tensor,
+    c_concat: Any = None,
+    c_crossattn: Any = None,
+    control: Any = None,
+    transformer_options: dict[str, Any] = {},  # noqa: B006 - the host's signature; not written to
+    **kwargs: Any,
+) -> Any:
+    """The host's APPLY_MODEL: with hooks on the masked layers if the batch has own tokens, else as it is."""
+    rest = (x, t, c_concat, c_crossattn, control, transformer_options)
+    run: Run | None = transformer_options.get(KEY + "_run")
+    rows = list(rows_in(transformer_options["uuids"], c_crossattn, run.by_uuid)) if run else []
+    if run is None or not rows:
+        return executor(*rest, **kwargs)
+    inner = executor.class_obj
+    batch = Batch(
+        run,
+        c_crossattn,
+        tuple(own_tokens(one, c_crossattn.device) for one in rows),
+        bool(transformer_options.get("patches", {}).get("attn2_patch")),
+        getattr(inner.current_patcher, "current_hooks", None) is None,
+    )
+    forget_what_changed(batch)
+    with hooked(inner.diffusion_model, batch):
+        return executor(*rest, **kwargs)
+
+
+def own_tokens(rows: Rows, device: torch.device) -> Own:
+    """Every own position of the rows once, those that the same masks own together."""
+    owners: dict[int, list[int]] = {}
+    for k, own in enumerate(rows.positions):
+        for position in own.tolist():
+            owners.setdefault(position, []).append(k)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for position in sorted(owners):
+        groups.setdefault(tuple(owners[position]), []).append(position)
+    positions = torch.tensor([one for some in groups.values() for one in some], device=device)
+    return Own(rows.uuid, rows.start, rows.stop, positions, tuple((len(some), masks) for masks, some in groups.items()))
+
+
+def forget_what_changed(batch: Batch) -> None:
+    """Drop what was computed for a conditioning whose own tokens' text is now another one."""
+    run = batch.run
+    for own in batch.own:
+        text, before = own.of(batch.text)[0], run.texts.get(own.uuid)
+        if before is not None and before.shape == text.shape and torch.equal(before, text):
+            continue
+        run.texts[own.uuid] = text
+        run.products = {key: product for key, product in run.products.items() if key[0] != own.uuid}
+
+
+@contextmanager
+def hooked(diffusion_model: torch.nn.Module, batch: Batch) -> Iterator[None]:
+    """Hooks on every masked projection, taken off again on every path."""
+    handles = []
+    try:
+        for name in sorted(set(chain.from_iterable(mask.index for mask, _ in batch.run.masks))):
+            module = diffusion_model.get_submodule(name.removesuffix(".weight"))
+            handles.append(module.register_forward_hook(partial(corrected, name, batch)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def corrected(name: str, batch: Batch, module: Any, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
+    """A projection's output y (B, L, out) with S x taken off the own tokens' rows."""
+    (x,) = inputs  # (B, L, in)
+    if x.ndim != 3 or x.shape[0] != batch.text.shape[0] or x.shape[1] < batch.text.shape[1]:
+        batch.run.warn_once(
+            f"{name} gets text of shape {tuple(x.shape)} instead of {tuple(batch.text.shape)} from another node; "
+            "concept "
+            "masks do not act there"
+        )
+        return y
+    for own in batch.own:
+        product = product_of(name, batch, own, module, x)
+        if product is not None:
+            y[own.start : own.stop, own.positions] = (own.of(y).float() - product).to(y.dtype)
+    return y
+
+
+def product_of(name: str, batch: Batch, own: Own, module: Any, x: Tensor) -> Tensor | None:
+    """S x of some rows' own tokens, (1 or rows, n, out); None where another node has put other text."""
+    run = batch.run
+    known = run.products.get((own.uuid, name))
+    if known is not None and batch.lasting and not batch.patched:
+        return known
+    vectors, text = own.of(x), run.texts[own.uuid]  # (rows, n, in), (n, D)
+    reads_text = vectors.shape[-1] == text.shape[-1] and torch.equal(vectors[0], text.to(x))
+    if batch.patched and not reads_text:
+        run.warn_once(f"another node gives {name} other text than the prompt; concept masks do not act there")
+        return None
+    vectors = (vectors[:1] if reads_text else vectors).float()
+    parts = vectors.split([count for count, _ in own.owners], dim=1)
+    shut = shut_parts(name, run.masks, [masks for _, masks in own.owners], module, x)
+    product = torch.cat([part @ matrix.T for part, matrix in zip(parts, shut, strict=True)], dim=1)
+    if reads_text:
+        run.products[own.uuid, name] = product
+    return product
+
+
+def shut_parts(name: str, masks: Strengths, owners: Sequence[Sequence[int]], module: Any, like: Tensor) -> list[Tensor]:
+    """S (out, in) in fp32 for each group of masks (their numbers) that own tokens together."""
+    if not is_linear(module) or hasattr(module, "is_ggml_quantized"):
+        raise ConesError(
+            f"{name} is a {type(module).__name__}, whose weight cannot be read; choose where = everywhere in Apply "
+            "Concept Masks, or load the model from a .safetensors file"
+        )
+    matrices = []
+    with torch.no_grad(), weight_in_use(module, like.dtype, like.device) as (weight, _):
+        flat = weight.reshape(-1)
+        for group in owners:
+            matrix = torch.zeros(flat.numel(), device=flat.device)
+            parts = [(masks[k][0].index[name], 1.0 - masks[k][1]) for k in group if name in masks[k][0].index]
+            if parts:
+                index, factor = (one.to(flat.device) for one in merged(parts))
+                matrix[index] = flat[index].float() * (1.0 - factor)
+            matrices.append(matrix.reshape(weight.shape))
+    return matrices

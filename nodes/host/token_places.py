@@ -1,0 +1,146 @@
+"""Which tokens of a conditioning are whose: carried in the conditioning itself, read again when it is sampled.
+
+Encode Prompt with Concepts leaves a `TokenPlaces` in the dict of each entry. Nodes that copy the dict (Combine, Set
+Mask, Set Area, Set Timestep Range, ControlNet) keep it, and Concat adds tokens behind it, so positions stay right.
+What was encoded is kept beside the positions: where the text is no longer a multiple of it (Average and the like)
+the tokens cannot be told any more, and reading raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...cones_ops.errors import ConesError, listed
+
+KEY = "cones_token_places"
+Concept = tuple[str, str]  # identifier, class word
+Conds = Mapping[str, Sequence[Mapping[str, Any]] | None]  # a run's conditionings, as CFGGuider has them
+
+CHANGED = (
+    "the text of a conditioning was changed after Encode Prompt with Concepts, so which tokens are the concept's "
+    "cannot "
+    "be told any more. Conditioning (Average) does that; use Conditioning (Combine), (Concat) or (Set Timestep Range), "
+    "or masks that act everywhere"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPlaces:
+    """encoded (1, L, D): the text as it was encoded; positions: (n,) int64 below L for each concept looked for."""
+
+    encoded: Tensor
+    positions: Mapping[Concept, Tensor]
+    words: str  # which words count as own
+
+    def of(self, concept: Concept) -> Tensor:
+        """Positions of a concept's own tokens; none if it was not looked for, or is not in the text."""
+        return self.positions.get(concept, torch.zeros(0, dtype=torch.int64))
+
+
+def places_in(cond: Mapping[str, Any]) -> TokenPlaces | None:
+    """The places in a conditioning's dict (the host's, with `cross_attn`); ConesError if its text was changed since."""
+    places: TokenPlaces | None = cond.get(KEY)
+    if places is None:
+        return None
+    text = cond.get("cross_attn")
+    first = places.encoded
+    if not isinstance(text, torch.Tensor) or text.ndim != 3 or text.shape[1] < first.shape[1]:
+        raise ConesError(CHANGED)
+    same_part = text[:, : first.shape[1]]
+    if text.shape[0] != 1 or not multiple_of(same_part, first):
+        raise ConesError(CHANGED)
+    return places
+
+
+def multiple_of(tensor: Tensor, original: Tensor) -> bool:
+    """Whether tensor = c * original for some number c (1: untouched, 0: Conditioning Zero Out)."""
+    if tensor.shape != original.shape:
+        return False
+    tensor, original = tensor.float().cpu(), original.float().cpu()
+    if torch.equal(tensor, original):
+        return True
+    c = (tensor * original).sum() / original.square().sum().clamp(min=1e-30)
+    return bool(torch.allclose(tensor, c * original, rtol=1e-2, atol=1e-3 * float(original.abs().max())))
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One conditioning of a run: how many tokens it has, and each concept's positions among them."""
+
+    length: int
+    positions: tuple[Tensor, ...]  # one per concept
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a batch that share one conditioning: rows [start, stop), each concept's positions in their text."""
+
+    uuid: Any
+    start: int
+    stop: int
+    positions: tuple[Tensor, ...]
+
+
+def placed(conds: Conds, concepts: Sequence[Concept]) -> dict[Any, Placed]:
+    """By uuid, every conditioning of a run in which a concept has tokens."""
+    found = {}
+    for cond in (one for several in conds.values() for one in several or ()):
+        places = places_in(cond)
+        positions = tuple(places.of(concept) for concept in concepts) if places else ()
+        if any(len(one) for one in positions):
+            found[cond["uuid"]] = Placed(cond["cross_attn"].shape[1], positions)
+    return found
+
+
+def carrying(conds: Conds) -> bool:
+    """Whether any conditioning was made by Encode Prompt with Concepts."""
+    return any(KEY in cond for several in conds.values() for cond in several or ())
+
+
+def rows_in(uuids: Sequence[Any], text: Tensor | None, by_uuid: Mapping[Any, Placed]) -> Iterator[Rows]:
+    """The rows of one batch that hold own tokens. text (B, L, D): the batch's text, uuids: one per equal part of it.
+
+    The host repeats a shorter text until it is as long as the longest of the batch; so do the positions.
+    """
+    if not any(uuid in by_uuid for uuid in uuids):
+        return
+    if not isinstance(text, torch.Tensor) or text.ndim != 3 or text.shape[0] % len(uuids):
+        seen = tuple(text.shape) if isinstance(text, torch.Tensor) else type(text).__name__
+        raise ConesError(
+            f"this model gets its text as {seen} for {len(uuids)} conditionings, in which own tokens cannot be told; "
+            "use masks that act everywhere"
+        )
+    each = text.shape[0] // len(uuids)
+    for part, uuid in enumerate(uuids):
+        one = by_uuid.get(uuid)
+        if one is None:
+            continue
+        repeats = text.shape[1] // one.length if text.shape[1] % one.length == 0 else 1
+        positions = tuple(torch.cat([own + one.length * k for k in range(repeats)]) for own in one.positions)
+        yield Rows(uuid, part * each, (part + 1) * each, positions)
+
+
+def own_of(conditioning: Sequence[Any], concept: Concept) -> list[TokenPlaces]:
+    """The places of every entry of a CONDITIONING; ConesError unless each has tokens of the concept."""
+    name = " ".join(concept).strip()
+    found = []
+    for text, extra in conditioning:
+        places = places_in({**extra, "cross_attn": text})
+        if places is None:
+            raise ConesError(
+                "the subject's prompt does not tell where its words are (it comes from CLIP Text Encode); use Encode "
+                f'Prompt with Concepts with concepts = "{name}", or choose where = everywhere'
+            )
+        if not len(places.of(concept)):
+            looked_for = listed(" ".join(one).strip() for one in places.positions) or "no concept"
+            raise ConesError(
+                f'the subject\'s prompt has no own tokens of "{name}"; Encode Prompt with Concepts looked for '
+                f'{looked_for}. Write "{name}" in its text, and in its concepts'
+            )
+        found.append(places)
+    return found
