@@ -33,8 +33,9 @@ def weight_in_use(module: Any, dtype: torch.dtype, device: torch.device) -> Iter
     """(weight, bias) as the layer would use them now; valid inside only, read only."""
     weight, bias, stream = cast_bias_weight(module, dtype=dtype, device=device, bias_dtype=dtype, offloadable=True)
     try:
-        plain = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
-        yield plain.to(dtype), bias
+        plain = (weight.dequantize() if isinstance(weight, QuantizedTensor) else weight).to(dtype)
+        smoothing = getattr(module, "pre_quant_scale", None)  # (in,): some quantised layers scale their input first
+        yield plain if smoothing is None else plain * smoothing.to(plain), bias
     finally:
         uncast_bias_weight(module, weight, bias, stream)
 
