@@ -153,6 +153,7 @@ def prepare_host(path: Path) -> Host:
     args.base_directory = str(base)
     from comfyui_version import __version__
 
+    load_module("cones_small_models", ROOT / "tests" / "comfyui" / "small_models.py")  # stands on the host's classes
     return Host(path, __version__, base)
 
 

@@ -92,7 +92,6 @@ def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     guider = executor.class_obj
     options = guider.model_options["transformer_options"]  # this run's own copy
     run = Run(options[KEY], placed(guider.conds, [(mask.identifier, mask.class_word) for mask, _ in options[KEY]]))
-    refuse(guider.model_patcher, run)
     for k, (mask, _) in enumerate(run.masks):
         if not any(len(one.positions[k]) for one in run.by_uuid.values()):
             run.warn_once(acts_nowhere(mask, carrying(guider.conds)))
@@ -113,13 +112,10 @@ def acts_nowhere(mask: ConceptMask, carrying: bool) -> str:
     return f'the concept mask "{name}" acts at its own tokens and so nowhere in this run: {why}'
 
 
-def refuse(patcher: Any, run: Run) -> None:
-    """ConesError for what own tokens cannot be combined with."""
-    if not run.by_uuid:
-        return
-    compiled = patcher.get_wrappers(WrappersMP.APPLY_MODEL, "torch.compile")
-    modules = patcher.model.diffusion_model.modules()
-    if compiled or any(isinstance(one, torch._dynamo.OptimizedModule) for one in modules):
+def refuse_compiled(diffusion_model: torch.nn.Module, transformer_options: Mapping[str, Any]) -> None:
+    """ConesError for a model that was compiled, as a whole or in parts."""
+    wrapped = transformer_options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}).get("torch.compile")
+    if wrapped or any(isinstance(one, torch._dynamo.OptimizedModule) for one in diffusion_model.modules()):
         raise ConesError(
             "this model is compiled (torch.compile), and a compiled model cannot treat single tokens apart; remove the "
             "compile node, or choose where = everywhere in Apply Concept Masks"
@@ -143,6 +139,8 @@ def apply_model(
     if run is None or not rows:
         return executor(*rest, **kwargs)
     inner = executor.class_obj
+    if not run.texts:  # the run's first
+        refuse_compiled(inner.diffusion_model, transformer_options)
     batch = Batch(
         run,
         c_crossattn,

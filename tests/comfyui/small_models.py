@@ -6,11 +6,18 @@ from typing import Any
 
 import comfy.model_patcher
 import comfy.ops
+import comfy.sample
 import comfy.supported_models
 import torch
+from comfy.patcher_extension import WrappersMP
+from cones_concept_neurons.cones_ops.concept_mask import ConceptMask
+from cones_concept_neurons.cones_ops.targets import select_targets
+from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.token_places import KEY, TokenPlaces
 
 CPU = torch.device("cpu")
+SKS, ZWX = ("sks", "star"), ("zwx", "heart")
+POSITIVE = {SKS: [1, 2], ZWX: [5, 6]}
 WIDTH, TOKENS = 256, 8  # of the text; wide enough for every quantised format
 UNET = {
     "image_size": 8,
@@ -76,8 +83,54 @@ def quantise(unet: torch.nn.Module, format: str) -> None:
             module.layout_type, module.quant_format = layout, format
 
 
-def conditioning(positions: dict[tuple[str, str], list[int]], seed: int = 0, tokens: int = TOKENS) -> Any:
-    """A CONDITIONING with random text and the given places, as Encode Prompt with Concepts leaves it."""
+def encode(positions: dict[tuple[str, str], list[int]] | None = None, seed: int = 0, tokens: int = TOKENS) -> Any:
+    """A CONDITIONING of random text with the given places (POSITIVE's), as Encode Prompt with Concepts leaves it."""
     text = torch.randn(1, tokens, WIDTH, generator=torch.Generator().manual_seed(100 + seed))
-    places = {concept: torch.tensor(some, dtype=torch.int64) for concept, some in positions.items()}
+    some = POSITIVE if positions is None else positions
+    places = {concept: torch.tensor(one, dtype=torch.int64) for concept, one in some.items()}
     return [[text, {KEY: TokenPlaces(text, places, "identifier + class word")}]]
+
+
+def mask_of(model, concept, seed, density=0.2):
+    every = parameter_shapes(model)
+    shapes = {name: every[name] for name in select_targets(every)}
+    generator = torch.Generator().manual_seed(seed)
+    index = {n: (torch.rand(s, generator=generator) < density).flatten().nonzero().flatten() for n, s in shapes.items()}
+    return ConceptMask(index, shapes, *concept, where="own tokens")
+
+
+def sampled(model, positive, negative, steps=1, cfg=3.0, rows=2, seed=0):
+    latent = torch.zeros(rows, 4, 8, 8)
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode():
+        return comfy.sample.sample(model, noise, steps, cfg, "euler", "normal", positive, negative, latent, seed=seed)
+
+
+def recording(model):
+    """A clone that also keeps what goes into and comes out of every text K and V projection in the last step."""
+    seen = {}
+
+    def watch(executor, *args, **kwargs):
+        unet = executor.class_obj
+        targets = [name for name, _ in unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
+
+        def keep(name):
+            return lambda _, inputs, y: seen.__setitem__(f"{name}.weight", (inputs[0].clone(), y.clone()))
+
+        handles = [unet.get_submodule(name).register_forward_hook(keep(name)) for name in targets]
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    clone = model.clone()
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", watch)
+    return clone, seen
+
+
+def traces(model):
+    """What a run could leave behind on the user's model."""
+    return {
+        name: (len(module._forward_hooks), "forward" in module.__dict__) for name, module in model.model.named_modules()
+    }

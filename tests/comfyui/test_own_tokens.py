@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import comfy.model_management
 import comfy.model_patcher
-import comfy.sample
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from cones_concept_neurons.cones_ops.concept_mask import ConceptMask
-from cones_concept_neurons.cones_ops.targets import select_targets
+from cones_concept_neurons.cones_ops.concept_mask import union
 from cones_concept_neurons.nodes.host.applying import apply_masks
-from cones_concept_neurons.nodes.host.parameters import PREFIX, parameter_shapes
+from cones_concept_neurons.nodes.host.parameters import PREFIX
+from cones_small_models import POSITIVE, SKS, ZWX, encode, mask_of, recording, sampled, small_unet, traces
 
-spec = importlib.util.spec_from_file_location("cones_small_models", Path(__file__).with_name("small_models.py"))
-small_models = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(small_models)
-
-SKS, ZWX = ("sks", "star"), ("zwx", "heart")
-POSITIVE = {SKS: [1, 2], ZWX: [5, 6]}
-NEGATIVE = {SKS: [4]}
+NOBODY, NEGATIVE = {}, {SKS: [4]}
 PLAIN = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
@@ -35,56 +25,11 @@ def formats() -> list[str]:
     return sorted(QUANT_ALGOS)
 
 
-def mask_of(model, concept, seed, density=0.2):
-    every = parameter_shapes(model)
-    shapes = {name: every[name] for name in select_targets(every)}
-    generator = torch.Generator().manual_seed(seed)
-    index = {n: (torch.rand(s, generator=generator) < density).flatten().nonzero().flatten() for n, s in shapes.items()}
-    return ConceptMask(index, shapes, *concept, where="own tokens")
-
-
-def sampled(model, positive, negative, steps=1, cfg=3.0, rows=2, seed=0):
-    latent = torch.zeros(rows, 4, 8, 8)
-    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
-    with torch.inference_mode():
-        return comfy.sample.sample(model, noise, steps, cfg, "euler", "normal", positive, negative, latent, seed=seed)
-
-
-def recording(model):
-    """A clone that also keeps what goes into and comes out of every text K and V projection in the last step."""
-    seen = {}
-
-    def watch(executor, *args, **kwargs):
-        unet = executor.class_obj
-        targets = [name for name, _ in unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
-
-        def keep(name):
-            return lambda _, inputs, y: seen.__setitem__(f"{name}.weight", (inputs[0].clone(), y.clone()))
-
-        handles = [unet.get_submodule(name).register_forward_hook(keep(name)) for name in targets]
-        try:
-            return executor(*args, **kwargs)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    clone = model.clone()
-    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", watch)
-    return clone, seen
-
-
 def effective(model, name, dtype):
     """The weight (out, in) that the layer of a loaded model multiplies with, seen from outside: its answer to units."""
     module = model.model.diffusion_model.get_submodule(name.removesuffix(".weight"))
     with torch.inference_mode():
         return module(torch.eye(module.weight.shape[1], dtype=dtype)).T.float()
-
-
-def traces(model):
-    """What a run could leave behind on the user's model."""
-    return {
-        name: (len(module._forward_hooks), "forward" in module.__dict__) for name, module in model.model.named_modules()
-    }
 
 
 @pytest.fixture
@@ -107,7 +52,7 @@ def test_k_and_v_equal_dense_algebra(kind, memory, lora, lowvram):
         lowvram()
     dtype = PLAIN.get(kind, torch.float32)
     with torch.inference_mode():  # as the host loads models
-        model = small_models.small_unet(dtype, "" if kind in PLAIN else kind)
+        model = small_unet(dtype, "" if kind in PLAIN else kind)
     compute = model.model.get_dtype_inference()
     masks = [mask_of(model, SKS, 1), mask_of(model, ZWX, 2)]
     name = masks[0].names[0]
@@ -121,7 +66,7 @@ def test_k_and_v_equal_dense_algebra(kind, memory, lora, lowvram):
     if lora == "lora after":
         applied.add_patches(patch, 0.05)
 
-    text = small_models.conditioning(POSITIVE), small_models.conditioning(NEGATIVE, seed=1)
+    text = encode(), encode(NEGATIVE, seed=1)
     vanilla_clone, before = recording(vanilla_model)
     sampled(vanilla_clone, *text)
     weights = {name: effective(vanilla_clone, name, compute) for name in masks[0].names}
@@ -168,20 +113,13 @@ def close(found, expected, scale, dtype):
 @pytest.fixture(scope="module")
 def model():
     with torch.inference_mode():
-        return small_models.small_unet()
+        return small_unet()
 
 
 @pytest.fixture(scope="module")
 def masks(model):
     concepts = (SKS, ZWX, ("qpd", "cross"), ("vbn", "circle"))
     return [(mask_of(model, concept, seed), 1.0) for seed, concept in enumerate(concepts)]
-
-
-def encode(positions=None, seed=0, tokens=small_models.TOKENS):
-    return small_models.conditioning(POSITIVE if positions is None else positions, seed, tokens)
-
-
-NOBODY: dict = {}
 
 
 def warnings_in(caplog):
@@ -224,8 +162,6 @@ def test_any_order_in_one_node_or_a_chain(model, masks):
     for one in given:
         chained = apply_masks(chained, [one])
     assert torch.equal(expected, sampled(chained, *text))
-    from cones_concept_neurons.cones_ops.concept_mask import union
-
     both = [(masks[0][0], 1.0), (mask_of(model, SKS, 9), 1.0)]
     one = sampled(apply_masks(model, [(union(both[0][0], both[1][0]), 1.0)]), *text)  # keeps the concept's words
     assert torch.equal(sampled(apply_masks(model, both), *text), one)
@@ -270,8 +206,9 @@ def test_conditioning_nodes_keep_the_places(model, masks, what):
 
 
 def test_a_text_that_was_changed_is_refused(model, masks):
-    import nodes
     from cones_concept_neurons.cones_ops.errors import ConesError
+
+    import nodes
 
     applied = apply_masks(model, masks[:1])
     (mixed,) = nodes.ConditioningAverage().addWeighted(encode(), encode(NOBODY, seed=5), 0.5)
