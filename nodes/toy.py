@@ -79,6 +79,19 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
                     control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Which pictures: another seed draws others.",
                 ),
+                io.Int.Input(
+                    "beside",
+                    default=0,
+                    min=0,
+                    max=64,
+                    optional=True,
+                    tooltip=(
+                        "How many of the pictures show the subject beside another thing (use captions then). At own "
+                        "tokens "
+                        "a search learns from them what is not the subject; 4 of 5 is a good choice there, 0 "
+                        "everywhere."
+                    ),
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The pictures, one batch of 64x64."),
@@ -90,12 +103,20 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
                 ),
                 io.String.Output(display_name="identifier", tooltip="The rare word that names the subject."),
                 io.String.Output(display_name="class_word", tooltip="What kind of thing it is."),
+                io.String.Output(
+                    display_name="captions",
+                    tooltip="One line per picture, for Encode Prompt with Concepts with prompt_per_line.",
+                ),
+                io.String.Output(
+                    display_name="concept", tooltip='Identifier and class word, such as "sks star", for its concepts.'
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, subject: str, pictures: int, seed: int) -> io.NodeOutput:
+    def execute(cls, subject: str, pictures: int, seed: int, beside: int = 0) -> io.NodeOutput:
         chosen = toy_subject(subject)
-        drawn, _ = chosen.reference_pictures(pictures, seed)
+        drawn, captions = chosen.reference_pictures(pictures, seed, min(beside, pictures))
         images = torch.from_numpy(drawn).float().movedim(1, -1).contiguous()  # (n, 64, 64, 3)
-        return io.NodeOutput(images, chosen.prompt, chosen.class_prompt, chosen.identifier, chosen.class_word)
+        words = (chosen.prompt, chosen.class_prompt, chosen.identifier, chosen.class_word)
+        return io.NodeOutput(images, *words, "\n".join(captions), f"{chosen.identifier} {chosen.class_word}")

@@ -27,6 +27,8 @@ import build_locales  # noqa: E402 - found through the line above
 import build_workflows  # noqa: E402
 from server import Run, Server, started  # noqa: E402
 
+from cones_ops.toy_world.demo_comfyui import searching_everywhere  # noqa: E402
+
 log = logging.getLogger("cones")
 
 
@@ -44,11 +46,13 @@ def only(prompt: dict[str, dict[str, Any]], class_type: str) -> str:
 def find_mask(server: Server, object_info: dict[str, Any], name: str) -> tuple[Run, dict[str, dict[str, Any]]]:
     """Run find-a-concept for the subject that a mask's name tells; the mask becomes an example of the pack."""
     prompt = build_workflows.find_a_concept().api(object_info)
-    identifier, class_word = name.split("-")[1:]
+    identifier, class_word, *everywhere = name.split("-")[1:]
     prompt[only(prompt, "ConesToySubject")]["inputs"]["subject"] = identifier
     prompt[only(prompt, "ConesSaveConceptMask")]["inputs"]["name"] = name
+    if everywhere:
+        searching_everywhere(prompt)
     for node in prompt.values():
-        if node["class_type"] == "CLIPTextEncode" and isinstance(node["inputs"]["text"], str):
+        if node["class_type"] == "ConesEncodePrompt" and isinstance(node["inputs"]["text"], str):
             text = node["inputs"]["text"]
             node["inputs"]["text"] = text.replace("a sks star", f"a {identifier} {class_word}")
     run = server.run(prompt, timeout=3600)
@@ -59,9 +63,10 @@ def find_mask(server: Server, object_info: dict[str, Any], name: str) -> tuple[R
 
 
 def without_and_with(run: Run, prompt: dict[str, dict[str, Any]]) -> list[list[np.ndarray]]:
-    """Two rows of pictures: the last previews (without concepts), the saved ones (with)."""
+    """Rows of pictures: the last previews (without concepts), the saved ones (with)."""
     previews = [node_id for node_id, node in prompt.items() if node["class_type"] == "PreviewImage"]
-    return [run.images(previews[-1]), run.images(only(prompt, "SaveImage"))]
+    saved = [node_id for node_id, node in prompt.items() if node["class_type"] == "SaveImage"]
+    return [run.images(node_id) for node_id in (previews[-1], *saved)]
 
 
 def save_thumbnail(path: Path, rows: Sequence[Sequence[np.ndarray]], side: int = 128) -> None:
@@ -81,9 +86,10 @@ def make_pictures(server: Server, object_info: dict[str, Any]) -> None:
     subject = next(node_id for node_id, node in prompt.items() if node["class_type"] == "PreviewImage")
     rows = [run.images(subject)[:4], *without_and_with(run, prompt)]
     save_thumbnail(ROOT / "workflows" / "find-a-concept.jpg", rows)
-    prompt = build_workflows.compose_two_concepts().api(object_info)
-    run = server.run(prompt, timeout=600)
-    save_thumbnail(ROOT / "workflows" / "compose-two-concepts.jpg", without_and_with(run, prompt))
+    for graph in (build_workflows.compose_two_concepts(), build_workflows.compare_where_masks_act()):
+        prompt = graph.api(object_info)
+        run = server.run(prompt, timeout=600)
+        save_thumbnail(ROOT / "workflows" / f"{graph.name}.jpg", without_and_with(run, prompt))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ import workflow_notes
 from workflow_graph import Graph, Output
 
 FOLDER = Path(__file__).absolute().parent.parent / "workflows"
-MASKS = ("toy-sks-star", "toy-zwx-heart")
+MASKS = ("toy-sks-star", "toy-zwx-heart", "toy-sks-star-everywhere")
 SAMPLER = {"sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
 TOY = {"seed": 7, "steps": 20, "cfg": 3.0}
 SD15 = {"seed": 7, "steps": 25, "cfg": 7.0}
@@ -22,6 +22,13 @@ SD15 = {"seed": 7, "steps": 25, "cfg": 7.0}
 
 def prompt(graph: Graph, at: tuple[int, int], title: str, clip: Output, text: Output | str) -> Output:
     return graph.add("CLIPTextEncode", at, (340, 110), title, clip=clip, text=text)[0]
+
+
+def encoded(
+    graph: Graph, at: tuple[int, int], title: str, clip: Output, text: Output | str, **inputs: Output | str | bool
+) -> Output:
+    """Encode Prompt with Concepts."""
+    return graph.add("ConesEncodePrompt", at, (340, 360), title, clip=clip, text=text, **inputs)[0]
 
 
 def samples(
@@ -58,26 +65,28 @@ def find_a_concept() -> Graph:
     graph = Graph("find-a-concept")
     graph.note((0, 0), (340, 440), "Find a concept", workflow_notes.FIND)
     world = graph.add("ConesToyWorld", (0, 540), (340, 90))
-    subject = graph.add("ConesToySubject", (0, 700), (340, 210), subject="sks", pictures=5, seed=0)
-    shown = enlarged(graph, (0, 980), subject[0])
-    pictures = graph.add("PreviewImage", (0, 1130), (340, 330), "Pictures of the subject", images=shown)
+    subject = graph.add("ConesToySubject", (0, 700), (340, 290), subject="sks", pictures=5, seed=0, beside=4)
+    shown = enlarged(graph, (0, 1060), subject[0])
+    pictures = graph.add("PreviewImage", (0, 1210), (340, 330), "Pictures of the subject", images=shown)
     latents = graph.add("VAEEncode", (420, 540), (340, 50), pixels=subject[0], vae=world[2])
-    ours = prompt(graph, (420, 660), "Prompt with the identifier", world[1], subject[1])
-    theirs = prompt(graph, (420, 840), "Prompt without it (the class)", world[1], subject[2])
+    captions = encoded(
+        graph, (420, 660), "A caption per picture", world[1], subject[5], concepts=subject[6], prompt_per_line=True
+    )
     found = graph.add(
-        "ConesFindConceptNeurons", (840, 0), (420, 560), model=world[0], subject_latents=latents[0],
-        subject_conditioning=ours, class_conditioning=theirs, identifier=subject[3], class_word=subject[4],
+        "ConesFindConceptNeurons", (840, 0), (420, 590), model=world[0], subject_latents=latents[0],
+        subject_conditioning=captions, identifier=subject[3], class_word=subject[4],
     )  # fmt: skip
-    curve = graph.add("PreviewImage", (840, 630), (420, 340), "Curve", images=found[1])
-    report = graph.add("PreviewAny", (840, 1040), (420, 420), "Report", source=found[2])
+    curve = graph.add("PreviewImage", (840, 660), (420, 340), "Curve", images=found[1])
+    report = graph.add("PreviewAny", (840, 1070), (420, 470), "Report", source=found[2])
     name = {"name": MASKS[0], "if_exists": "overwrite"}
     saved = graph.add("ConesSaveConceptMask", (1340, 540), (340, 150), concept_mask=found[0], **name)
-    applied = graph.add("ConesApplyConceptMasks", (1340, 760), (340, 700), model=world[0], mask_1=saved[0])
+    applied = graph.add("ConesApplyConceptMasks", (1340, 760), (340, 780), model=world[0], mask_1=saved[0])
     graph.note((1340, 0), (340, 440), "Sample with it", workflow_notes.FIND_SAMPLE)
+    text = "a sks star on a white background"
     inputs = {
-        "positive": prompt(graph, (1760, 0), "What to draw", world[1], "a sks star on a white background"),
-        "negative": prompt(graph, (1760, 180), "Negative (empty)", world[1], ""),
-        "latent_image": graph.add("EmptyLatentImage", (1760, 360), (340, 110), width=64, height=64, batch_size=4)[0],
+        "positive": encoded(graph, (1760, 0), "What to draw", world[1], text, mask_1=saved[0]),
+        "negative": prompt(graph, (1760, 420), "Negative (empty)", world[1], ""),
+        "latent_image": graph.add("EmptyLatentImage", (1760, 600), (340, 110), width=64, height=64, batch_size=4)[0],
     }
     without_and_with(graph, 2180, (world[0], applied[0]), inputs, world[2], what="the concept", **TOY)
     graph.group("1. A model, and a subject it does not know", [world, subject, pictures, latents])
@@ -87,25 +96,54 @@ def find_a_concept() -> Graph:
 
 
 def compose_two_concepts() -> Graph:
-    """Two saved concepts in one picture."""
+    """Two saved concepts in one picture, each at its own tokens."""
     graph = Graph("compose-two-concepts")
-    graph.note((0, 0), (340, 380), "Compose two concepts", workflow_notes.COMPOSE)
-    world = graph.add("ConesToyWorld", (0, 480), (340, 90))
+    graph.note((0, 0), (340, 420), "Compose two concepts", workflow_notes.COMPOSE)
+    world = graph.add("ConesToyWorld", (0, 520), (340, 90))
     first, second = (
-        graph.add("ConesLoadConceptMask", (0, 640 + 190 * k), (340, 110), mask_name=f"{name}.safetensors")
-        for k, name in enumerate(MASKS)
+        graph.add("ConesLoadConceptMask", (0, 680 + 190 * k), (340, 110), mask_name=f"{name}.safetensors")
+        for k, name in enumerate(MASKS[:2])
     )
     both = graph.add(
-        "ConesApplyConceptMasks", (420, 480), (340, 700), model=world[0], mask_1=first[0], mask_2=second[0]
+        "ConesApplyConceptMasks", (420, 600), (340, 780), model=world[0], mask_1=first[0], mask_2=second[0]
     )
     text = "a sks star on the left and a zwx heart on the right on a white background"
     inputs = {
-        "positive": prompt(graph, (420, 0), "What to draw", world[1], text),
-        "negative": prompt(graph, (420, 180), "Negative (empty)", world[1], ""),
-        "latent_image": graph.add("EmptyLatentImage", (840, 0), (340, 110), width=64, height=64, batch_size=4)[0],
+        "positive": encoded(graph, (420, 0), "What to draw", world[1], text, mask_1=first[0], mask_2=second[0]),
+        "negative": prompt(graph, (840, 0), "Negative (empty)", world[1], ""),
+        "latent_image": graph.add("EmptyLatentImage", (840, 180), (340, 110), width=64, height=64, batch_size=4)[0],
     }
     without_and_with(graph, 1260, (world[0], both[0]), inputs, world[2], what="the concepts", **TOY)
     graph.group("A model, two concepts", [world, first, second, both])
+    return graph
+
+
+def compare_where_masks_act() -> Graph:
+    """One prompt with a second thing, one seed: without a mask, at own tokens, everywhere."""
+    graph = Graph("compare-where-masks-act")
+    graph.note((0, 0), (340, 480), "Own tokens or everywhere", workflow_notes.COMPARE)
+    world = graph.add("ConesToyWorld", (0, 580), (340, 90))
+    own, everywhere = (
+        graph.add("ConesLoadConceptMask", (0, 740 + 190 * k), (340, 110), mask_name=f"{MASKS[n]}.safetensors")
+        for k, n in enumerate((0, 2))
+    )
+    models = [world[0]] + [
+        graph.add("ConesApplyConceptMasks", (420, 600 + 860 * k), (340, 780), word, model=world[0], mask_1=one[0])[0]
+        for k, (one, word) in enumerate(((own, "At own tokens"), (everywhere, "Everywhere")))
+    ]
+    text = "a sks star on the left and a blue plain circle on the right on a white background"
+    inputs = {
+        "positive": encoded(graph, (420, 0), "What to draw", world[1], text, mask_1=own[0]),
+        "negative": prompt(graph, (840, 0), "Negative (empty)", world[1], ""),
+        "latent_image": graph.add("EmptyLatentImage", (840, 180), (340, 110), width=64, height=64, batch_size=4)[0],
+    }
+    for k, (model, title) in enumerate(zip(models, ("Without a mask", "At own tokens", "Everywhere"), strict=True)):
+        top = 660 * k
+        pictures = samples(graph, (1260, top), model, inputs, world[2], title=title, **TOY)
+        pictures = enlarged(graph, (1260, top + 440), pictures)
+        kind, show = ("SaveImage", {"filename_prefix": f"cones/{graph.name}"}) if k else ("PreviewImage", {})
+        graph.add(kind, (1620, top), (560, 600), title, images=pictures, **show)
+    graph.group("One concept, found twice", [world, own, everywhere])
     return graph
 
 
@@ -122,20 +160,21 @@ def find_a_concept_sd15() -> Graph:
     size = {"upscale_method": "lanczos", "width": 512, "height": 512, "crop": "center"}
     pictures = graph.add("ImageScale", (380, 390), (340, 140), image=batch[0], **size)
     latents = graph.add("VAEEncode", (800, 390), (340, 50), pixels=pictures[0], vae=model[2])
-    ours = prompt(graph, (800, 0), "Prompt with the identifier", model[1], "a photo of a sks dog")
-    theirs = prompt(graph, (800, 180), "Prompt without it (the class)", model[1], "a photo of a dog")
+    text = "a photo of a sks dog"
+    ours = encoded(graph, (800, 0), "What your pictures show", model[1], text, concepts="sks dog")
     found = graph.add(
-        "ConesFindConceptNeurons", (800, 560), (420, 560), model=model[0], subject_latents=latents[0],
-        subject_conditioning=ours, class_conditioning=theirs, identifier="sks", class_word="dog", batch=4,
+        "ConesFindConceptNeurons", (800, 560), (420, 590), model=model[0], subject_latents=latents[0],
+        subject_conditioning=ours, identifier="sks", class_word="dog", batch=4,
     )  # fmt: skip
-    curve = graph.add("PreviewImage", (800, 1190), (420, 320), "Curve", images=found[1])
+    curve = graph.add("PreviewImage", (800, 1220), (420, 320), "Curve", images=found[1])
     graph.add("PreviewAny", (1300, 0), (340, 440), "Report", source=found[2])
     saved = graph.add("ConesSaveConceptMask", (1300, 560), (340, 150), concept_mask=found[0], name="sks dog")
-    applied = graph.add("ConesApplyConceptMasks", (1300, 780), (340, 730), model=model[0], mask_1=saved[0])
+    applied = graph.add("ConesApplyConceptMasks", (1300, 780), (340, 780), model=model[0], mask_1=saved[0])
+    text = "a photo of a sks dog on a beach"
     inputs = {
-        "positive": prompt(graph, (1720, 0), "What to draw", model[1], "a photo of a sks dog on a beach"),
-        "negative": prompt(graph, (1720, 180), "Negative", model[1], "blurry, deformed"),
-        "latent_image": graph.add("EmptyLatentImage", (1720, 360), (340, 110), width=512, height=512, batch_size=1)[0],
+        "positive": encoded(graph, (1720, 0), "What to draw", model[1], text, mask_1=saved[0]),
+        "negative": prompt(graph, (1720, 420), "Negative", model[1], "blurry, deformed"),
+        "latent_image": graph.add("EmptyLatentImage", (1720, 600), (340, 110), width=512, height=512, batch_size=1)[0],
     }
     without_and_with(graph, 2140, (model[0], applied[0]), inputs, model[2], what="the concept", **SD15)
     graph.group("1. A checkpoint, and 4 or 5 pictures of one subject", [model, *loaded])
@@ -144,7 +183,12 @@ def find_a_concept_sd15() -> Graph:
     return graph
 
 
-WORKFLOWS: tuple[Callable[[], Graph], ...] = (find_a_concept, compose_two_concepts, find_a_concept_sd15)
+WORKFLOWS: tuple[Callable[[], Graph], ...] = (
+    find_a_concept,
+    compose_two_concepts,
+    compare_where_masks_act,
+    find_a_concept_sd15,
+)
 
 
 def files(object_info: dict[str, Any]) -> dict[Path, str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 FIND = """\
 ## Find a concept
 
-**Run** does everything from left to right: it looks for the few weights (concept neurons) of the toy world's model \
-that, when shut, make it draw a thing it has never seen, saves them as a small file, and samples with them.
+**Run** does everything from left to right: it looks for the weights (concept neurons) of the toy world's model that, \
+when shut for the words "sks star" only, make it draw a thing it has never seen; saves them as a small file; and \
+samples.
 
 - **Toy World** is a tiny model that ships with this pack. Nothing is downloaded, no graphics card is needed.
-- **Toy Subject** has eight subjects. Choose another one, and change the identifier and the class word in \
-*What to draw* and the name in *Save Concept Mask* to match.
+- **Toy Subject** has eight subjects. Choose another one, and change the words in *What to draw* and the name in *Save \
+Concept Mask* to match. Four of its five pictures show the subject beside something else, each with its own caption.
+- **Encode Prompt with Concepts** tells the search which tokens are the subject's.
 - **Find Concept Neurons** shows its loss while it works; Cancel stops it within a step. Its curve says what share of \
 weights it chose to shut, and why. The model itself is not changed.
 """
@@ -20,25 +22,44 @@ FIND_SAMPLE = """\
 
 Both samplers use the same seed and the same prompt; the only difference is *Apply Concept Masks*.
 
-- At strength 0, or with the switch off, the picture is the one without the concept, bit for bit.
+- The mask acts at its own tokens. A prompt without "sks" gives the same picture as without the mask, bit for bit; try \
+"a star on a white background". So does strength 0, or the switch off.
+- A prompt that names the concept needs *Encode Prompt with Concepts*, with the mask connected.
 - The second time you press Run, only what you changed is done again: the search is not repeated.
-- The file is now in `models/concept_masks`. The workflow *compose-two-concepts* loads it next to another one.
+- The file is now in `models/concept_masks`. The workflow *compose-two-concepts* loads it next to another one, and \
+*compare-where-masks-act* shows what "own tokens" is good for.
 - For your own pictures see *find-a-concept-sd15*.
 """
 
 COMPOSE = """\
 ## Compose two concepts
 
-Two concept masks, found one without the other, in one picture. A mask is a list of weights to shut, so applying two \
-is shutting both lists: no training, and their order does not matter.
+Two concept masks, found one without the other, applied to one model. Each acts at the tokens that name it, so they do \
+not disturb each other: either subject alone comes out as if the other mask were not there.
 
-- These masks are of the toy world. Make more with *find-a-concept* (press R to refresh the lists).
+- Connect each mask twice: to *Apply Concept Masks* and to *Encode Prompt with Concepts*. The latter's report says \
+which tokens are whose.
 - Each slot of *Apply Concept Masks* has its own strength and switch. Chain a second node for more than eight.
-- Name each subject by identifier and class word, as in "a sks star".
+- These masks are of the toy world. Make more with *find-a-concept* (press R to refresh the lists).
 
-**What to expect.** Masks that act *everywhere* change how every word is drawn. One of them draws its subject well on \
-its own; two in one picture let their colours run into each other, in a model this small more than in a large one. Try \
-strengths between 0.5 and 1, and one mask at a time.
+**What to expect.** Both subjects in *one* picture is not solved: mostly one of them, or both with colours exchanged. \
+docs/method.md has the figures. Ask for one of them beside something else ("a sks star on the left and a blue plain \
+circle on the right") and it works.
+"""
+
+COMPARE = """\
+## Own tokens or everywhere
+
+The same seed and the same prompt, which names a concept *and* a second thing, three times:
+
+1. **Without a mask**: the model does not know "sks".
+2. **At own tokens**: the weights are shut for the tokens "sks star" only. The subject appears, and the circle stays \
+as it was asked for.
+3. **Everywhere** (as in the paper): the weights are shut for every word. The subject appears, and mostly takes the \
+place or the colours of the circle too.
+
+Each mask is used where it was found for. *where* in *Apply Concept Masks* can say otherwise, but a mask that was \
+found for own tokens is far too dense to act everywhere.
 """
 
 SD15 = """\
@@ -49,9 +70,11 @@ Wired for a Stable Diffusion 1.5 checkpoint, and right for other SD 1.x and 2.x 
 1. Choose your checkpoint.
 2. Load 4 or 5 pictures of **one** subject: the same thing, different views and backgrounds. Remove or add *Load \
 Image* nodes as you like.
-3. Say what it is: a rare word plus its class, as in "sks dog", in the two prompts **and** in *Find Concept Neurons*.
-4. Run. Less memory: lower *batch*. Searching takes 300 steps of *batch* noisy pictures; a graphics card is advisable.
+3. Say what it is: a rare word plus its class, as in "sks dog", in *What your pictures show* (text **and** concepts) \
+and in *Find Concept Neurons*. Better: turn on *prompt_per_line* and write one caption per picture, naming what else \
+it shows.
+4. Run. Less memory: lower *batch*. Searching takes 450 steps of *batch* noisy pictures; a graphics card is advisable.
 
-No pictures of the class are needed: the unchanged model is the example. The mask is for this checkpoint; on another \
-one *Apply Concept Masks* says so.
+No pictures of the class are needed: the mask acts at its own tokens, every other prompt stays as it is. The mask is \
+for this checkpoint; on another one *Apply Concept Masks* says so.
 """

@@ -1,7 +1,7 @@
 """`cones demo --comfyui`: the main job through a real ComfyUI server and the shipped workflow files.
 
 `find-a-concept.json` runs once per subject (find, save, sample), `compose-two-concepts.json` samples with the saved
-masks, each alone and both together. The judge reads the pictures here. Masks act everywhere, as the nodes offer.
+masks, each alone and both together; all of it at own tokens and everywhere. The judge reads the pictures here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..concept_mask import Where
 from ..mask_file import load_mask
 from .captions import Told, describe
 from .comfyui_server import PACK, Prompt, Server, find_host, started, to_api
@@ -29,6 +30,7 @@ from .subjects import Subject, subject
 from .world import SIDE, Scene
 
 FIND, COMPOSE, GROUND = "find-a-concept", "compose-two-concepts", "white"
+WHERES: tuple[Where, ...] = ("own tokens", "everywhere")
 Pair = tuple[Measured, Measured]  # without and with the masks, from the same noise
 
 
@@ -76,23 +78,23 @@ def run(host: Path | None, out: Path, quick: bool = False) -> dict[str, Any]:
     files = {name: PACK / "workflows" / f"{name}.json" for name in (FIND, COMPOSE)}
     workflows = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="cones-comfyui-") as folder, tqdm(total=10, desc="ComfyUI") as bar:
+    with tempfile.TemporaryDirectory(prefix="cones-comfyui-") as folder, tqdm(total=19, desc="ComfyUI") as bar:
         base = Path(folder)
         with started(host, base) as server:
-            session = Session(server, workflows, judge, base, 8 if quick else 16, bar)
+            session = Session(server, workflows, judge, base, 8 if quick else 32, bar)
             version = json.loads(server.request("/system_stats"))["system"]["comfyui_version"]
-            concepts, rows = [], []
-            for one in subjects:
-                entry, more = _concept(session, one, quick)
-                concepts.append(entry)
-                rows += more
-            pair, more = _pair(session, subjects)
+            found = [_concept(session, one, where, quick) for where in WHERES for one in subjects]
+            scene = Scene(tuple(zip(("left", "right"), (one.thing for one in subjects), strict=True)), GROUND)
+            spelled = session.run(COMPOSE, session.prompt(COMPOSE), describe(scene), partial(_both, subjects))
+            pairs = [_pair(session, subjects, where, spelled) for where in WHERES]
         shutil.copytree(base / "models" / "concept_masks", out / "concept_masks", dirs_exist_ok=True)
-    save_grid([*rows, *more], out / "demo-comfyui.png")
+    rows = [row for _, more in (*found, *pairs) for row in more]
+    save_grid([*rows, *_rows(spelled)], out / "demo-comfyui.png")
     report = {
-        "concepts": concepts,
-        "pair": [pair],
+        "concepts": [entry for entry, _ in found],
+        "pair": [entry for entry, _ in pairs],
         "positive_control": None,
+        "samples_per_share": session.samples,
         "seconds_total": round(time.monotonic() - began, 1),
         "versions": {"comfyui": version, "torch": torch.__version__},
     }
@@ -107,30 +109,47 @@ def changed(prompt: Prompt, class_type: str, **inputs: Any) -> None:
             node["inputs"].update(inputs)
 
 
+def searching_everywhere(prompt: Prompt) -> None:
+    """Change find-a-concept: pictures of the subject alone, one prompt for all, the class prompt as the prior."""
+    (subject,) = [name for name, node in prompt.items() if node["class_type"] == "ConesToySubject"]
+    (find,) = [node for node in prompt.values() if node["class_type"] == "ConesFindConceptNeurons"]
+    encode = prompt[find["inputs"]["subject_conditioning"][0]]["inputs"]
+    encode.update(text=[subject, 1], prompt_per_line=False)
+    prompt["class"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": encode["clip"], "text": [subject, 2]}}
+    find["inputs"].update(where="everywhere", class_conditioning=["class", 0], steps=300, batch=16)
+    prompt[subject]["inputs"]["beside"] = 0
+
+
 def _shown(one: Subject, reading: Reading) -> bool:
     return shows(reading, one.thing)
 
 
-def _mask_name(one: Subject) -> str:
-    return f"toy-{one.identifier}-{one.class_word}"
+def _both(subjects: Sequence[Subject], reading: Reading) -> bool:
+    return all(shows(reading, one.thing) for one in subjects)
 
 
-def _concept(session: Session, one: Subject, quick: bool) -> tuple[dict[str, Any], list[Row]]:
+def _mask_name(one: Subject, where: Where) -> str:
+    return f"toy-{one.identifier}-{one.class_word}{'-everywhere' if where == 'everywhere' else ''}"
+
+
+def _concept(session: Session, one: Subject, where: Where, quick: bool) -> tuple[dict[str, Any], list[Row]]:
     """Find, save and sample with one subject's mask."""
     began = time.monotonic()
-    prompt = session.prompt(FIND)
+    prompt, name = session.prompt(FIND), _mask_name(one, where)
     changed(prompt, "ConesToySubject", subject=one.identifier)
-    changed(prompt, "ConesSaveConceptMask", name=_mask_name(one), if_exists="overwrite")
+    changed(prompt, "ConesSaveConceptMask", name=name, if_exists="overwrite")
+    if where == "everywhere":
+        searching_everywhere(prompt)
     if quick:
         changed(prompt, "ConesFindConceptNeurons", steps=100, batch=8)
     shown = session.run(FIND, prompt, f"{one.prompt} on a {GROUND} background", partial(_shown, one))
     seconds = time.monotonic() - began
-    leak = _alone(session, one, f"{one.class_prompt} on a {GROUND} background", partial(_shown, one))
+    leak = _alone(session, name, f"{one.class_prompt} on a {GROUND} background", partial(_shown, one))
     other = next(thing for thing in COMPANIONS if thing.shape != one.thing.shape)
     phrase = Told(other.shape, (other.colour,), other.texture, None).phrase
     text = f"{one.prompt} on the left and {phrase} on the right on a {GROUND} background"
-    second = _alone(session, one, text, lambda r: dict(r.things).get("right") == other)
-    file = session.base / "models" / "concept_masks" / f"{_mask_name(one)}.safetensors"
+    second = _alone(session, name, text, lambda r: dict(r.things).get("right") == other)
+    file = session.base / "models" / "concept_masks" / f"{name}.safetensors"
     mask = load_mask(file)
     entry = {
         "identifier": one.identifier,
@@ -148,42 +167,49 @@ def _concept(session: Session, one: Subject, quick: bool) -> tuple[dict[str, Any
         **_shares("second_object", second),
         "seconds": round(seconds, 1),
     }
-    reference = torch.from_numpy(one.reference_pictures()[0])
-    rows = [Row(f'"{one.prompt}" in ComfyUI'), Row("reference pictures", "what the search saw", reference)]
+    reference = torch.from_numpy(one.reference_pictures(beside=prompt_beside(prompt))[0])
+    rows = [Row(f'"{one.prompt}" in ComfyUI, {where}'), Row("reference pictures", "what the search saw", reference)]
     return entry, [*rows, *_rows(shown), *_rows(leak), *_rows(second)]
 
 
-def _alone(session: Session, one: Subject, text: str, wanted: Callable[[Reading], bool]) -> Pair:
+def prompt_beside(prompt: Prompt) -> int:
+    """How many reference pictures of a prompt show another thing too."""
+    return next(int(node["inputs"]["beside"]) for node in prompt.values() if node["class_type"] == "ConesToySubject")
+
+
+def _alone(session: Session, name: str, text: str, wanted: Callable[[Reading], bool]) -> Pair:
     """Sample with one saved mask only."""
     prompt = session.prompt(COMPOSE)
-    changed(prompt, "ConesLoadConceptMask", mask_name=f"{_mask_name(one)}.safetensors")
+    changed(prompt, "ConesLoadConceptMask", mask_name=f"{name}.safetensors")
     changed(prompt, "ConesApplyConceptMasks", enabled_2=False)
     return session.run(COMPOSE, prompt, text, wanted)
 
 
-def _pair(session: Session, subjects: list[Subject]) -> tuple[dict[str, Any], list[Row]]:
+def _pair(
+    session: Session, subjects: Sequence[Subject], where: Where, spelled: Pair
+) -> tuple[dict[str, Any], list[Row]]:
     """Both saved masks loaded, as the second workflow has it."""
     first, second = subjects
     ground = f"on a {GROUND} background"
 
-    def both(reading: Reading) -> bool:
-        return shows(reading, first.thing) and shows(reading, second.thing)
-
     def sampled(text: str, wanted: Callable[[Reading], bool]) -> Pair:
-        return session.run(COMPOSE, session.prompt(COMPOSE), text, wanted)
+        prompt = session.prompt(COMPOSE)
+        loaders = [node for node in prompt.values() if node["class_type"] == "ConesLoadConceptMask"]
+        for node, one in zip(loaders, subjects, strict=True):
+            node["inputs"]["mask_name"] = f"{_mask_name(one, where)}.safetensors"
+        return session.run(COMPOSE, prompt, text, wanted)
 
     alone = [sampled(f"{one.prompt} {ground}", partial(_shown, one)) for one in subjects]
-    pair = sampled(f"{first.prompt} on the left and {second.prompt} on the right {ground}", both)
-    scene = Scene((("left", first.thing), ("right", second.thing)), GROUND)
-    spelled = sampled(describe(scene), both)
+    text = f"{first.prompt} on the left and {second.prompt} on the right {ground}"
+    pair = sampled(text, partial(_both, subjects))
     entry = {
-        "where": "everywhere",
+        "where": where,
         "first_alone": alone[0][1].share,
         "second_alone": alone[1][1].share,
         "both": pair[1].share,
         "both_full_caption": spelled[0].share,
     }
-    return entry, [Row("Both masks loaded"), *_rows(alone[0]), *_rows(alone[1]), *_rows(pair), *_rows(spelled)]
+    return entry, [Row(f"Both masks loaded, {where}"), *_rows(alone[0]), *_rows(alone[1]), *_rows(pair)]
 
 
 def _shares(name: str, pair: Pair) -> dict[str, float]:

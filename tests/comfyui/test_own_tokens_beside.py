@@ -1,4 +1,4 @@
-"""Masks at own tokens beside what other nodes do to the same model: attention patches, ControlNet, hooks, extra passes."""
+"""Masks at own tokens beside other nodes on the same model: attention patches, ControlNet, hooks, extra passes."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_weight_hooks_with_keyframes(model, masks, text):
     hooks.set_keyframes_on_hooks(frames)
     hooked = comfy.hooks.set_hooks_for_conditioning(text[0], hooks)
     before, after, _ = both(model, masks, (hooked, text[1]), steps=4, cfg=1.0)
-    weight = model.model.diffusion_model.get_parameter(name) - 2.0 * delta  # of the last step
+    weight = model.model.diffusion_model.get_parameter(name).detach() - 2.0 * delta  # of the last step
     shut = torch.zeros_like(weight).flatten()
     shut[masks[0][0].index[name]] = weight.flatten()[masks[0][0].index[name]]
     x, y = after[name]
