@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import comfy.model_patcher
 import comfy.ops
@@ -45,7 +45,7 @@ def random_state(module: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, value in module.state_dict().items():
-        if value.ndim == 1:
+        if value.ndim <= 1:
             state[name] = torch.full(value.shape, float(name.endswith("weight")))
         else:
             state[name] = torch.randn(value.shape, generator=generator) / value[0].numel() ** 0.5
@@ -134,3 +134,39 @@ def traces(model):
     return {
         name: (len(module._forward_hooks), "forward" in module.__dict__) for name, module in model.model.named_modules()
     }
+
+
+TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 3}
+T5 = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 2}
+LLAMA = {**TEXT, "num_key_value_heads": 1}
+SMALL_TEXT = {
+    "clip_l_model_config": TEXT,
+    "clip_g_model_config": {**TEXT, "projection_dim": 32},
+    "t5xxl_model_config": T5,
+    "qwen25_7b_model_config": LLAMA,
+}
+
+
+def small_clip(kind: str) -> Any:
+    """The host's own text encoders and tokenizers of a model family, a few layers of 32 channels wide: a CLIP."""
+    import comfy.sd
+    from comfy import sd1_clip, sdxl_clip
+    from comfy.text_encoders import flux, qwen_image, sd3_clip
+
+    class Target:
+        params: ClassVar[dict[str, Any]] = {}
+        clip, tokenizer = {
+            "sd15": (sd1_clip.SD1ClipModel, sd1_clip.SD1Tokenizer),
+            "sdxl": (sdxl_clip.SDXLClipModel, sdxl_clip.SDXLTokenizer),
+            "sd3": (sd3_clip.sd3_clip(), sd3_clip.SD3Tokenizer),
+            "sd3 without t5": (sd3_clip.sd3_clip(t5=False), sd3_clip.SD3Tokenizer),
+            "flux": (flux.flux_clip(), flux.FluxTokenizer),
+            "qwen": (qwen_image.te(), qwen_image.QwenImageTokenizer),
+        }[kind]
+
+    options = {"dtype": torch.float32, "initial_device": CPU, **SMALL_TEXT}
+    if kind == "sd3":
+        options["t5xxl_model_config"] = {**T5, "d_model": 4096}  # what CLIP's output is padded to
+    clip = comfy.sd.CLIP(Target, model_options=options, disable_dynamic=True)
+    clip.cond_stage_model.load_state_dict(random_state(clip.cond_stage_model, 3))
+    return clip
