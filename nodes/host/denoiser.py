@@ -79,7 +79,7 @@ class BorrowedModel:
 
     def output_scale(self, sigma: Tensor) -> Tensor:
         """(B,) d denoised / d network output."""
-        ones = torch.ones(len(sigma), 1, 1, 1, device=self.device)
+        ones = torch.ones(len(sigma), *[1] * (next(iter(self.latents.values())).ndim - 1), device=self.device)
         scale: Tensor = self.sampling.calculate_denoised(sigma.to(self.device), ones, torch.zeros_like(ones))
         return scale.reshape(-1)
 
@@ -253,10 +253,11 @@ def check_input(model_patcher: Any, conditionings: Mapping[str, Any], latents: M
         )
     channels = model_patcher.get_model_object("latent_format").latent_channels
     for label, one in latents.items():
-        if one.is_nested or one.ndim != 4 or one.shape[1] != channels:
+        if one.is_nested or one.ndim not in (4, 5) or one.shape[1] != channels:
             raise ConesError(
                 f"{label} latents have shape {tuple(one.shape)} but this model works on "
-                f"(n, {channels}, height, width); encode the pictures with the VAE that belongs to the model"
+                f"(n, {channels}, height, width), some on (n, {channels}, frames, height, width); encode the pictures "
+                "with the VAE that belongs to the model"
             )
     for label, conditioning in conditionings.items():
         if not conditioning:

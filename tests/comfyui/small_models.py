@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar
 
 import comfy.model_patcher
@@ -99,8 +100,8 @@ def mask_of(model, concept, seed, density=0.2):
     return ConceptMask(index, shapes, *concept, where="own tokens")
 
 
-def sampled(model, positive, negative, steps=1, cfg=3.0, rows=2, seed=0):
-    latent = torch.zeros(rows, 4, 8, 8)
+def sampled(model, positive, negative, steps=1, cfg=3.0, rows=2, seed=0, shape=(4, 8, 8)):
+    latent = torch.zeros(rows, *shape)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
         return comfy.sample.sample(model, noise, steps, cfg, "euler", "normal", positive, negative, latent, seed=seed)
@@ -151,7 +152,7 @@ def small_clip(kind: str) -> Any:
     """The host's own text encoders and tokenizers of a model family, a few layers of 32 channels wide: a CLIP."""
     import comfy.sd
     from comfy import sd1_clip, sdxl_clip
-    from comfy.text_encoders import flux, qwen_image, sd3_clip
+    from comfy.text_encoders import flux, qwen_image, qwen_vl, sd3_clip
 
     class Target:
         params: ClassVar[dict[str, Any]] = {}
@@ -167,6 +168,26 @@ def small_clip(kind: str) -> Any:
     options = {"dtype": torch.float32, "initial_device": CPU, **SMALL_TEXT}
     if kind == "sd3":
         options["t5xxl_model_config"] = {**T5, "d_model": 4096}  # what CLIP's output is padded to
-    clip = comfy.sd.CLIP(Target, model_options=options, disable_dynamic=True)
+    tower = qwen_vl.Qwen2VLVisionTransformer  # never used for text; one layer of 32 spares gigabytes
+    qwen_vl.Qwen2VLVisionTransformer = functools.partial(tower, num_layers=1)
+    try:
+        clip = comfy.sd.CLIP(Target, model_options=options, disable_dynamic=True)
+    finally:
+        qwen_vl.Qwen2VLVisionTransformer = tower
     clip.cond_stage_model.load_state_dict(random_state(clip.cond_stage_model, 3))
     return clip
+
+
+def small_model(kind: str, seed: int = 0) -> Any:
+    """A MODEL of another family that goes with small_clip(kind)."""
+    if kind == "sdxl":
+        changes = {"context_dim": 64, "adm_in_channels": 32 + 6 * 256, "num_classes": "sequential"}
+        config = comfy.supported_models.SDXL({**UNET, **changes, "use_linear_in_transformer": True})
+    else:
+        sizes = {"num_layers": 2, "attention_head_dim": 32, "num_attention_heads": 2, "joint_attention_dim": 32}
+        qwen = {"image_model": "qwen_image", "in_channels": 64, "out_channels": 16, "axes_dims_rope": (8, 12, 12)}
+        config = comfy.supported_models.QwenImage({**qwen, **sizes})
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, device=CPU)
+    model.diffusion_model.load_state_dict(random_state(model.diffusion_model, seed))
+    return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
