@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 WORLD, TEXT, EMPTY, SAMPLER, DECODE, SHOW = "world", "text", "empty", "sampler", "decode", "show"
 WORDS = {"identifier": "sks", "class_word": "star"}
 QUICK = {"method": "cones", "targets": "text K+V", "density": 0.01, "steps": 2, "batch": 32, "prior_weight": 1.0}
+QUICK |= {"where": "everywhere"}
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def test_every_node_is_registered(server):
     ours = {name for name in server.object_info() if name.startswith("Cones")}
     assert ours == {
         "ConesApplyConceptMasks", "ConesCombineConceptMasks", "ConesFindConceptNeurons", "ConesLoadConceptMask",
-        "ConesSaveConceptMask", "ConesToySubject", "ConesToyWorld",
+        "ConesSaveConceptMask", "ConesToySubject", "ConesToyWorld", "ConesEncodePrompt",
     }  # fmt: skip
     assert not [line for line in server.log().splitlines() if "IMPORT FAILED" in line and "cones" in line]
 

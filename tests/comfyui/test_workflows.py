@@ -6,6 +6,7 @@ does the same with the frontend's own code.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -149,13 +150,14 @@ def shortened(prompt: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def check_run(server: Any, prompt: dict[str, dict[str, Any]], shape: tuple[int, ...]) -> None:
-    """The prompt runs, and its saved pictures differ from the previewed ones without the concept."""
+    """The prompt runs, and its saved pictures differ from the previewed ones without the concept, and each other."""
     run = server.run(prompt)
-    (saved,) = nodes_with(prompt, "SaveImage")
-    without = nodes_with(prompt, "PreviewImage")[-1]
-    for ours, vanilla in zip(run.images(saved), run.images(without), strict=True):
-        assert ours.shape == vanilla.shape == shape and ours.std() > 0
-        assert not np.array_equal(ours, vanilla)
+    rows = [run.images(nodes_with(prompt, "PreviewImage")[-1])]
+    rows += [run.images(saved) for saved in nodes_with(prompt, "SaveImage")]
+    assert len(rows) > 1
+    for same_noise in zip(*rows, strict=True):
+        assert all(picture.shape == shape and picture.std() > 0 for picture in same_noise)
+        assert not any(np.array_equal(*pair) for pair in itertools.combinations(same_noise, 2))
 
 
 def test_find_a_concept_runs_to_a_picture(server):
@@ -164,9 +166,10 @@ def test_find_a_concept_runs_to_a_picture(server):
     assert (server.base / "models" / "concept_masks" / "shortened.safetensors").is_file()
 
 
-def test_compose_two_concepts_runs_to_a_picture_with_the_example_masks(server):
+@pytest.mark.parametrize("name", ["compose-two-concepts", "compare-where-masks-act"])
+def test_it_runs_to_a_picture_with_the_example_masks(server, name):
     assert not list((server.base / "models" / "concept_masks").glob("toy-*"))
-    prompt = shortened(to_api(read(ROOT / "workflows" / "compose-two-concepts.json"), server.object_info()))
+    prompt = shortened(to_api(read(ROOT / "workflows" / f"{name}.json"), server.object_info()))
     check_run(server, prompt, (256, 256, 3))
 
 
