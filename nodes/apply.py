@@ -59,17 +59,15 @@ class ConesApplyConceptMasks(io.ComfyNode):  # type: ignore[misc]
                 "Shuts the neurons of one or several concepts, so that the model draws them when the prompt names "
                 "them. Masks at their own tokens need prompts from Encode Prompt with Concepts and leave every other "
                 "prompt as it was. The order of masks does not matter. Put it after LoRA loaders. Sampling costs "
-                "nothing "
-                "extra."
+                "next to nothing extra."
             ),
             search_aliases=[*ALIASES, "compose", "multi concept", "apply mask"],
             inputs=[
                 io.Model.Input(
                     "model",
                     tooltip=(
-                        "The model the masks were found on, with or without LoRA. It is not edited; the "
-                        "output is a patched "
-                        "copy."
+                        "The model the masks were found on, with or without LoRA. It is not edited; the output is a "
+                        "patched copy."
                     ),
                 ),
                 *slots,
@@ -89,10 +87,8 @@ class ConesApplyConceptMasks(io.ComfyNode):  # type: ignore[misc]
                     optional=True,
                     tooltip=(
                         "as found: each mask acts where it was searched for. own tokens: only at the words that name "
-                        "it, in "
-                        "prompts from Encode Prompt with Concepts. everywhere: the weights themselves are shut, for "
-                        "every "
-                        "word and prompt."
+                        "it, in prompts from Encode Prompt with Concepts. everywhere: the weights themselves are "
+                        "shut, for every word and prompt."
                     ),
                 ),
             ],

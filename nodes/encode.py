@@ -11,6 +11,7 @@ from ..cones_ops.errors import ConesError
 from ..cones_ops.own_tokens import OWN_WORDS, OwnWords
 from .host.notices import warn
 from .host.prompts import EncodedPrompt, encode_prompt
+from .host.token_places import phrase
 from .types import ALIASES, CATEGORY, ConceptMaskSocket
 
 SLOTS = 8
@@ -35,10 +36,8 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
             category=CATEGORY,
             description=(
                 "Encodes a prompt like CLIP Text Encode, and remembers which of its tokens are a concept's own, so "
-                "that "
-                "masks at own tokens act there and nowhere else. Use it for the subject's prompt of Find Concept "
-                "Neurons "
-                "and for every prompt that names a concept."
+                "that masks at own tokens act there and nowhere else. Use it for the subject's prompt of Find Concept "
+                "Neurons and for every prompt that names a concept."
             ),
             search_aliases=[*ALIASES, "clip text encode", "prompt", "text encode", "own tokens", "trigger word"],
             inputs=[
@@ -72,8 +71,7 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
                     advanced=True,
                     tooltip=(
                         "Which tokens count as the concept's own. Use the same for searching and for sampling. With "
-                        "the "
-                        "end tokens a mask reaches the whole picture, not only its subject."
+                        "the end tokens a mask reaches the whole picture, not only its subject."
                     ),
                 ),
                 io.Boolean.Input(
@@ -83,8 +81,7 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
                     advanced=True,
                     tooltip=(
                         "Each line is a prompt of its own: one caption per picture for Find Concept Neurons. Off: the "
-                        "text "
-                        "is one prompt."
+                        "text is one prompt."
                     ),
                 ),
             ],
@@ -133,7 +130,7 @@ def report(prompt: EncodedPrompt) -> list[str]:
     """One line per concept."""
     lines = []
     for concept, positions in prompt.positions.items():
-        name, places = " ".join(concept).strip(), ", ".join(str(int(one)) for one in positions)
+        name, places = phrase(concept), ", ".join(str(int(one)) for one in positions)
         told = f"{name}: tokens {places} of {prompt.length} in" if places else f"not in the prompt: {name}, in"
         lines.append(f'{told} "{prompt.text}"')
     return lines

@@ -28,9 +28,8 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
             category=CATEGORY,
             description=(
                 "Finds the few cross-attention weights (concept neurons) that, when shut, make the model draw the "
-                "subject of "
-                "your pictures. Needs 4-5 pictures and a prompt with a rare identifier, through Encode Prompt with "
-                "Concepts. The model itself is not changed."
+                "subject of your pictures. Needs 4-5 pictures and a prompt with a rare identifier, through Encode "
+                "Prompt with Concepts. The model itself is not changed."
             ),
             search_aliases=[*ALIASES, "train", "find neurons"],
             is_output_node=True,
@@ -38,8 +37,8 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                 io.Model.Input(
                     "model",
                     tooltip=(
-                        "The model to search in: SD 1.x, SD 2.x, SDXL or the toy world. It is borrowed and given back "
-                        "unchanged."
+                        "The model to search in: SD 1.x, SD 2.x, SDXL, Qwen-Image or the toy world. It is borrowed "
+                        "and given back unchanged."
                     ),
                 ),
                 io.Latent.Input(
@@ -60,8 +59,7 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     optional=True,
                     tooltip=(
                         "Not used at own tokens. Everywhere: optional pictures of the class (any stars), encoded with "
-                        "VAE "
-                        "Encode. Without them the unchanged model is the example."
+                        "VAE Encode. Without them the unchanged model is the example."
                     ),
                 ),
                 io.Conditioning.Input(
@@ -87,9 +85,8 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     options=list(METHODS),
                     default="learned",
                     tooltip=(
-                        "learned: a score per weight, trained (best). cones: the paper's Algorithm 1. "
-                        "progressive: shuts "
-                        "some, looks again. taylor: one look, the plain baseline."
+                        "learned: a score per weight, trained (best). cones: the paper's Algorithm 1. progressive: "
+                        "shuts some, looks again. taylor: one look, the plain baseline."
                     ),
                 ),
                 io.Combo.Input(
@@ -97,9 +94,8 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     options=list(TARGET_CHOICES),
                     default=TARGET_CHOICES[0],
                     tooltip=(
-                        "Which projections are searched: text K and V (cross-attention, the default), one of "
-                        "them, or self-"
-                        "attention too."
+                        "Which projections are searched: text K and V (cross-attention, the default), one of them, or "
+                        "self-attention too."
                     ),
                 ),
                 io.Float.Input(
@@ -139,8 +135,7 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     step=0.1,
                     tooltip=(
                         "Everywhere: how much keeping the class prompt as it was counts against drawing the subject. "
-                        "Not "
-                        "used at own tokens."
+                        "Not used at own tokens."
                     ),
                 ),
                 io.Int.Input(
@@ -158,9 +153,8 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     optional=True,
                     tooltip=(
                         "own tokens: the neurons are shut only for the words that name the subject; every other word "
-                        "and "
-                        "prompt stays as it was, several concepts do not disturb each other, and a step costs half. "
-                        "everywhere: as in the paper, the weights are shut for every word."
+                        "and prompt stays as it was, several masks can be loaded without spoiling each other, "
+                        "and a step costs half. everywhere: as in the paper, the weights are shut for every word."
                     ),
                 ),
             ],

@@ -23,9 +23,8 @@ class ConesToyWorld(io.ComfyNode):  # type: ignore[misc]
             display_name="Toy World",
             category=TOY_CATEGORY,
             description=(
-                "A tiny text-to-image model that ships with this pack and runs on any computer: drawn scenes of 64x64"
-                " pixels. "
-                "Use it like a checkpoint, with stock nodes and an Empty Latent Image of 64x64."
+                "A tiny text-to-image model that ships with this pack and runs on any computer: drawn scenes of 64x64 "
+                "pixels. Use it like a checkpoint, with stock nodes and an Empty Latent Image of 64x64."
             ),
             search_aliases=[*ALIASES, "toy", "demo", "tiny model", "checkpoint"],
             inputs=[],
@@ -87,8 +86,7 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
                     optional=True,
                     tooltip=(
                         "How many of the pictures show the subject beside another thing (use captions then). At own "
-                        "tokens "
-                        "a search learns from them what is not the subject; 4 of 5 is a good choice there, 0 "
+                        "tokens a search learns from them what is not the subject; 4 of 5 is a good choice there, 0 "
                         "everywhere."
                     ),
                 ),

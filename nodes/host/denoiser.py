@@ -261,7 +261,7 @@ def check_input(model_patcher: Any, conditionings: Mapping[str, Any], latents: M
             )
     for label, conditioning in conditionings.items():
         if not conditioning:
-            raise ConesError(f"the {label} conditioning is empty; connect CLIP Text Encode")
+            raise ConesError(f"the {label} conditioning is empty; connect an encoded prompt")
         if any(entry[1].get("hooks") is not None for entry in conditioning):
             raise ConesError(f"the {label} conditioning carries hooks, which a search cannot follow; remove them")
 

@@ -25,7 +25,7 @@ from ...cones_ops.errors import ConesError
 from .adapter import merged
 from .gradients import is_linear, weight_in_use
 from .notices import warn
-from .token_places import Placed, Rows, carrying, placed, rows_in
+from .token_places import Placed, Rows, carrying, phrase, placed, rows_in
 
 KEY = "cones_own_tokens"
 Strengths = tuple[tuple[ConceptMask, float], ...]
@@ -101,9 +101,9 @@ def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
 
 def acts_nowhere(mask: ConceptMask, carrying: bool) -> str:
     """What a user should know when a mask finds none of its tokens."""
-    name = f"{mask.identifier} {mask.class_word}"
+    name = phrase((mask.identifier, mask.class_word))
     why = (
-        f'none of its prompts names it. Connect the mask to Encode Prompt with Concepts too and write "{name}" in its '
+        "none of its prompts names it. Connect the mask to Encode Prompt with Concepts too and write its words in the "
         "text (in one text: what Conditioning (Concat) appends loses its concepts)"
         if carrying
         else "its prompts come from CLIP Text Encode, which does not tell where words are; use Encode Prompt with "
@@ -197,8 +197,7 @@ def corrected(name: str, batch: Batch, module: Any, inputs: tuple[Tensor, ...], 
     if x.ndim != 3 or x.shape[0] != batch.text.shape[0] or x.shape[1] < batch.text.shape[1]:
         batch.run.warn_once(
             f"{name} gets text of shape {tuple(x.shape)} instead of {tuple(batch.text.shape)} from another node; "
-            "concept "
-            "masks do not act there"
+            "concept masks do not act there"
         )
         return y
     for own in batch.own:

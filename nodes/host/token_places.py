@@ -23,10 +23,14 @@ Conds = Mapping[str, Sequence[Mapping[str, Any]] | None]  # a run's conditioning
 
 CHANGED = (
     "the text of a conditioning was changed after Encode Prompt with Concepts, so which tokens are the concept's "
-    "cannot "
-    "be told any more. Conditioning (Average) does that; use Conditioning (Combine), (Concat) or (Set Timestep Range), "
-    "or masks that act everywhere"
+    "cannot be told any more. Conditioning (Average) does that; use Conditioning (Combine), (Concat) or (Set Timestep "
+    "Range), or masks that act everywhere"
 )
+
+
+def phrase(concept: Concept) -> str:
+    """A concept's words as a user writes them."""
+    return " ".join(" ".join(concept).split())
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +42,9 @@ class TokenPlaces:
     words: str  # which words count as own
 
     def of(self, concept: Concept) -> Tensor:
-        """Positions of a concept's own tokens; none if it was not looked for, or is not in the text."""
-        return self.positions.get(concept, torch.zeros(0, dtype=torch.int64))
+        """Positions of a concept's own tokens, by its words in any case; none if not looked for, or not in the text."""
+        alike = (own for known, own in self.positions.items() if phrase(known).casefold() == phrase(concept).casefold())
+        return next(alike, torch.zeros(0, dtype=torch.int64))
 
 
 def places_in(cond: Mapping[str, Any]) -> TokenPlaces | None:
@@ -127,7 +132,7 @@ def rows_in(uuids: Sequence[Any], text: Tensor | None, by_uuid: Mapping[Any, Pla
 
 def own_of(conditioning: Sequence[Any], concept: Concept) -> list[TokenPlaces]:
     """The places of every entry of a CONDITIONING; ConesError unless each has tokens of the concept."""
-    name = " ".join(concept).strip()
+    name = phrase(concept)
     found = []
     for text, extra in conditioning:
         places = places_in({**extra, "cross_attn": text})
@@ -137,7 +142,7 @@ def own_of(conditioning: Sequence[Any], concept: Concept) -> list[TokenPlaces]:
                 f'Prompt with Concepts with concepts = "{name}", or choose where = everywhere'
             )
         if not len(places.of(concept)):
-            looked_for = listed(" ".join(one).strip() for one in places.positions) or "no concept"
+            looked_for = listed(phrase(one) for one in places.positions) or "no concept"
             raise ConesError(
                 f'the subject\'s prompt has no own tokens of "{name}"; Encode Prompt with Concepts looked for '
                 f'{looked_for}. Write "{name}" in its text, and in its concepts'

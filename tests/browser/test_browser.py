@@ -73,6 +73,25 @@ def test_run_on_find_a_concept_gives_a_picture(canvas, server):
     assert not ours(canvas.complaints)
 
 
+def test_missing_words_are_told_on_the_node(canvas, server):
+    path = ROOT / "workflows" / "compose-two-concepts.json"
+    canvas.drop(path.name, read(path))
+    canvas.set_widgets("ConesEncodePrompt", text="a sks star and a heart")
+    canvas.set_widgets("KSampler", steps=2)
+    canvas.complaints.clear()
+    canvas.page.get_by_role("button", name=re.compile("^Run")).first.click()
+    canvas.wait_for_outputs("SaveImage", timeout=120)
+    canvas.fit()
+    canvas.page.wait_for_timeout(1500)
+    canvas.screenshot("missing-words")
+    told = canvas.evaluate(
+        "window.app.graph.nodes.filter(node => node.type === 'ConesEncodePrompt')"
+        ".flatMap(node => node.widgets.map(widget => String(widget.value)))"
+    )
+    assert any("not in the prompt: zwx heart" in text for text in told)
+    assert not ours(canvas.complaints)
+
+
 def test_help_panel_texts_are_served(server):
     for name in (name for name in server.object_info() if name.startswith("Cones")):
         text = server.request(f"/extensions/cones-concept-neurons/docs/{name}.md").decode()

@@ -12,9 +12,10 @@ from cones_concept_neurons.cones_ops.concept_mask import ConceptMask, from_ranki
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.find import find_concept_neurons
 from cones_concept_neurons.cones_ops.loss import Examples
+from cones_concept_neurons.cones_ops.report import summary_text
 from cones_concept_neurons.cones_ops.search import SearchSettings, recommended
 from cones_concept_neurons.cones_ops.toy_world.bundle import load_pipeline, random_pipeline, save_pipeline
-from cones_concept_neurons.nodes import apply, find, masks, toy
+from cones_concept_neurons.nodes import apply, encode, find, masks, toy
 from cones_concept_neurons.nodes.host import searching
 from cones_concept_neurons.nodes.host.applying import apply_masks
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
@@ -174,6 +175,67 @@ def test_the_diffusers_host_finds_the_same_neurons(path, checkpoint, inputs, met
     ours, theirs = from_ranking(found.scores, 0.01), from_ranking(expected.scores, 0.01)
     both = sum(len(set(i.tolist()) & set(theirs.index[n].tolist())) for n, i in ours.index.items() if n in theirs.index)
     assert both >= 0.99 * ours.count > 0
+
+
+CAPTIONS = ("a sks star", "a sks star on the left and a circle on the right", "a heart and a sks star")
+
+
+def captioned(clip, captions=CAPTIONS, concepts="sks star"):
+    with torch.inference_mode():
+        lines = "\n".join(captions)
+        return encode.ConesEncodePrompt.execute(clip, lines, concepts=concepts, prompt_per_line=True).args[0]
+
+
+@pytest.mark.parametrize("captions", [CAPTIONS[1:2], CAPTIONS])
+def test_the_diffusers_host_finds_the_same_neurons_at_own_tokens(path, checkpoint, inputs, captions):
+    from cones_concept_neurons.cones_ops.toy_world import sampling
+
+    pipeline = load_pipeline(path)
+    settings = SearchSettings("learned", steps=3, batch=8, held_out=8, seed=1, sparsity=0.0)
+    latents = inputs["subject_latents"]["samples"].clone()
+    words = {"identifier": "sks", "class_word": "star"}
+    expected = find_concept_neurons(
+        sampling.model_of(pipeline),
+        Examples(latents, sampling.conditioning(pipeline, captions, **words)),
+        **words,
+        settings=settings,
+        density=0.01,
+    )
+    task = searching.Task(inputs["subject_latents"], captioned(checkpoint[1], captions), None, None, *words.values())
+    before = weights(checkpoint[0])
+    with torch.inference_mode():
+        found = searching.search(checkpoint[0], task, "text K+V", settings, 0.01, 1.0, where="own tokens")
+    assert all(torch.equal(value, before[name]) for name, value in weights(checkpoint[0]).items())
+    assert found.mask.where == expected.mask.where == "own tokens"
+    assert found.history == pytest.approx(expected.history, rel=1e-4)
+    assert found.curve.losses == pytest.approx(expected.curve.losses, rel=1e-4)
+    ours, theirs = from_ranking(found.scores, 0.01), from_ranking(expected.scores, 0.01)
+    both = sum(len(set(i.tolist()) & set(theirs.index[n].tolist())) for n, i in ours.index.items() if n in theirs.index)
+    assert both >= 0.99 * ours.count > 0
+    assert found.mask.provenance["prior"] == "none"
+    told = "identifier + class word, at 2, 3 of 48"
+    assert found.mask.provenance["own_tokens"].startswith(told)
+    assert told in summary_text(found)
+
+
+def test_own_tokens_need_prompts_that_tell_them(checkpoint, inputs):
+    model, clip, _ = checkpoint
+
+    def refused(match, model=model, **changes):
+        with pytest.raises(ConesError, match=match):
+            run_find(model, {**inputs, **changes}, where="own tokens")
+
+    refused("comes from CLIP Text Encode")
+    other = captioned(clip, concepts="zwx heart")
+    refused(r'no own tokens of "sks star".*looked for zwx heart', subject_conditioning=other)
+    refused("no own tokens", subject_conditioning=captioned(clip, ("a sks star", "a star", "a sks star")))
+    refused("2 prompts for 3 pictures", subject_conditioning=captioned(clip, CAPTIONS[:2]))
+    masked = run_find(model, {**inputs, "subject_conditioning": captioned(clip)}, where="own tokens").args[0]
+    applied = apply_masks(model, [(masked, 1.0)])
+    refused("before Apply Concept Masks", model=applied, subject_conditioning=captioned(clip))
+    with pytest.raises(ConesError, match="do not read the text"):
+        some = {**inputs, "subject_conditioning": captioned(clip)}
+        run_find(model, some, where="own tokens", targets="text + self K+V")
 
 
 def test_a_mask_gives_the_same_denoised_latents_in_both_hosts(path, checkpoint):

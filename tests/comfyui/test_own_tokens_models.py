@@ -1,5 +1,4 @@
-"""Own tokens from prompt to picture in other families: SDXL (two text encoders), Qwen-Image (joint attention, an "
-"LLM)."""
+"""Own tokens from prompt to picture in SDXL (two text encoders) and Qwen-Image (joint attention, a language model)."""
 
 from __future__ import annotations
 

@@ -167,6 +167,13 @@ def test_a_prompt_per_line(clips):
         ConesEncodePrompt.execute(clips["sd15"], " \n", prompt_per_line=True)
 
 
+def test_a_concept_is_known_by_its_words_in_any_case(clips):
+    places = encoded(clips["sd15"], "an Old Tom cat", ("old", "tom cat")).conditioning[0][1][KEY]
+    assert len(places.of(("old", "tom cat"))) > 0
+    assert torch.equal(places.of(("Old tom", "cat")), places.of(("old", "tom cat")))
+    assert not len(places.of(("old", "tom")))
+
+
 def test_concepts_are_named_by_words():
     assert named("sks star, zwx golden retriever\n,vbn") == [("sks", "star"), ("zwx", "golden retriever"), ("vbn", "")]
     assert named(" ") == []
