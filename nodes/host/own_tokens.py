@@ -95,6 +95,11 @@ def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     for k, (mask, _) in enumerate(run.masks):
         if not any(len(one.positions[k]) for one in run.by_uuid.values()):
             run.warn_once(acts_nowhere(mask, carrying(guider.conds)))
+    if appended := max((one.appended for one in run.by_uuid.values()), default=0):
+        run.warn_once(
+            f"{appended} tokens were appended to a prompt after Encode Prompt with Concepts (Conditioning (Concat)); "
+            "a concept that is named in them does not act there: write all text in one node"
+        )
     options[KEY + "_run"] = run
     return executor(*args, **kwargs)
 

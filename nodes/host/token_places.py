@@ -75,9 +75,10 @@ def multiple_of(tensor: Tensor, original: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Placed:
-    """One conditioning of a run: how many tokens it has, and each concept's positions among them."""
+    """One conditioning of a run: its tokens, how many of them were appended since, each concept's positions."""
 
     length: int
+    appended: int
     positions: tuple[Tensor, ...]  # one per concept
 
 
@@ -97,8 +98,9 @@ def placed(conds: Conds, concepts: Sequence[Concept]) -> dict[Any, Placed]:
     for cond in (one for several in conds.values() for one in several or ()):
         places = places_in(cond)
         positions = tuple(places.of(concept) for concept in concepts) if places else ()
-        if any(len(one) for one in positions):
-            found[cond["uuid"]] = Placed(cond["cross_attn"].shape[1], positions)
+        if places and any(len(one) for one in positions):
+            length = cond["cross_attn"].shape[1]
+            found[cond["uuid"]] = Placed(length, length - places.encoded.shape[1], positions)
     return found
 
 

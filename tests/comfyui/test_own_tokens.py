@@ -180,7 +180,7 @@ def test_texts_of_different_length_are_repeated_by_the_host(model, masks):
 
 
 @pytest.mark.parametrize("what", ["mask", "area", "range", "combine", "concat", "strength"])
-def test_conditioning_nodes_keep_the_places(model, masks, what):
+def test_conditioning_nodes_keep_the_places(model, masks, what, caplog):
     import nodes
 
     other = encode(NOBODY, seed=5)
@@ -203,6 +203,8 @@ def test_conditioning_nodes_keep_the_places(model, masks, what):
     assert rows and changed.nonzero().tolist() == [
         [row, p + k] for row in rows for k in range(0, changed.shape[1], text[0][0][0].shape[1]) for p in POSITIVE[SKS]
     ]
+    told = warnings_in(caplog)
+    assert [one.split(" after ")[0] for one in told] == ["8 tokens were appended to a prompt"] * (what == "concat")
 
 
 def test_a_text_that_was_changed_is_refused(model, masks):
