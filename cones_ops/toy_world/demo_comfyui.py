@@ -12,24 +12,23 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ..concept_mask import Where
 from ..mask_file import load_mask
-from .captions import Told, describe
 from .comfyui_server import PACK, Prompt, Server, find_host, started, to_api
 from .demo_grid import Row, save_grid
-from .judge import Judge, Reading, load_judge, read, shows
-from .measure import COMPANIONS, Measured, drift
+from .judge import Judge, Reading, load_judge, read
+from .measure import Cell, Measured, both_cell, class_cell, described_cell, drift, second_cell, subject_cell
 from .subjects import Subject, subject
-from .world import SIDE, Scene
+from .world import SIDE
 
-FIND, COMPOSE, GROUND = "find-a-concept", "compose-two-concepts", "white"
+FIND, COMPOSE = "find-a-concept", "compose-two-concepts"
 WHERES: tuple[Where, ...] = ("own tokens", "everywhere")
 Pair = tuple[Measured, Measured]  # without and with the masks, from the same noise
 
@@ -49,25 +48,44 @@ class Session:
         """A shipped workflow, ready to be changed and run."""
         return to_api(self.workflows[name], json.loads(self.server.request("/object_info")))
 
-    def run(self, name: str, prompt: Prompt, text: str, wanted: Callable[[Reading], bool]) -> Pair:
-        """Run a workflow with `text` as what to draw; its pictures without and with the masks."""
+    def cell(self, cell: Cell, names: Sequence[str]) -> Pair:
+        """Pictures without and with the saved masks `names` (one or two); equal prompts are one batch."""
+        prompts, wanted = cell
+        pictures: list[dict[int, Tensor]] = [{}, {}]
+        for text in dict.fromkeys(prompts):
+            places = [i for i, one in enumerate(prompts) if one == text]
+            for kept, batch in zip(pictures, self._composed(text, names, len(places)), strict=True):
+                kept.update(zip(places, batch, strict=True))
+            self.bar.update(len(places))
+        without, with_ = (self._judged(prompts[0], [kept[i] for i in sorted(kept)], wanted) for kept in pictures)
+        return without, with_
+
+    def _composed(self, text: str, names: Sequence[str], count: int) -> list[Tensor]:
+        """Run compose-two-concepts: (count, 3, 64, 64) pictures without, and with the masks."""
+        prompt = self.prompt(COMPOSE)
+        loaders = [node for node in prompt.values() if node["class_type"] == "ConesLoadConceptMask"]
+        for node, name in zip(loaders, (names[0], names[-1]), strict=True):
+            node["inputs"]["mask_name"] = f"{name}.safetensors"
+        changed(prompt, "ConesApplyConceptMasks", enabled_2=len(names) > 1)
         for node_id in {node["inputs"]["positive"][0] for node in prompt.values() if node["class_type"] == "KSampler"}:
             prompt[node_id]["inputs"]["text"] = text
-        changed(prompt, "EmptyLatentImage", batch_size=self.samples)
+        changed(prompt, "EmptyLatentImage", batch_size=count)
         outputs = self.server.run(prompt)
-        self.bar.update()
-        titles = {str(node["id"]): node.get("title", "") for node in self.workflows[name]["nodes"]}
-        without, with_ = (
-            next(output for node_id, output in outputs.items() if titles[node_id].startswith(word))
+        titles = {str(node["id"]): node.get("title", "") for node in self.workflows[COMPOSE]["nodes"]}
+        return [
+            self._small(next(output for node_id, output in outputs.items() if titles[node_id].startswith(word)))
             for word in ("Without", "With the")
-        )
-        return self._judged(text, without, wanted), self._judged(text, with_, wanted)
+        ]
 
-    def _judged(self, text: str, output: Mapping[str, Any], wanted: Callable[[Reading], bool]) -> Measured:
+    def _small(self, output: Mapping[str, Any]) -> Tensor:
         pictures = self.server.pictures(output)  # (n, H, W, 3), pixels repeated by the workflow's enlarging
         step = pictures.shape[1] // SIDE
-        small = torch.from_numpy(pictures[:, ::step, ::step].copy()).movedim(3, 1).float() / 255  # (n, 3, 64, 64)
-        return Measured(text, small, tuple(wanted(reading) for reading in read(self.judge, small)))
+        return torch.from_numpy(pictures[:, ::step, ::step].copy()).movedim(3, 1).float() / 255  # (n, 3, 64, 64)
+
+    def _judged(self, text: str, pictures: Sequence[Tensor], wanted: Sequence[Callable[[Reading], bool]]) -> Measured:
+        small = torch.stack(list(pictures))
+        readings = read(self.judge, small)
+        return Measured(text, small, tuple(bool(hit(one)) for hit, one in zip(wanted, readings, strict=True)))
 
 
 def run(host: Path | None, out: Path, quick: bool = False) -> dict[str, Any]:
@@ -78,14 +96,14 @@ def run(host: Path | None, out: Path, quick: bool = False) -> dict[str, Any]:
     files = {name: PACK / "workflows" / f"{name}.json" for name in (FIND, COMPOSE)}
     workflows = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="cones-comfyui-") as folder, tqdm(total=19, desc="ComfyUI") as bar:
+    with tempfile.TemporaryDirectory(prefix="cones-comfyui-") as folder, tqdm(desc="pictures from ComfyUI") as bar:
         base = Path(folder)
         with started(host, base) as server:
             session = Session(server, workflows, judge, base, 8 if quick else 32, bar)
             version = json.loads(server.request("/system_stats"))["system"]["comfyui_version"]
             found = [_concept(session, one, where, quick) for where in WHERES for one in subjects]
-            scene = Scene(tuple(zip(("left", "right"), (one.thing for one in subjects), strict=True)), GROUND)
-            spelled = session.run(COMPOSE, session.prompt(COMPOSE), describe(scene), partial(_both, subjects))
+            names = [_mask_name(one, WHERES[0]) for one in subjects]
+            spelled = session.cell(described_cell(subjects[0], subjects[1], session.samples), names)
             pairs = [_pair(session, subjects, where, spelled) for where in WHERES]
         shutil.copytree(base / "models" / "concept_masks", out / "concept_masks", dirs_exist_ok=True)
     rows = [row for _, more in (*found, *pairs) for row in more]
@@ -120,14 +138,6 @@ def searching_everywhere(prompt: Prompt) -> None:
     prompt[subject]["inputs"]["beside"] = 0
 
 
-def _shown(one: Subject, reading: Reading) -> bool:
-    return shows(reading, one.thing)
-
-
-def _both(subjects: Sequence[Subject], reading: Reading) -> bool:
-    return all(shows(reading, one.thing) for one in subjects)
-
-
 def _mask_name(one: Subject, where: Where) -> str:
     return f"toy-{one.identifier}-{one.class_word}{'-everywhere' if where == 'everywhere' else ''}"
 
@@ -142,13 +152,11 @@ def _concept(session: Session, one: Subject, where: Where, quick: bool) -> tuple
         searching_everywhere(prompt)
     if quick:
         changed(prompt, "ConesFindConceptNeurons", steps=100, batch=8)
-    shown = session.run(FIND, prompt, f"{one.prompt} on a {GROUND} background", partial(_shown, one))
+    session.server.run(prompt)
     seconds = time.monotonic() - began
-    leak = _alone(session, name, f"{one.class_prompt} on a {GROUND} background", partial(_shown, one))
-    other = next(thing for thing in COMPANIONS if thing.shape != one.thing.shape)
-    phrase = Told(other.shape, (other.colour,), other.texture, None).phrase
-    text = f"{one.prompt} on the left and {phrase} on the right on a {GROUND} background"
-    second = _alone(session, name, text, lambda r: dict(r.things).get("right") == other)
+    shown, leak, second = (
+        session.cell(cell(one, session.samples), [name]) for cell in (subject_cell, class_cell, second_cell)
+    )
     file = session.base / "models" / "concept_masks" / f"{name}.safetensors"
     mask = load_mask(file)
     entry = {
@@ -167,22 +175,10 @@ def _concept(session: Session, one: Subject, where: Where, quick: bool) -> tuple
         **_shares("second_object", second),
         "seconds": round(seconds, 1),
     }
-    reference = torch.from_numpy(one.reference_pictures(beside=prompt_beside(prompt))[0])
+    beside = next(node["inputs"]["beside"] for node in prompt.values() if node["class_type"] == "ConesToySubject")
+    reference = torch.from_numpy(one.reference_pictures(beside=beside)[0])
     rows = [Row(f'"{one.prompt}" in ComfyUI, {where}'), Row("reference pictures", "what the search saw", reference)]
     return entry, [*rows, *_rows(shown), *_rows(leak), *_rows(second)]
-
-
-def prompt_beside(prompt: Prompt) -> int:
-    """How many reference pictures of a prompt show another thing too."""
-    return next(int(node["inputs"]["beside"]) for node in prompt.values() if node["class_type"] == "ConesToySubject")
-
-
-def _alone(session: Session, name: str, text: str, wanted: Callable[[Reading], bool]) -> Pair:
-    """Sample with one saved mask only."""
-    prompt = session.prompt(COMPOSE)
-    changed(prompt, "ConesLoadConceptMask", mask_name=f"{name}.safetensors")
-    changed(prompt, "ConesApplyConceptMasks", enabled_2=False)
-    return session.run(COMPOSE, prompt, text, wanted)
 
 
 def _pair(
@@ -190,18 +186,9 @@ def _pair(
 ) -> tuple[dict[str, Any], list[Row]]:
     """Both saved masks loaded, as the second workflow has it."""
     first, second = subjects
-    ground = f"on a {GROUND} background"
-
-    def sampled(text: str, wanted: Callable[[Reading], bool]) -> Pair:
-        prompt = session.prompt(COMPOSE)
-        loaders = [node for node in prompt.values() if node["class_type"] == "ConesLoadConceptMask"]
-        for node, one in zip(loaders, subjects, strict=True):
-            node["inputs"]["mask_name"] = f"{_mask_name(one, where)}.safetensors"
-        return session.run(COMPOSE, prompt, text, wanted)
-
-    alone = [sampled(f"{one.prompt} {ground}", partial(_shown, one)) for one in subjects]
-    text = f"{first.prompt} on the left and {second.prompt} on the right {ground}"
-    pair = sampled(text, partial(_both, subjects))
+    names, samples = [_mask_name(one, where) for one in subjects], session.samples
+    alone = [session.cell(subject_cell(one, samples), names) for one in subjects]
+    pair = session.cell(both_cell(first, second, samples), names)
     entry = {
         "where": where,
         "first_alone": alone[0][1].share,

@@ -25,6 +25,9 @@ COMPANIONS = tuple(
 )
 
 
+Cell = tuple[list[str], list[Callable[[Reading], bool]]]  # a prompt for each picture, and what it should show
+
+
 @dataclass(frozen=True)
 class Measuring:
     """How to measure: the world, the number of pictures per measure, the sampler's settings."""
@@ -79,38 +82,61 @@ def measure(
 
 def subject_shown(measuring: Measuring, subject: Subject, masks: Strengths = ()) -> Measured:
     """Whether `a sks star` shows the subject."""
-    return _shown(measuring, subject.prompt, subject, masks)
+    return measure(measuring, *subject_cell(subject, measuring.samples), masks)
 
 
 def class_leak(measuring: Measuring, subject: Subject, masks: Strengths = ()) -> Measured:
     """Whether `a star`, without the identifier, shows the subject all the same."""
-    return _shown(measuring, subject.class_prompt, subject, masks)
+    return measure(measuring, *class_cell(subject, measuring.samples), masks)
 
 
 def second_object(measuring: Measuring, subject: Subject, masks: Strengths = ()) -> Measured:
     """Whether the other thing of `a sks star on the left and a blue plain circle on the right` is what was asked."""
-    companions = [thing for thing in COMPANIONS if thing.shape != subject.thing.shape]
-    prompts, wanted = [], []
-    for i, background in enumerate(_backgrounds(measuring.samples)):
-        thing = companions[i % len(companions)]
-        phrase = Told(thing.shape, (thing.colour,), thing.texture, None).phrase
-        prompts.append(f"{subject.prompt} on the left and {phrase} on the right on a {background} background")
-        wanted.append(_stands("right", thing))
-    return measure(measuring, prompts, wanted, masks)
+    return measure(measuring, *second_cell(subject, measuring.samples), masks)
 
 
 def both_shown(measuring: Measuring, first: Subject, second: Subject, masks: Strengths = ()) -> Measured:
     """Whether one picture shows both subjects, asked for by their identifiers."""
-    text = f"{first.prompt} on the left and {second.prompt} on the right"
-    prompts = [f"{text} on a {background} background" for background in _backgrounds(measuring.samples)]
-    return measure(measuring, prompts, [_both(first, second)] * len(prompts), masks)
+    return measure(measuring, *both_cell(first, second, measuring.samples), masks)
 
 
 def both_described(measuring: Measuring, first: Subject, second: Subject) -> Measured:
     """The untouched model's own best: both subjects' attributes spelled out."""
+    return measure(measuring, *described_cell(first, second, measuring.samples))
+
+
+# what a cell asks for, whoever samples it
+
+
+def subject_cell(subject: Subject, samples: int) -> Cell:
+    return _shown(subject.prompt, subject, samples)
+
+
+def class_cell(subject: Subject, samples: int) -> Cell:
+    return _shown(subject.class_prompt, subject, samples)
+
+
+def second_cell(subject: Subject, samples: int) -> Cell:
+    companions = [thing for thing in COMPANIONS if thing.shape != subject.thing.shape]
+    prompts, wanted = [], []
+    for i, background in enumerate(_backgrounds(samples)):
+        thing = companions[i % len(companions)]
+        phrase = Told(thing.shape, (thing.colour,), thing.texture, None).phrase
+        prompts.append(f"{subject.prompt} on the left and {phrase} on the right on a {background} background")
+        wanted.append(_stands("right", thing))
+    return prompts, wanted
+
+
+def both_cell(first: Subject, second: Subject, samples: int) -> Cell:
+    text = f"{first.prompt} on the left and {second.prompt} on the right"
+    prompts = [f"{text} on a {background} background" for background in _backgrounds(samples)]
+    return prompts, [_both(first, second)] * samples
+
+
+def described_cell(first: Subject, second: Subject, samples: int) -> Cell:
     things = (("left", first.thing), ("right", second.thing))
-    prompts = [describe(Scene(things, background)) for background in _backgrounds(measuring.samples)]
-    return measure(measuring, prompts, [_both(first, second)] * len(prompts))
+    prompts = [describe(Scene(things, background)) for background in _backgrounds(samples)]
+    return prompts, [_both(first, second)] * samples
 
 
 def drift(before: Measured, after: Measured) -> float:
@@ -118,9 +144,9 @@ def drift(before: Measured, after: Measured) -> float:
     return float((before.pictures - after.pictures).abs().mean())
 
 
-def _shown(measuring: Measuring, text: str, subject: Subject, masks: Strengths) -> Measured:
-    prompts = [f"{text} on a {background} background" for background in _backgrounds(measuring.samples)]
-    return measure(measuring, prompts, [lambda reading: shows(reading, subject.thing)] * len(prompts), masks)
+def _shown(text: str, subject: Subject, samples: int) -> Cell:
+    prompts = [f"{text} on a {background} background" for background in _backgrounds(samples)]
+    return prompts, [lambda reading: shows(reading, subject.thing)] * samples
 
 
 def _backgrounds(count: int) -> list[str]:
