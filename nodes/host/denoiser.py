@@ -24,7 +24,7 @@ from ...cones_ops.errors import ConesError, listed
 from ...cones_ops.hostmodel import Where
 from .gradients import Taps, tapped, weight_in_use
 from .own_tokens import has_masks
-from .token_places import Concept, Placed, placed, rows_in
+from .token_places import Concept, Placed, placed, rows_in, text_and_options
 
 T = TypeVar("T")
 ACTIVATIONS = 3  # what a pass with a backward keeps, in units of what the host reserves for one without
@@ -176,26 +176,16 @@ class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
         return latent_image
 
 
-def tell_own_rows(
-    taps: Taps,
-    by_uuid: Mapping[Any, Placed],
-    executor: Any,
-    x: Tensor,
-    t: Tensor,
-    c_concat: Any = None,
-    c_crossattn: Any = None,
-    control: Any = None,
-    transformer_options: dict[str, Any] = {},  # noqa: B006 - the host's signature; not written to
-    **kwargs: Any,
-) -> Any:
+def tell_own_rows(taps: Taps, by_uuid: Mapping[Any, Placed], executor: Any, *args: Any, **kwargs: Any) -> Any:
     """The host's APPLY_MODEL: where the concept's own tokens are in this batch."""
+    text, options = text_and_options(args, kwargs)
     pairs = [
         torch.cartesian_prod(torch.arange(rows.start, rows.stop), rows.positions[0])
-        for rows in rows_in(transformer_options["uuids"], c_crossattn, by_uuid)
+        for rows in rows_in(options["uuids"], text, by_uuid)
     ]
-    own = torch.cat(pairs).to(x.device).unbind(1) if pairs else None
+    own = torch.cat(pairs).to(text.device).unbind(1) if pairs else None
     with taps.at(own):
-        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+        return executor(*args, **kwargs)
 
 
 def borrow(

@@ -25,7 +25,7 @@ from ...cones_ops.errors import ConesError
 from .adapter import merged
 from .gradients import is_linear, weight_in_use
 from .notices import warn
-from .token_places import Placed, Rows, carrying, phrase, placed, rows_in
+from .token_places import Placed, Rows, carrying, phrase, placed, rows_in, text_and_options
 
 KEY = "cones_own_tokens"
 Strengths = tuple[tuple[ConceptMask, float], ...]
@@ -127,35 +127,26 @@ def refuse_compiled(diffusion_model: torch.nn.Module, transformer_options: Mappi
         )
 
 
-def apply_model(
-    executor: Any,
-    x: Tensor,
-    t: Tensor,
-    c_concat: Any = None,
-    c_crossattn: Any = None,
-    control: Any = None,
-    transformer_options: dict[str, Any] = {},  # noqa: B006 - the host's signature; not written to
-    **kwargs: Any,
-) -> Any:
+def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """The host's APPLY_MODEL: with hooks on the masked layers if the batch has own tokens, else as it is."""
-    rest = (x, t, c_concat, c_crossattn, control, transformer_options)
-    run: Run | None = transformer_options.get(KEY + "_run")
-    rows = list(rows_in(transformer_options["uuids"], c_crossattn, run.by_uuid)) if run else []
+    text, options = text_and_options(args, kwargs)
+    run: Run | None = options.get(KEY + "_run")
+    rows = list(rows_in(options.get("uuids", ()), text, run.by_uuid)) if run else []
     if run is None or not rows:
-        return executor(*rest, **kwargs)
+        return executor(*args, **kwargs)
     inner = executor.class_obj
     if not run.texts:  # the run's first
-        refuse_compiled(inner.diffusion_model, transformer_options)
+        refuse_compiled(inner.diffusion_model, options)
     batch = Batch(
         run,
-        c_crossattn,
-        tuple(own_tokens(one, c_crossattn.device) for one in rows),
-        bool(transformer_options.get("patches", {}).get("attn2_patch")),
+        text,
+        tuple(own_tokens(one, text.device) for one in rows),
+        bool(options.get("patches", {}).get("attn2_patch")),
         getattr(inner.current_patcher, "current_hooks", None) is None,
     )
     forget_what_changed(batch)
     with hooked(inner.diffusion_model, batch):
-        return executor(*rest, **kwargs)
+        return executor(*args, **kwargs)
 
 
 def own_tokens(rows: Rows, device: torch.device) -> Own:
@@ -172,10 +163,18 @@ def own_tokens(rows: Rows, device: torch.device) -> Own:
 
 
 def forget_what_changed(batch: Batch) -> None:
-    """Drop what was computed for a conditioning whose own tokens' text is now another one."""
+    """Check that all rows of a conditioning have one text, and drop what was computed for it if it is another now."""
+    "rows."""
     run = batch.run
     for own in batch.own:
-        text, before = own.of(batch.text)[0], run.texts.get(own.uuid)
+        several, before = own.of(batch.text), run.texts.get(own.uuid)
+        text = several[0]
+        if not torch.equal(several, text.expand_as(several)):
+            raise ConesError(
+                "another node rearranges the batch, so which rows are which prompt's cannot be told (tiled sampling "
+                "does "
+                "that); remove it, or choose where = everywhere in Apply Concept Masks"
+            )
         if before is not None and before.shape == text.shape and torch.equal(before, text):
             continue
         run.texts[own.uuid] = text

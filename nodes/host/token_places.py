@@ -109,6 +109,13 @@ def carrying(conds: Conds) -> bool:
     return any(KEY in cond for several in conds.values() for cond in several or ())
 
 
+def text_and_options(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """c_crossattn and transformer_options of a call of the host's BaseModel.apply_model."""
+    given = dict(zip(("x", "t", "c_concat", "c_crossattn", "control", "transformer_options"), args, strict=False))
+    given |= kwargs
+    return given.get("c_crossattn"), given.get("transformer_options", {})
+
+
 def rows_in(uuids: Sequence[Any], text: Tensor | None, by_uuid: Mapping[Any, Placed]) -> Iterator[Rows]:
     """The rows of one batch that hold own tokens. text (B, L, D): the batch's text, uuids: one per equal part of it.
 

@@ -173,6 +173,22 @@ def run_plain(run, model):
     return getattr(given, "args", given)[0]
 
 
+def test_a_node_that_rearranges_the_batch_is_refused(model, masks, text):
+    """Tiles, say: every conditioning once per tile, in turn, where the host has each conditioning's rows together."""
+
+    def tiled(apply_model, given):
+        turn = torch.tensor([0, 2, 1, 3])
+        conds = {key: one[turn] if torch.is_tensor(one) else one for key, one in given["c"].items()}
+        return apply_model(given["input"][turn], given["timestep"].expand(4), **conds)[turn]
+
+    wrapped = model.clone()
+    wrapped.set_model_unet_function_wrapper(tiled)
+    plain = sampled(wrapped, *text)
+    assert torch.allclose(plain, sampled(model, *text), atol=1e-4)
+    with pytest.raises(ConesError, match="rearranges the batch"):
+        sampled(apply_masks(wrapped, masks), *text)
+
+
 def test_a_concept_in_the_negative_prompt(model, masks, text):
     before, after, _ = both(model, masks, (text[1], text[0]))
     for name in masks[0][0].names:
