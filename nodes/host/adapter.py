@@ -24,6 +24,9 @@ Part = tuple[Tensor, float]  # (sorted unique flat index, factor)
 
 def merged(parts: Sequence[Part]) -> Part | tuple[Tensor, Tensor]:
     """One (index, factor) for many; factors on the same entry are multiplied smallest first, for any order of parts."""
+    if len(parts) == 1:
+        ((index, value),) = parts
+        return index, torch.full((index.numel(),), value)
     ordered = sorted(parts, key=lambda part: part[1])
     index = torch.unique(torch.cat([part[0] for part in ordered]))
     factor = torch.ones(index.numel(), dtype=torch.float64)

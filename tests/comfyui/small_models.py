@@ -142,6 +142,7 @@ T5 = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 2}
 LLAMA = {**TEXT, "num_key_value_heads": 1}
 SMALL_TEXT = {
     "clip_l_model_config": TEXT,
+    "clip_h_model_config": TEXT,
     "clip_g_model_config": {**TEXT, "projection_dim": 32},
     "t5xxl_model_config": T5,
     "qwen25_7b_model_config": LLAMA,
@@ -152,12 +153,13 @@ def small_clip(kind: str) -> Any:
     """The host's own text encoders and tokenizers of a model family, a few layers of 32 channels wide: a CLIP."""
     import comfy.sd
     from comfy import sd1_clip, sdxl_clip
-    from comfy.text_encoders import flux, qwen_image, qwen_vl, sd3_clip
+    from comfy.text_encoders import flux, qwen_image, qwen_vl, sd2_clip, sd3_clip
 
     class Target:
         params: ClassVar[dict[str, Any]] = {}
         clip, tokenizer = {
             "sd15": (sd1_clip.SD1ClipModel, sd1_clip.SD1Tokenizer),
+            "sd2": (sd2_clip.SD2ClipModel, sd2_clip.SD2Tokenizer),
             "sdxl": (sdxl_clip.SDXLClipModel, sdxl_clip.SDXLTokenizer),
             "sd3": (sd3_clip.sd3_clip(), sd3_clip.SD3Tokenizer),
             "sd3 without t5": (sd3_clip.sd3_clip(t5=False), sd3_clip.SD3Tokenizer),

@@ -11,7 +11,7 @@ from cones_concept_neurons.nodes.host.prompts import encode_prompt
 from cones_concept_neurons.nodes.host.token_places import KEY
 from cones_small_models import SKS, ZWX, small_clip
 
-KINDS = ["sd15", "sdxl", "sd3", "sd3 without t5", "flux", "qwen"]
+KINDS = ["sd15", "sd2", "sdxl", "sd3", "sd3 without t5", "flux", "qwen"]
 LONG = "a photo of " + "very " * 70 + "big things and a sks star on a lawn"  # two chunks of CLIP
 
 
@@ -35,7 +35,7 @@ def encoded(clip, text, *concepts, **settings):
 
 def spelled(clip, encoder, positions, offset=0):
     """What the tokenizer says of its tokens at some positions."""
-    tokenizer = getattr(clip.tokenizer, {"l": "clip_l", "g": "clip_g"}.get(encoder, encoder))
+    tokenizer = getattr(clip.tokenizer, {"l": "clip_l", "g": "clip_g", "h": "clip_h"}.get(encoder, encoder))
     flat = [token for chunk in clip.tokenize(clip.text)[encoder] for token, _ in chunk]
     return tokenizer.decode([flat[int(one) - offset] for one in positions]).strip()
 
@@ -71,6 +71,7 @@ def test_the_places_are_those_of_the_words(clips, kind, text):
     sizes = {name: sum(len(chunk) for chunk in chunks) for name, chunks in clip.tokenize(text).items()}
     starts = {
         "sd15": {"l": 0},
+        "sd2": {"h": 0},
         "sdxl": {"l": 0, "g": 0},
         "sd3": {"l": 0, "g": 0, "t5xxl": sizes.get("l", 0)},
         "sd3 without t5": {"l": 0, "g": 0},
@@ -86,7 +87,7 @@ def test_the_places_are_those_of_the_words(clips, kind, text):
     assert positions.max() < length
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sdxl", "qwen"])
+@pytest.mark.parametrize("kind", ["sd15", "sd2", "sdxl", "qwen"])
 @pytest.mark.parametrize("text", PROMPTS[:4])
 def test_the_encoded_text_changes_from_the_first_place_on(clips, kind, text):
     """Causal encoders: with another word there, nothing before it changes and it does."""
