@@ -22,8 +22,10 @@ from torch import Tensor
 
 from ...cones_ops.errors import ConesError, listed
 from ...cones_ops.hostmodel import Where
-from .gradients import Taps, tapped, weight_in_use
+from .gradients import tapped
 from .own_tokens import has_masks
+from .parameters import weight_in_use
+from .tapped_layers import Taps
 from .token_places import Concept, Placed, placed, rows_in, text_and_options
 
 T = TypeVar("T")

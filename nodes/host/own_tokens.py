@@ -23,8 +23,8 @@ from torch import Tensor
 from ...cones_ops.concept_mask import ConceptMask
 from ...cones_ops.errors import ConesError
 from .adapter import merged
-from .gradients import is_linear, weight_in_use
 from .notices import warn
+from .parameters import is_linear, weight_in_use
 from .token_places import Placed, Rows, carrying, phrase, placed, rows_in, text_and_options
 
 KEY = "cones_own_tokens"

@@ -1,4 +1,4 @@
-"""Names, shapes and untouched values of a loaded model's parameters.
+"""Names, shapes, untouched values and values in use of a loaded model's parameters.
 
 A canonical name is the host's state-dict name without `diffusion_model.`; the prefix is added and removed in
 nodes/host only. Shapes are logical ones (a packed quantised weight reports the shape it stands for). Nothing here
@@ -7,10 +7,13 @@ writes to the model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.utils
 import torch
+from comfy.ops import CastWeightBiasOp, cast_bias_weight, uncast_bias_weight
 from torch import Tensor
 
 from ...cones_ops.errors import ConesError
@@ -44,3 +47,21 @@ def base_weight(model: Any, key: str) -> Tensor:
     if isinstance(weight, QuantizedTensor):
         weight = weight.dequantize()
     return weight.detach() if isinstance(weight, torch.Tensor) else weight
+
+
+@contextmanager
+def weight_in_use(module: Any, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """(weight, bias) as the layer would use them now; valid inside only, read only."""
+    weight, bias, stream = cast_bias_weight(module, dtype=dtype, device=device, bias_dtype=dtype, offloadable=True)
+    try:
+        plain = (weight.dequantize() if isinstance(weight, QuantizedTensor) else weight).to(dtype)
+        smoothing = getattr(module, "pre_quant_scale", None)  # (in,): some quantised layers scale their input first
+        yield plain if smoothing is None else plain * smoothing.to(plain), bias
+    finally:
+        uncast_bias_weight(module, weight, bias, stream)
+
+
+def is_linear(module: Any) -> bool:
+    """Whether module is a Linear of the host, quantised ones included."""
+    quantised = isinstance(module, CastWeightBiasOp) and hasattr(module, "in_features")
+    return quantised or isinstance(module, torch.nn.Linear)
