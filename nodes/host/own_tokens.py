@@ -56,6 +56,7 @@ class Own:
     stop: int
     positions: Tensor
     owners: tuple[tuple[int, tuple[int, ...]], ...]  # (how many of the positions in turn, numbers of masks)
+    runs: tuple[tuple[int, int, int], ...]  # consecutive positions: (first, how many, where among all positions)
 
     def of(self, tensor: Tensor) -> Tensor:
         """The own tokens' entries of a (B, L, anything): (stop - start, n, anything)."""
@@ -91,7 +92,8 @@ def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """The host's OUTER_SAMPLE: look where the masks have tokens in this run's conditionings, and say where none has."""
     guider = executor.class_obj
     options = guider.model_options["transformer_options"]  # this run's own copy
-    run = Run(options[KEY], placed(guider.conds, [(mask.identifier, mask.class_word) for mask, _ in options[KEY]]))
+    masks: Strengths = options.get(KEY, ())
+    run = Run(masks, placed(guider.conds, [(mask.identifier, mask.class_word) for mask, _ in masks]))
     for k, (mask, _) in enumerate(run.masks):
         if not any(len(one.positions[k]) for one in run.by_uuid.values()):
             run.warn_once(acts_nowhere(mask, carrying(guider.conds)))
@@ -158,8 +160,11 @@ def own_tokens(rows: Rows, device: torch.device) -> Own:
     groups: dict[tuple[int, ...], list[int]] = {}
     for position in sorted(owners):
         groups.setdefault(tuple(owners[position]), []).append(position)
-    positions = torch.tensor([one for some in groups.values() for one in some], device=device)
-    return Own(rows.uuid, rows.start, rows.stop, positions, tuple((len(some), masks) for masks, some in groups.items()))
+    every = [one for some in groups.values() for one in some]
+    begins = [at for at, one in enumerate(every) if at == 0 or one != every[at - 1] + 1]
+    runs = tuple((every[at], end - at, at) for at, end in zip(begins, [*begins[1:], len(every)], strict=True))
+    sizes = tuple((len(some), masks) for masks, some in groups.items())
+    return Own(rows.uuid, rows.start, rows.stop, torch.tensor(every, device=device), sizes, runs)
 
 
 def forget_what_changed(batch: Batch) -> None:
@@ -206,8 +211,8 @@ def corrected(name: str, batch: Batch, module: Any, inputs: tuple[Tensor, ...], 
         return y
     for own in batch.own:
         product = product_of(name, batch, own, module, x)
-        if product is not None:
-            y[own.start : own.stop, own.positions] = (own.of(y).float() - product).to(y.dtype)
+        for first, count, at in own.runs if product is not None else ():
+            y[own.start : own.stop, first : first + count] -= product[:, at : at + count]  # in fp32, whatever y is
     return y
 
 
