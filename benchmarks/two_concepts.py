@@ -68,7 +68,7 @@ def main() -> None:
     pipeline, subjects = load_pipeline(), [subject("sks"), subject("zwx")]
     masks = [found(pipeline, one, given) for one in subjects]
     report = shares(measure.Measuring(pipeline, load_judge(), given.samples), subjects, masks)
-    print(json.dumps({**vars(given), **report}))
+    print(json.dumps({**vars(given), **report, "threads": torch.get_num_threads()}))
 
 
 if __name__ == "__main__":
