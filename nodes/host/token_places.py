@@ -3,7 +3,7 @@
 Encode Prompt with Concepts leaves a `TokenPlaces` in the dict of each entry. Nodes that copy the dict (Combine, Set
 Mask, Set Area, Set Timestep Range, ControlNet) keep it, and Concat adds tokens behind it, so positions stay right.
 What was encoded is kept beside the positions: where the text is no longer a multiple of it (Average and the like)
-the tokens cannot be told any more, and reading raises.
+the tokens cannot be told any more, and a run in which they would matter raises.
 """
 
 from __future__ import annotations
@@ -47,19 +47,12 @@ class TokenPlaces:
         return next(alike, torch.zeros(0, dtype=torch.int64))
 
 
-def places_in(cond: Mapping[str, Any]) -> TokenPlaces | None:
-    """The places in a conditioning's dict (the host's, with `cross_attn`); ConesError if its text was changed since."""
-    places: TokenPlaces | None = cond.get(KEY)
-    if places is None:
-        return None
-    text = cond.get("cross_attn")
-    first = places.encoded
-    if not isinstance(text, torch.Tensor) or text.ndim != 3 or text.shape[1] < first.shape[1]:
+def check_unchanged(places: TokenPlaces, text: Any) -> None:
+    """ConesError unless `text` (1, L or more, D) still begins with a multiple of what was encoded."""
+    length = places.encoded.shape[1]
+    whole = isinstance(text, torch.Tensor) and text.ndim == 3 and text.shape[0] == 1
+    if not whole or not multiple_of(text[:, :length], places.encoded):
         raise ConesError(CHANGED)
-    same_part = text[:, : first.shape[1]]
-    if text.shape[0] != 1 or not multiple_of(same_part, first):
-        raise ConesError(CHANGED)
-    return places
 
 
 def multiple_of(tensor: Tensor, original: Tensor) -> bool:
@@ -96,9 +89,10 @@ def placed(conds: Conds, concepts: Sequence[Concept]) -> dict[Any, Placed]:
     """By uuid, every conditioning of a run in which a concept has tokens."""
     found = {}
     for cond in (one for several in conds.values() for one in several or ()):
-        places = places_in(cond)
+        places: TokenPlaces | None = cond.get(KEY)
         positions = tuple(places.of(concept) for concept in concepts) if places else ()
         if places and any(len(one) for one in positions):
+            check_unchanged(places, cond.get("cross_attn"))
             length = cond["cross_attn"].shape[1]
             found[cond["uuid"]] = Placed(length, length - places.encoded.shape[1], positions)
     return found
@@ -144,7 +138,7 @@ def own_of(conditioning: Sequence[Any], concept: Concept) -> list[TokenPlaces]:
     name = phrase(concept)
     found = []
     for text, extra in conditioning:
-        places = places_in({**extra, "cross_attn": text})
+        places: TokenPlaces | None = extra.get(KEY)
         if places is None:
             raise ConesError(
                 "the subject's prompt does not tell where its words are (it comes from CLIP Text Encode); use Encode "
@@ -156,5 +150,6 @@ def own_of(conditioning: Sequence[Any], concept: Concept) -> list[TokenPlaces]:
                 f'the subject\'s prompt has no own tokens of "{name}"; Encode Prompt with Concepts looked for '
                 f'{looked_for}. Write "{name}" in its text, and in its concepts'
             )
+        check_unchanged(places, text)
         found.append(places)
     return found

@@ -216,9 +216,10 @@ def test_a_text_that_was_changed_is_refused(model, masks):
     (mixed,) = nodes.ConditioningAverage().addWeighted(encode(), encode(NOBODY, seed=5), 0.5)
     with pytest.raises(ConesError, match="Average"):
         sampled(applied, mixed, encode(NOBODY, seed=1))
+    (inert,) = nodes.ConditioningAverage().addWeighted(encode(NOBODY), encode(NOBODY, seed=5), 0.5)
+    assert torch.equal(sampled(applied, inert, inert), sampled(model, inert, inert))  # no own tokens, no complaint
     (zero,) = nodes.ConditioningZeroOut().zero_out(encode())
-    text = encode(), zero
-    sampled(applied, *text)
+    assert torch.equal(sampled(applied, zero, zero), sampled(model, zero, zero))
     doubled = [[2.0 * encode()[0][0], encode()[0][1]]]
     assert not torch.equal(sampled(applied, doubled, zero), sampled(model, doubled, zero))
 
