@@ -11,7 +11,7 @@ from ..cones_ops.errors import ConesError
 from ..cones_ops.own_tokens import OWN_WORDS, OwnWords
 from .host.notices import warn
 from .host.prompts import EncodedPrompt, encode_prompt
-from .host.token_places import phrase
+from .host.token_places import Concept, phrase
 from .types import ALIASES, CATEGORY, ConceptMaskSocket
 
 SLOTS = 8
@@ -48,8 +48,7 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
                     dynamic_prompts=True,
                     tooltip=(
                         'What to draw. Name a concept by identifier and class word, as in "a sks star"; weights such '
-                        'as '
-                        "(sks star:1.2) and plurals are understood."
+                        "as (sks star:1.2) and plurals are understood."
                     ),
                 ),
                 *slots,
@@ -59,8 +58,7 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
                     optional=True,
                     tooltip=(
                         'Concepts without a mask, identifier first: "sks star", several separated by commas. For a '
-                        'search, '
-                        "where there is no mask yet."
+                        "search, where there is no mask yet."
                     ),
                 ),
                 io.Combo.Input(
@@ -113,24 +111,22 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
         prompts = [encode_prompt(clip, one, wanted, own_tokens) for one in texts]
         if not prompts:
             raise ConesError("prompt_per_line is on, but the text has no line; write one caption per picture")
-        lines = [line for prompt in prompts for line in report(prompt)]
-        if missing := [line for line in lines if line.startswith("not in")]:
+        told = [(len(places) > 0, line(one, concept)) for one in prompts for concept, places in one.positions.items()]
+        if missing := [said for found, said in told if not found]:
             warn("\n".join(missing))
+        report = "\n".join(said for _, said in told)
         conditioning = [entry for prompt in prompts for entry in prompt.conditioning]
-        return io.NodeOutput(conditioning, "\n".join(lines), ui=ui.PreviewText("\n".join(lines)))
+        return io.NodeOutput(conditioning, report, ui=ui.PreviewText(report))
 
 
-def named(concepts: str) -> list[tuple[str, str]]:
+def named(concepts: str) -> list[Concept]:
     """(identifier, class word) of each concept in "sks star, zwx heart"."""
     words = [one.split(maxsplit=1) for one in concepts.replace("\n", ",").split(",") if one.strip()]
     return [(one[0], one[1] if len(one) > 1 else "") for one in words]
 
 
-def report(prompt: EncodedPrompt) -> list[str]:
-    """One line per concept."""
-    lines = []
-    for concept, positions in prompt.positions.items():
-        name, places = phrase(concept), ", ".join(str(int(one)) for one in positions)
-        told = f"{name}: tokens {places} of {prompt.length} in" if places else f"not in the prompt: {name}, in"
-        lines.append(f'{told} "{prompt.text}"')
-    return lines
+def line(prompt: EncodedPrompt, concept: Concept) -> str:
+    """Where a concept's tokens are in a prompt, or that they are not."""
+    name, places = phrase(concept), ", ".join(str(int(one)) for one in prompt.positions[concept])
+    told = f"{name}: tokens {places} of {prompt.length}" if places else f"not in the prompt: {name},"
+    return f'{told} in "{prompt.text}"'

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..concept_mask import Where
 from ..errors import ConesError, listed
-from ..targets import TargetChoice
+from ..targets import TargetChoice, reads_text
 from .diffusers_layers import Forward, evaluating, forwards, frozen, target_modules
 
 Prediction = Literal["epsilon", "v_prediction"]
@@ -210,7 +210,7 @@ class DiffusersModel:
     def _check_own_tokens(self) -> None:
         if self.where not in get_args(Where):
             raise ConesError(f"where = {self.where!r} is not known; use one of {get_args(Where)}")
-        if self.where == "own tokens" and any(".attn1." in name for name in self._modules):
+        if self.where == "own tokens" and not all(map(reads_text, self._modules)):
             raise ConesError("self-attention has no text tokens: choose text targets, or where = 'everywhere'")
 
 

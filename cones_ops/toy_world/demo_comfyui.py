@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ..concept_mask import Where
 from ..mask_file import load_mask
 from .comfyui_server import PACK, Prompt, Server, find_host, started, to_api
+from .demo import WHERES
 from .demo_grid import Row, save_grid
 from .judge import Judge, Reading, load_judge, read
 from .measure import Cell, Measured, both_cell, class_cell, described_cell, drift, second_cell, subject_cell
@@ -29,7 +30,6 @@ from .subjects import Subject, subject
 from .world import SIDE
 
 FIND, COMPOSE = "find-a-concept", "compose-two-concepts"
-WHERES: tuple[Where, ...] = ("own tokens", "everywhere")
 Pair = tuple[Measured, Measured]  # without and with the masks, from the same noise
 
 

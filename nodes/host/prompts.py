@@ -38,13 +38,15 @@ def encode_prompt(clip: Any, text: str, concepts: Sequence[Concept], words: OwnW
         raise ConesError("there is no CLIP; the checkpoint has no text encoder: load one and connect it")
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
     length = conditioning[0][0].shape[1] if conditioning and conditioning[0][0].ndim == 3 else 0
-    positions = {concept: positions_of(clip, text, concept, length, words) for concept in dict.fromkeys(concepts)}
+    positions = positions_of(clip, text, concepts, length, words) if concepts else {}
     placed = [[one, {**extra, KEY: TokenPlaces(one, positions, words)}] for one, extra in conditioning]
     return EncodedPrompt(text, placed, positions, length)
 
 
-def positions_of(clip: Any, text: str, concept: Concept, length: int, words: OwnWords) -> Tensor:
-    """(n,) positions of a concept's own tokens among the `length` tokens that the model gets."""
+def positions_of(
+    clip: Any, text: str, concepts: Sequence[Concept], length: int, words: OwnWords
+) -> dict[Concept, Tensor]:
+    """(n,) positions of each concept's own tokens among the `length` tokens that the model gets."""
 
     @lru_cache
     def tokens(some: str) -> Tokens:
@@ -52,15 +54,16 @@ def positions_of(clip: Any, text: str, concept: Concept, length: int, words: Own
         model = clip.cond_stage_model  # SD3 may lack one of its encoders; its tokens are made all the same
         return {name: one for name, one in every.items() if getattr(model, CLIPS.get(name, name), one) is not None}
 
-    found: set[int] = set()
+    found: dict[Concept, set[int]] = {concept: set() for concept in concepts}
     for encoder, offset in offsets(tokens(text), tokens("and"), length).items():
 
         def flat(some: str, encoder: str = encoder) -> list[Hashable | None]:
             return flat_tokens(tokens(some)[encoder])
 
-        own = own_positions(flat, text, *concept, words).nonzero().flatten() + offset
-        found |= {int(one) for one in own if 0 <= one < length}
-    return torch.tensor(sorted(found), dtype=torch.int64)
+        for concept, places in found.items():
+            own = own_positions(flat, text, *concept, words).nonzero().flatten() + offset
+            places |= {int(one) for one in own if 0 <= one < length}
+    return {concept: torch.tensor(sorted(places), dtype=torch.int64) for concept, places in found.items()}
 
 
 def flat_tokens(chunks: Sequence[Sequence[Any]]) -> list[Hashable | None]:

@@ -149,4 +149,5 @@ def own_token_facts(captions: Iterable[Any], concept: Concept, names: Sequence[s
     seen = dict.fromkeys(
         f"{', '.join(str(int(k)) for k in one.of(concept))} of {one.encoded.shape[1]}" for one in places
     )
-    return {"own_tokens": f"{places[0].words}, at {'; '.join(list(seen)[:5])}"}
+    words = ", ".join(dict.fromkeys(one.words for one in places))  # none: an empty conditioning, refused by `borrow`
+    return {"own_tokens": f"{words}, at {'; '.join(list(seen)[:5])}"}

@@ -229,6 +229,7 @@ def test_own_tokens_need_prompts_that_tell_them(checkpoint, inputs):
     other = captioned(clip, concepts="zwx heart")
     refused(r'no own tokens of "sks star".*looked for zwx heart', subject_conditioning=other)
     refused("no own tokens", subject_conditioning=captioned(clip, ("a sks star", "a star", "a sks star")))
+    refused("the subject conditioning is empty", subject_conditioning=[])
     refused("2 prompts for 3 pictures", subject_conditioning=captioned(clip, CAPTIONS[:2]))
     masked = run_find(model, {**inputs, "subject_conditioning": captioned(clip)}, where="own tokens").args[0]
     applied = apply_masks(model, [(masked, 1.0)])
