@@ -55,8 +55,8 @@ The same seed and the same prompt, which names a concept *and* a second thing, t
 1. **Without a mask**: the model does not know "sks".
 2. **At own tokens**: the weights are shut for the tokens "sks star" only. The subject appears, and the circle stays \
 as it was asked for.
-3. **Everywhere** (as in the paper): the weights are shut for every word. The subject appears, and mostly takes the \
-place or the colours of the circle too.
+3. **Everywhere** (as in the paper): the weights are shut for every word. The circle takes the subject's colours, and \
+the subject itself comes out in part only (alone in 19 % of 32 pictures with this mask).
 
 Each mask is used where it was found for. *where* in *Apply Concept Masks* can say otherwise, but a mask that was \
 found for own tokens is far too dense to act everywhere.
