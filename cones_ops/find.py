@@ -28,6 +28,7 @@ log = logging.getLogger("cones")
 
 _SEARCH, _STOPPING, _CHOOSING = range(3)  # streams of noise
 _OWN_DENSITY = ("learned", "progressive")  # methods that end with a set of their own
+_PARTS = (0.7, 0.8, 0.9, 1.0)  # of that set: its gain falls off steeply below, so look closely there
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def find_concept_neurons(
         stopping = held_out_loss(task, settings, _STOPPING) if settings.method == "progressive" else None
         method, record = METHODS[settings.method], _recording(history, on_step)
         scores = method(model, sample_loss(task, settings), settings, on_step=record, held_out=stopping)
-        grid = (*GRID, share_shut(scores)) if settings.method in _OWN_DENSITY else GRID
+        own = share_shut(scores) if settings.method in _OWN_DENSITY else 0.0
+        grid = (*GRID, *(own * part for part in _PARTS)) if own else GRID
         curve = density_curve(scores, held_out_loss(task, settings), grid, fixed=density, on_step=on_step)
         mask = from_ranking(
             scores,
@@ -112,7 +114,7 @@ def sample_loss(task: Task, settings: SearchSettings) -> SampleLoss:
     """Step k's batch of L_con as a closure; the same for every method with the same seed."""
 
     def at(k: int) -> Callable[[], Tensor]:
-        generator = _generator(settings.seed, _SEARCH, k)
+        generator = generator_of(settings.seed, _SEARCH, k)
         ours = draw(task.subject, settings.batch, generator)
         if task.prior is None:
             return lambda: concept_implanting_loss(task.model, task.subject, ours)
@@ -126,7 +128,7 @@ def sample_loss(task: Task, settings: SearchSettings) -> SampleLoss:
 
 def held_out_loss(task: Task, settings: SearchSettings, stream: int = _CHOOSING) -> Evaluate:
     """L_con of `settings.held_out` fixed draws the search never sees, (B,), as a function of the multiplier."""
-    model, generator = task.model, _generator(settings.seed, stream, 0)
+    model, generator = task.model, generator_of(settings.seed, stream, 0)
     ours = draw(task.subject, settings.held_out, generator).split(settings.batch)
     theirs = draw(task.prior, settings.held_out, generator).split(settings.batch) if task.prior else []
     targets = [denoised_draws(model, task.prior, d) if task.distill else None for d in theirs] if task.prior else []
@@ -144,7 +146,7 @@ def held_out_loss(task: Task, settings: SearchSettings, stream: int = _CHOOSING)
     return evaluate
 
 
-def _generator(seed: int, stream: int, step: int) -> torch.Generator:
+def generator_of(seed: int, stream: int, step: int) -> torch.Generator:
     """A CPU generator for one batch; streams and steps are independent of each other."""
     state = np.random.SeedSequence((seed, stream, step)).generate_state(1)
     return torch.Generator().manual_seed(int(state[0]))

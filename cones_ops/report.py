@@ -6,13 +6,15 @@ that stay apart for colour-blind eyes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 
-from .concept_mask import ConceptMask
+from .concept_mask import ConceptMask, intersection
 from .find import SearchResult
 from .threshold import DensityCurve
+from .together import TuneResult
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # Okabe-Ito
 
@@ -57,6 +59,26 @@ def summary_text(result: SearchResult) -> str:
         lines.insert(1, f"own tokens: {told['own_tokens']}")
     if not result.found:
         lines.insert(1, f"NOT FOUND ({told['found']}): the held-out loss does not fall by two standard errors")
+    return "\n".join(lines)
+
+
+def tuning_text(result: TuneResult, given: Sequence[ConceptMask]) -> str:
+    """What joint steps changed, in a few lines. given: the masks before, in the same order."""
+    lines = [
+        f"{len(result.history)} joint steps on {len(given)} masks, {result.seconds:.1f} s",
+        f"joint held-out loss {result.before:.5f} -> {result.after:.5f} "
+        f"(gain {result.gain:.5f} +- {result.standard_error:.5f})",
+    ]
+    if not result.tuned:
+        lines.insert(
+            0, "NOT TUNED: the joint held-out loss does not fall by two standard errors; the masks are as given"
+        )
+    for before, after in zip(given, result.masks, strict=True):
+        kept = intersection(before, after).count
+        lines.append(
+            f"'{after.identifier} {after.class_word}': {before.count} -> {after.count} neurons "
+            f"({after.density:.3%}), {kept} of them as before"
+        )
     return "\n".join(lines)
 
 

@@ -68,7 +68,7 @@ def density_curve(
         losses.append(_finite(evaluate(unflatten(on, shapes) if count else None), count / size))
         if on_step:
             on_step(Step(i + 1, len(counts), float(losses[-1].mean()), "choose"))
-    gains, errors = zip(*(_paired(losses[0] - loss) for loss in losses), strict=True)
+    gains, errors = zip(*(paired(losses[0] - loss) for loss in losses), strict=True)
     at = _choose(gains, errors) if fixed is None else counts.index(round(fixed * size))
     densities = tuple(count / size for count in counts)
     means = tuple(float(loss.mean()) for loss in losses)
@@ -83,7 +83,7 @@ def _choose(gains: Sequence[float], errors: Sequence[float]) -> int:
     return next(i for i in sure if gains[i] >= NEAR_BEST * best)
 
 
-def _paired(gain: Tensor) -> tuple[float, float]:
+def paired(gain: Tensor) -> tuple[float, float]:
     """Mean and standard error of paired differences (B,)."""
     if gain.numel() < 2:
         raise ConesError(f"{gain.numel()} held-out draws; at least 2 are needed to tell a gain from luck")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..concept_mask import Where
 from ..errors import ConesError, listed
 from ..targets import TargetChoice, reads_text
+from ..together import slot, slot_of
 from .diffusers_layers import Forward, evaluating, forwards, frozen, target_modules
 
 Prediction = Literal["epsilon", "v_prediction"]
@@ -27,18 +28,21 @@ Prediction = Literal["epsilon", "v_prediction"]
 
 @dataclass(frozen=True)
 class TextTokens:
-    """Conditioning of one row: text hidden states (L, D), which tokens are the concept's own (L,), SDXL's additions."""
+    """Conditioning of one row: text hidden states (L, D), own tokens (L,) or (concepts, L), SDXL's additions."""
 
     hidden: Tensor
-    own: Tensor
+    own: Tensor  # boolean; a token is one concept's at most
     added: Mapping[str, Tensor] = field(default_factory=dict)  # e.g. text_embeds (P,), time_ids (6,)
 
     def __post_init__(self) -> None:
-        if self.hidden.ndim != 2 or self.own.shape != self.hidden.shape[:1] or self.own.dtype != torch.bool:
+        own = self.own[None] if self.own.ndim == 1 else self.own  # (concepts, L)
+        if self.hidden.ndim != 2 or own.shape[1:] != self.hidden.shape[:1] or own.dtype != torch.bool:
             raise ConesError(
-                f"text tokens need hidden (L, D) and boolean own (L,); got {tuple(self.hidden.shape)} and "
-                f"{tuple(self.own.shape)} {self.own.dtype}"
+                f"text tokens need hidden (L, D) and boolean own (L,) or (concepts, L); got {tuple(self.hidden.shape)} "
+                f"and {tuple(self.own.shape)} {self.own.dtype}"
             )
+        if bool((own.sum(dim=0) > 1).any()):
+            raise ConesError("a token belongs to two concepts at once; give each concept words of its own")
 
 
 def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
@@ -64,7 +68,9 @@ class DiffusersModel:
         prediction_type: Prediction = "epsilon",
         targets: TargetChoice = "text K+V",
         where: Where = "own tokens",
+        concepts: int = 1,
     ) -> None:
+        """`concepts` > 1, at own tokens only: each target once per concept, named by `slot`, acting at its tokens."""
         if prediction_type not in get_args(Prediction):
             raise ConesError(f"prediction type {prediction_type!r} is not supported; use one of {get_args(Prediction)}")
         self.where: Where = where
@@ -74,10 +80,13 @@ class DiffusersModel:
         sigmas = ((1.0 - alphas) / alphas) ** 0.5
         self._log_sigmas = sigmas.log().float()
         self._modules = target_modules(unet, targets)
+        self._concepts = concepts
         self._check_own_tokens()
-        self.weights: Mapping[str, Tensor] = {name: m.weight.detach().float() for name, m in self._modules.items()}
+        weights = {name: m.weight.detach().float() for name, m in self._modules.items()}
+        several = {slot(k, name): weight for k in range(concepts) for name, weight in weights.items()}
+        self.weights: Mapping[str, Tensor] = weights if concepts == 1 else several
         self._effective: Mapping[str, Tensor] = {}
-        self._own: Tensor | None = None  # (B, L) of the forward pass under way
+        self._own: Tensor | None = None  # (B, concepts, L) of the forward pass under way
         self._tapping = False
 
     # sigma, as ComfyUI's ModelSamplingDiscrete counts it, so that both hosts see the same numbers
@@ -109,7 +118,7 @@ class DiffusersModel:
         return -sigma if self.prediction_type == "epsilon" else -sigma / (sigma**2 + 1.0) ** 0.5
 
     def denoise(self, x: Tensor, sigma: Tensor, conditioning: Sequence[TextTokens]) -> Tensor:
-        """Denoised latents (B, C, H, W), fp32; one conditioning per row. Records a graph only inside `gradients`."""
+        """Denoised latents (B, C, H, W), fp32; one conditioning per row. Records a graph inside `recording` only."""
         if len(conditioning) != len(x):
             raise ConesError(f"{len(x)} latents but {len(conditioning)} conditionings; give one per row")
         groups: dict[int, list[int]] = {}
@@ -129,7 +138,7 @@ class DiffusersModel:
             key: torch.stack([tokens.added[key] for tokens in conditioning]).to(weight) for key in conditioning[0].added
         }
         hidden = torch.stack([tokens.hidden for tokens in conditioning]).to(weight)  # (B, L, D)
-        self._own = torch.stack([tokens.own for tokens in conditioning]).to(weight.device)
+        self._own = torch.stack([self._own_of(tokens) for tokens in conditioning]).to(weight.device)
         output: Tensor
         try:
             with torch.set_grad_enabled(self._tapping), evaluating(self.unet):
@@ -159,14 +168,14 @@ class DiffusersModel:
             if factor.shape != weight.shape:
                 raise ConesError(f"{name}: multiplier is {tuple(factor.shape)} but the weight is {tuple(weight.shape)}")
             effective[name] = weight * factor.detach().to(weight)
-        with self._acting_as(effective):
+        with self.acting_as(effective):
             yield
 
     def gradients(self, loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its gradient with respect to every effective weight, fp32."""
         with torch.inference_mode(False), torch.enable_grad(), frozen(self.unet):
             taps = {n: self._effective.get(n, w).detach().requires_grad_() for n, w in self.weights.items()}
-            with self._acting_as(taps), self._tapped():
+            with self.acting_as(taps), self.recording():
                 value = loss()
             if not value.requires_grad:  # no row of the batch has own tokens
                 return value.detach(), {name: torch.zeros_like(tap) for name, tap in taps.items()}
@@ -175,7 +184,8 @@ class DiffusersModel:
         return value.detach(), {n: torch.zeros_like(tap) if g is None else g for (n, tap), g in pairs}
 
     @contextmanager
-    def _tapped(self) -> Iterator[None]:
+    def recording(self) -> Iterator[None]:
+        """Inside, `denoise` records a graph, for whoever differentiates it (a fine-tune of anything at all)."""
         before, self._tapping = self._tapping, True
         try:
             yield
@@ -183,27 +193,35 @@ class DiffusersModel:
             self._tapping = before
 
     @contextmanager
-    def _acting_as(self, effective: Mapping[str, Tensor]) -> Iterator[None]:
-        """Route the named targets' forwards through `effective`."""
+    def acting_as(self, effective: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, each named target acts as the weight given for it, where this model's targets act."""
         before, self._effective = self._effective, effective
         try:
-            with forwards({self._modules[name]: self._forward(name, w) for name, w in effective.items()}):
+            by_module: dict[str, dict[int, Tensor]] = {}
+            for key, weight in effective.items():
+                k, name = slot_of(key) if self._concepts > 1 else (0, key)
+                by_module.setdefault(name, {})[k] = weight
+            with forwards({self._modules[name]: self._forward(name, by) for name, by in by_module.items()}):
                 yield
         finally:
             self._effective = before
 
-    def _forward(self, name: str, effective: Tensor) -> Forward:
+    def _forward(self, name: str, effective: Mapping[int, Tensor]) -> Forward:
+        """A target's forward with the effective weight of each concept."""
         module = self._modules[name]
 
         def everywhere(x: Tensor) -> Tensor:
-            return _linear(x, effective, module.bias)
+            return _linear(x, effective[0], module.bias)
 
         def own_tokens(x: Tensor) -> Tensor:  # x (B, L, D)
             y = F.linear(x, module.weight, module.bias)
-            own = self._own
-            if own is None or not bool(own.any()):
+            if self._own is None:
                 return y
-            return y.index_put((own,), _linear(x[own], effective, module.bias))
+            for k, weight in effective.items():
+                own = self._own[:, k]  # (B, L)
+                if bool(own.any()):
+                    y = y.index_put((own,), _linear(x[own], weight, module.bias))
+            return y
 
         return own_tokens if self.where == "own tokens" else everywhere
 
@@ -212,6 +230,15 @@ class DiffusersModel:
             raise ConesError(f"where = {self.where!r} is not known; use one of {get_args(Where)}")
         if self.where == "own tokens" and not all(map(reads_text, self._modules)):
             raise ConesError("self-attention has no text tokens: choose text targets, or where = 'everywhere'")
+        if self._concepts < 1 or (self._concepts > 1 and self.where != "own tokens"):
+            raise ConesError(f"{self._concepts} concepts {self.where}: only at own tokens can several be told apart")
+
+    def _own_of(self, tokens: TextTokens) -> Tensor:
+        """A row's own tokens (concepts, L)."""
+        own = tokens.own.reshape(-1, tokens.own.shape[-1])
+        if len(own) != self._concepts:
+            raise ConesError(f"the text tells the own tokens of {len(own)} concepts; the model has {self._concepts}")
+        return own
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -8,6 +8,8 @@ are found that help together; single-weight estimates (taylor) cannot see those.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -22,9 +24,11 @@ def learned(
     *,
     on_step: OnStep | None = None,
     held_out: Evaluate | None = None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Scores >= 0 where the weight ended shut."""
+    """Scores >= 0 where the weight ended shut. start: s to begin with, in [0, 1]; default all 1, nothing shut."""
     s = {name: torch.ones_like(weight) for name, weight in sorted(model.weights.items())}
+    s |= {name: value.to(s[name]).clone() for name, value in (start or {}).items()}
     v = {name: torch.zeros_like(score) for name, score in s.items()}
     pushed = {name: torch.zeros_like(score) for name, score in s.items()}
     rms = 0.0
