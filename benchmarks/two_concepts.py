@@ -51,8 +51,8 @@ def shares(measuring: measure.Measuring, subjects: list[Subject], masks: list[Co
         "density": [round(mask.density, 4) for mask in masks],
         "alone": [measure.subject_shown(measuring, one, (mask,)).share for one, mask in alone],
         "second_object": [measure.second_object(measuring, one, (mask,)).share for one, mask in alone],
-        "both": measure.both_shown(measuring, *subjects, both).share,
-        "both_swapped": measure.both_shown(measuring, *subjects[::-1], both).share,
+        "both": measure.all_shown(measuring, subjects, both).share,
+        "both_swapped": measure.all_shown(measuring, subjects[::-1], both).share,
     }
 
 

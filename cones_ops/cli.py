@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from . import cli_bench
 from .cli_models import add_commands
 from .errors import ConesError
 
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("file", type=Path, help="a concept mask, .safetensors")
     command.set_defaults(run=info)
     add_commands(commands)
+    cli_bench.add_commands(commands)
     return parser
 
 

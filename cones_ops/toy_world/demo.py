@@ -23,7 +23,7 @@ from ..mask_file import load_mask, save_mask
 from ..search import SearchSettings, Step, recommended
 from . import measure
 from .bundle import ToyPipeline
-from .control import class_examples, fine_tune, subject_examples
+from .control import FineTuning, class_examples, fine_tune, subject_examples
 from .demo_grid import Row, save_grid
 from .demo_report import concept_entry, control_entry, grid_rows, pair_entry, versions
 from .judge import Judge
@@ -186,13 +186,13 @@ def _pair(demo: Demo, found: list[Found]) -> Judged:
         return (
             measure.subject_shown(measuring, first, masks),
             measure.subject_shown(measuring, second, masks),
-            measure.both_shown(measuring, first, second, masks),
+            measure.all_shown(measuring, (first, second), masks),
         )
 
 
 def _full_caption(demo: Demo, subjects: list[Subject]) -> Measured:
     with demo.phase("sample full captions", demo.settings.samples) as bar:
-        return measure.both_described(demo.measuring(bar), *subjects)
+        return measure.all_described(demo.measuring(bar), subjects)
 
 
 def _control(demo: Demo, one: Subject) -> tuple[Measured, Measured]:
@@ -203,9 +203,7 @@ def _control(demo: Demo, one: Subject) -> tuple[Measured, Measured]:
             demo.pipeline,
             subject_examples(demo.pipeline, one),
             class_examples(demo.pipeline, one, settings.class_pictures),
-            steps=settings.control_steps,
-            batch=settings.control_batch,
-            on_step=lambda step, loss: bar.update(),
+            FineTuning(settings.control_steps, batch=settings.control_batch, on_step=lambda step, loss: bar.update()),
         )
     with demo.phase("sample positive control", 2 * settings.samples) as bar:
         measuring = replace(demo.measuring(bar), pipeline=tuned)

@@ -25,7 +25,7 @@ from .comfyui_server import PACK, Prompt, Server, find_host, started, to_api
 from .demo import WHERES
 from .demo_grid import Row, save_grid
 from .judge import Judge, Reading, load_judge, read
-from .measure import Cell, Measured, both_cell, class_cell, described_cell, drift, second_cell, subject_cell
+from .measure import Cell, Measured, all_cell, class_cell, described_cell, drift, second_cell, subject_cell
 from .subjects import Subject, subject
 from .world import SIDE
 
@@ -103,7 +103,7 @@ def run(host: Path | None, out: Path, quick: bool = False) -> dict[str, Any]:
             version = json.loads(server.request("/system_stats"))["system"]["comfyui_version"]
             found = [_concept(session, one, where, quick) for where in WHERES for one in subjects]
             names = [_mask_name(one, WHERES[0]) for one in subjects]
-            spelled = session.cell(described_cell(subjects[0], subjects[1], session.samples), names)
+            spelled = session.cell(described_cell(subjects, session.samples), names)
             pairs = [_pair(session, subjects, where, spelled) for where in WHERES]
         shutil.copytree(base / "models" / "concept_masks", out / "concept_masks", dirs_exist_ok=True)
     rows = [row for _, more in (*found, *pairs) for row in more]
@@ -188,7 +188,7 @@ def _pair(
     first, second = subjects
     names, samples = [_mask_name(one, where) for one in subjects], session.samples
     alone = [session.cell(subject_cell(one, samples), names) for one in subjects]
-    pair = session.cell(both_cell(first, second, samples), names)
+    pair = session.cell(all_cell((first, second), samples), names)
     entry = {
         "where": where,
         "first_alone": alone[0][1].share,

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..collage import placed
 from ..hosts.diffusers_apply import Strengths
 from .bundle import ToyPipeline
 from .captions import Told, describe
 from .judge import Judge, Reading, read, shows
-from .sampling import BATCH, GUIDANCE, STEPS, sample
+from .sampling import BATCH, GUIDANCE, STEPS, OwnWeights, sample
 from .subjects import Subject
 from .world import BACKGROUNDS, Scene, Thing
 
@@ -40,6 +41,7 @@ class Measuring:
     batch: int = BATCH
     first_seed: int = 1000
     on_batch: Callable[[int], object] | None = None
+    own_weights: OwnWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def measure(
         guidance=measuring.guidance,
         batch=measuring.batch,
         on_batch=measuring.on_batch,
+        own_weights=measuring.own_weights,
     )
     readings = read(measuring.judge, pictures)
     hits = tuple(bool(hit(reading)) for hit, reading in zip(wanted, readings, strict=True))
@@ -95,14 +98,14 @@ def second_object(measuring: Measuring, subject: Subject, masks: Strengths = ())
     return measure(measuring, *second_cell(subject, measuring.samples), masks)
 
 
-def both_shown(measuring: Measuring, first: Subject, second: Subject, masks: Strengths = ()) -> Measured:
-    """Whether one picture shows both subjects, asked for by their identifiers."""
-    return measure(measuring, *both_cell(first, second, measuring.samples), masks)
+def all_shown(measuring: Measuring, subjects: Sequence[Subject], masks: Strengths = ()) -> Measured:
+    """Whether one picture shows all subjects, asked for by their identifiers."""
+    return measure(measuring, *all_cell(subjects, measuring.samples), masks)
 
 
-def both_described(measuring: Measuring, first: Subject, second: Subject) -> Measured:
-    """The untouched model's own best: both subjects' attributes spelled out."""
-    return measure(measuring, *described_cell(first, second, measuring.samples))
+def all_described(measuring: Measuring, subjects: Sequence[Subject]) -> Measured:
+    """The untouched model's own best: all subjects' attributes spelled out."""
+    return measure(measuring, *described_cell(subjects, measuring.samples))
 
 
 # what a cell asks for, whoever samples it
@@ -119,7 +122,7 @@ def class_cell(subject: Subject, samples: int) -> Cell:
 def second_cell(subject: Subject, samples: int) -> Cell:
     companions = [thing for thing in COMPANIONS if thing.shape != subject.thing.shape]
     prompts, wanted = [], []
-    for i, background in enumerate(_backgrounds(samples)):
+    for i, background in enumerate(backgrounds(samples)):
         thing = companions[i % len(companions)]
         phrase = Told(thing.shape, (thing.colour,), thing.texture, None).phrase
         prompts.append(f"{subject.prompt} on the left and {phrase} on the right on a {background} background")
@@ -127,16 +130,24 @@ def second_cell(subject: Subject, samples: int) -> Cell:
     return prompts, wanted
 
 
-def both_cell(first: Subject, second: Subject, samples: int) -> Cell:
-    text = f"{first.prompt} on the left and {second.prompt} on the right"
-    prompts = [f"{text} on a {background} background" for background in _backgrounds(samples)]
-    return prompts, [_both(first, second)] * samples
+def all_cell(subjects: Sequence[Subject], samples: int) -> Cell:
+    """All subjects by their identifiers, at the places of that many things in turn."""
+    return _placed([one.prompt for one in subjects], subjects, samples)
 
 
-def described_cell(first: Subject, second: Subject, samples: int) -> Cell:
-    things = (("left", first.thing), ("right", second.thing))
-    prompts = [describe(Scene(things, background)) for background in _backgrounds(samples)]
-    return prompts, [_both(first, second)] * samples
+def described_cell(subjects: Sequence[Subject], samples: int) -> Cell:
+    """The same with every attribute spelled out instead."""
+    spelled = [
+        describe(Scene((("centre", one.thing),), "grey")).removesuffix(" on a grey background") for one in subjects
+    ]
+    return _placed(spelled, subjects, samples)
+
+
+def _placed(phrases: Sequence[str], subjects: Sequence[Subject], samples: int) -> Cell:
+    text = placed(phrases)
+    prompts = [f"{text} on a {background} background" for background in backgrounds(samples)]
+    things = [one.thing for one in subjects]
+    return prompts, [lambda reading: all(shows(reading, thing) for thing in things)] * samples
 
 
 def drift(before: Measured, after: Measured) -> float:
@@ -145,17 +156,14 @@ def drift(before: Measured, after: Measured) -> float:
 
 
 def _shown(text: str, subject: Subject, samples: int) -> Cell:
-    prompts = [f"{text} on a {background} background" for background in _backgrounds(samples)]
+    prompts = [f"{text} on a {background} background" for background in backgrounds(samples)]
     return prompts, [lambda reading: shows(reading, subject.thing)] * samples
 
 
-def _backgrounds(count: int) -> list[str]:
+def backgrounds(count: int) -> list[str]:
+    """The backgrounds of a measure's prompts, in turn."""
     return [list(BACKGROUNDS)[i % len(BACKGROUNDS)] for i in range(count)]
 
 
 def _stands(place: str, thing: Thing) -> Callable[[Reading], bool]:
     return lambda reading: dict(reading.things).get(place) == thing
-
-
-def _both(first: Subject, second: Subject) -> Callable[[Reading], bool]:
-    return lambda reading: shows(reading, first.thing) and shows(reading, second.thing)

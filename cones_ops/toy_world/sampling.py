@@ -7,7 +7,9 @@ from noise drawn on the CPU with seeds[i] alone: equal seeds make paired compari
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -26,33 +28,60 @@ from .bundle import ToyPipeline
 STEPS, GUIDANCE, BATCH = 20, 3.0, 32
 
 
-def model_of(pipeline: ToyPipeline, where: Where = "own tokens", targets: TargetChoice = "text K+V") -> DiffusersModel:
+@dataclass(frozen=True)
+class OwnWeights:
+    """K and V weights of any kind (a fine-tune's) that act at the own tokens of one concept only."""
+
+    weights: Mapping[str, Tensor]
+    identifier: str
+    class_word: str
+
+
+Words = tuple[str, str]  # identifier, class word
+
+
+def model_of(
+    pipeline: ToyPipeline, where: Where = "own tokens", targets: TargetChoice = "text K+V", concepts: int = 1
+) -> DiffusersModel:
     """The toy UNet behind the library's boundary."""
     unet: Any = pipeline.unet
     schedule = pipeline.schedule
-    return DiffusersModel(unet, alphas_cumprod(schedule), schedule["prediction_type"], targets, where)
+    return DiffusersModel(unet, alphas_cumprod(schedule), schedule["prediction_type"], targets, where, concepts)
 
 
 def conditioning(
     pipeline: ToyPipeline, texts: Sequence[str], identifier: str = "", class_word: str = ""
 ) -> list[TextTokens]:
     """One TextTokens per text; own tokens are those of `identifier` (with its class word), none without one."""
-    rows = []
-    for text, hidden in zip(texts, pipeline.encode_text(list(texts)), strict=True):
-        own = torch.zeros(len(hidden), dtype=torch.bool)
-        if identifier:
-            own = own_positions(pipeline.vocabulary.tokens, text, identifier, class_word)[: len(hidden)]
-        rows.append(TextTokens(hidden, own))
-    return rows
+    if identifier:
+        return [replace(one, own=one.own[0]) for one in joint_conditioning(pipeline, texts, [(identifier, class_word)])]
+    return [TextTokens(hidden, torch.zeros(len(hidden), dtype=torch.bool)) for hidden in pipeline.encode_text([*texts])]
+
+
+def joint_conditioning(pipeline: ToyPipeline, texts: Sequence[str], concepts: Sequence[Words]) -> list[TextTokens]:
+    """The same with the own tokens of each of several concepts, (concepts, L)."""
+    words = pipeline.vocabulary
+    own = [torch.stack([own_positions(words.tokens, text, *one)[: words.length] for one in concepts]) for text in texts]
+    return [TextTokens(hidden, one) for hidden, one in zip(pipeline.encode_text([*texts]), own, strict=True)]
 
 
 def examples(
     pipeline: ToyPipeline, pictures: Tensor, texts: Sequence[str], identifier: str = "", class_word: str = ""
 ) -> Examples:
     """Pictures (n, 3, 64, 64) in [0, 1] and their captions as latents and conditioning."""
-    with torch.no_grad():
-        latents = pipeline.latents.encode(pictures * 2 - 1)
-    return Examples(latents, conditioning(pipeline, texts, identifier, class_word))
+    return Examples(_encoded(pipeline, pictures), conditioning(pipeline, texts, identifier, class_word))
+
+
+def joint_examples(
+    pipeline: ToyPipeline, pictures: Tensor, texts: Sequence[str], concepts: Sequence[Words]
+) -> Examples:
+    """The same for several concepts that act at their own tokens."""
+    return Examples(_encoded(pipeline, pictures), joint_conditioning(pipeline, texts, concepts))
+
+
+@torch.no_grad()
+def _encoded(pipeline: ToyPipeline, pictures: Tensor) -> Tensor:
+    return pipeline.latents.encode(pictures * 2 - 1)
 
 
 def noise(pipeline: ToyPipeline, seeds: Sequence[int]) -> Tensor:
@@ -74,8 +103,9 @@ def sample(
     guidance: float = GUIDANCE,
     batch: int = BATCH,
     on_batch: Callable[[int], object] | None = None,
+    own_weights: OwnWeights | None = None,
 ) -> Tensor:
-    """Pictures (B, 3, 64, 64) in [0, 1] of `prompts`, with `masks` shut where each of them acts.
+    """Pictures (B, 3, 64, 64) in [0, 1] of `prompts`, with `masks` shut where each of them acts, or with `own_weights`.
 
     seeds: one per prompt, default 0, 1, 2, ... on_batch hears how many pictures were finished.
     """
@@ -86,9 +116,11 @@ def sample(
     pictures = []
     for start in range(0, len(prompts), batch):
         texts, part = prompts[start : start + batch], seeds[start : start + batch]
-        rows = conditioning(pipeline, [*texts, *[""] * len(texts)])  # positive, then negative
+        words = (own_weights.identifier, own_weights.class_word) if own_weights else ("", "")
+        rows = conditioning(pipeline, [*texts, *[""] * len(texts)], *words)  # positive, then negative
         own = [own_rows(pipeline, mask, texts) if mask.where == "own tokens" else None for mask, _ in masks]
-        with applied(pipeline.unet, masks, own):
+        acting = model.acting_as(own_weights.weights) if own_weights else nullcontext()
+        with applied(pipeline.unet, masks, own), acting:
             latents = _euler(model, noise(pipeline, part), rows, steps, guidance)
         pictures.append(((pipeline.latents.decode(latents) + 1) / 2).clamp(0, 1))
         if on_batch:

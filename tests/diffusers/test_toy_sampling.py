@@ -13,7 +13,7 @@ from cones_ops.errors import ConesError
 from cones_ops.hosts.diffusers import alphas_cumprod
 from cones_ops.toy_world import measure
 from cones_ops.toy_world.bundle import ToyPipeline, random_pipeline
-from cones_ops.toy_world.control import class_examples, fine_tune, subject_examples
+from cones_ops.toy_world.control import FineTuning, class_examples, fine_tune, subject_examples
 from cones_ops.toy_world.judge import Judge, Reading
 from cones_ops.toy_world.sampling import conditioning, model_of, sample, sigmas
 from cones_ops.toy_world.subjects import subject
@@ -82,9 +82,8 @@ def test_fine_tuning_lowers_the_loss_of_a_copy(pipeline: ToyPipeline) -> None:
     state = {name: tensor.clone() for name, tensor in pipeline.unet.state_dict().items()}
     losses: list[float] = []
     prior = class_examples(pipeline, one, 2)
-    tuned = fine_tune(
-        pipeline, subject_examples(pipeline, one), prior, steps=30, batch=4, on_step=lambda _, loss: losses.append(loss)
-    )
+    how = FineTuning(30, batch=4, on_step=lambda _, loss: losses.append(loss))
+    tuned = fine_tune(pipeline, subject_examples(pipeline, one), prior, how)
     assert len(losses) == 30 and sum(losses[-5:]) < sum(losses[:5])
     changed = [n for n, tensor in tuned.unet.state_dict().items() if not torch.equal(tensor, state[n])]
     assert len(changed) == len(model_of(pipeline).weights)
@@ -113,6 +112,6 @@ def test_measures_count_what_the_judge_says(pipeline: ToyPipeline, monkeypatch: 
     assert prompts[1] == "a sks star on a white background"
     assert measure.second_object(measuring, one).hits == (True, False, False, False)
     assert prompts[0] == "a sks star on the left and a blue plain circle on the right on a black background"
-    assert measure.both_shown(measuring, one, other).hits == (False, True, False, False)
+    assert measure.all_shown(measuring, (one, other)).hits == (False, True, False, False)
     assert measure.class_leak(measuring, one).prompt == "a star on a black background"
-    assert measure.both_described(measuring, one, other).hits == (False, True, False, False)
+    assert measure.all_described(measuring, (one, other)).hits == (False, True, False, False)
