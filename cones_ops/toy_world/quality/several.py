@@ -1,0 +1,146 @@
+"""Cells of several subjects: masks united, masks tuned together, and what others do, up to the oracle of words.
+
+Figures: `alone`, each subject by its own prompt with everything loaded (all of them, and by subject); `all`, everything
+in one picture, asked for in every rotation of the order. The joint steps and the joint fine-tune "with collages" see
+collages of the subjects (`references.together`); nothing else has ever seen two of them in one picture.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...concept_mask import ConceptMask, Where
+from ...loss import Examples
+from ...together import UnionModel, tune_concept_masks, tuning
+from .. import control, measure
+from ..bundle import ToyPipeline
+from ..judge import Judge
+from ..measure import Measuring
+from ..references import Captioned, together
+from ..sampling import examples, joint_examples, model_of
+from ..subjects import Subject
+from .budget import Budget
+from .figures import Figures, figure, shares
+from .methods import RATES, Given
+
+
+@dataclass(frozen=True)
+class Group:
+    """Several subjects, what single cells left of each, and how to measure."""
+
+    pipeline: ToyPipeline
+    judge: Judge
+    subjects: tuple[Subject, ...]
+    given: tuple[Given, ...]
+    seed: int
+    budget: Budget
+    mask_of: Callable[[Subject, Where], ConceptMask]  # the default search's
+    weights_of: Callable[[Subject, str], dict[str, Tensor]]  # the UNet after another method
+
+    def measured(self, pipeline: ToyPipeline, masks: Sequence[ConceptMask] = ()) -> Figures:
+        """`alone` and `all` with everything loaded."""
+        how = Measuring(
+            pipeline, self.judge, self.budget.samples, self.budget.sampling_steps, first_seed=1000 * (self.seed + 1)
+        )
+        shut = [(mask, 1.0) for mask in masks]
+        alone = [measure.subject_shown(how, one, shut) for one in self.subjects]
+        rotations = [self.subjects[k:] + self.subjects[:k] for k in range(len(self.subjects))]
+        every = [measure.all_shown(how, some, shut) for some in rotations]
+        each = {f"alone {one.identifier}": [shown] for one, shown in zip(self.subjects, alone, strict=True)}
+        found = shares({"alone": alone, "all": every, **each})
+        if masks:
+            found["density"] = figure([mask.density for mask in masks])
+        return found
+
+
+def oracle(group: Group) -> Figures:
+    """The untouched model with every attribute in words: what it can draw at all."""
+    how = Measuring(
+        group.pipeline,
+        group.judge,
+        group.budget.samples,
+        group.budget.sampling_steps,
+        first_seed=1000 * (group.seed + 1),
+    )
+    rotations = [group.subjects[k:] + group.subjects[:k] for k in range(len(group.subjects))]
+    alone = [measure.all_described(how, (one,)) for one in group.subjects]
+    return shares({"alone": alone, "all": [measure.all_described(how, some) for some in rotations]})
+
+
+def union(where: Where, group: Group) -> Figures:
+    """Masks found apart, loaded together."""
+    return group.measured(group.pipeline, [group.mask_of(one, where) for one in group.subjects])
+
+
+def tuned(where: Where, group: Group, collages: bool = True) -> Figures:
+    """The same after joint steps."""
+    masks = [group.mask_of(one, where) for one in group.subjects]
+    settings = replace(tuning(group.seed), steps=group.budget.joint_steps, batch=group.budget.batch)
+    beside = together(group.subjects, group.seed) if collages else None
+    started = time.monotonic()
+    if where == "own tokens":
+        words = [(one.identifier, one.class_word) for one in group.subjects]
+        make: Callable[..., Examples] = partial(joint_examples, group.pipeline, concepts=words)
+        model: Any = model_of(group.pipeline, where, concepts=len(masks))
+        prior = None
+    else:
+        make = partial(examples, group.pipeline)
+        model = UnionModel(model_of(group.pipeline, where), len(masks))
+        prior = make(*_joined([given.class_pictures for given in group.given]))
+    subjects = [make(*given.pictures) for given in group.given]
+    result = tune_concept_masks(model, masks, subjects, make(*beside) if beside else None, prior, settings=settings)
+    seconds = time.monotonic() - started
+    found = group.measured(group.pipeline, result.masks)
+    found["gain"] = {"value": result.gain, "standard_error": result.standard_error}
+    return {**found, "seconds": {"value": round(seconds, 1)}}
+
+
+def kv_finetune(group: Group, collages: bool) -> Figures:
+    """Custom Diffusion's joint training: one fine-tune on all subjects' pictures, maybe with collages of them."""
+    sets = [given.pictures for given in group.given]
+    if collages:
+        sets.append(together(group.subjects, group.seed))
+    subject = examples(group.pipeline, *_joined(sets))
+    prior = examples(group.pipeline, *_joined([given.class_pictures for given in group.given]))
+    rows = len(group.subjects) * group.budget.batch
+    how = control.FineTuning(group.budget.steps, RATES["kv_finetune"], rows, group.seed)
+    return group.measured(control.fine_tune(group.pipeline, subject, prior, how))
+
+
+def sequential(group: Group) -> Figures:
+    """One K and V fine-tune after another, on each subject's pictures alone: what is forgotten of the first?"""
+    pipeline = group.pipeline
+    first: Figures = {}
+    for one, given in zip(group.subjects, group.given, strict=True):
+        how = given.fine_tuning(RATES["kv_finetune"])
+        pipeline = control.fine_tune(pipeline, given.examples(), given.prior, how)
+        if one is group.subjects[0]:
+            name = f"alone {one.identifier}"
+            first["first_before"] = group.measured(pipeline)[name]
+    found = group.measured(pipeline)
+    return {**found, **first, "first_after": found[f"alone {group.subjects[0].identifier}"]}
+
+
+def lora_union(group: Group) -> Figures:
+    """LoRAs trained apart, their changes added."""
+    unet: Any = copy.deepcopy(group.pipeline.unet)
+    before = {name: value.clone() for name, value in unet.state_dict().items()}
+    after = {name: value.clone() for name, value in before.items()}
+    for one in group.subjects:
+        for name, value in group.weights_of(one, "lora").items():
+            after[name] += value - before[name]
+    unet.load_state_dict(after)
+    return group.measured(replace(group.pipeline, unet=unet))
+
+
+def _joined(sets: Sequence[Captioned]) -> Captioned:
+    """All pictures and all captions."""
+    return torch.cat([pictures for pictures, _ in sets]), [text for _, texts in sets for text in texts]
