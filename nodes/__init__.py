@@ -11,6 +11,7 @@ from .find import ConesFindConceptNeurons
 from .host.folders import register
 from .masks import ConesCombineConceptMasks, ConesLoadConceptMask, ConesSaveConceptMask
 from .toy import ConesToySubject, ConesToyWorld
+from .tune import ConesLayPictures, ConesTuneConceptMasks
 
 NODES: list[type[io.ComfyNode]] = [
     ConesFindConceptNeurons,
@@ -21,6 +22,8 @@ NODES: list[type[io.ComfyNode]] = [
     ConesToyWorld,
     ConesToySubject,
     ConesEncodePrompt,
+    ConesTuneConceptMasks,
+    ConesLayPictures,
 ]
 
 

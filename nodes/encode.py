@@ -87,8 +87,7 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
                 io.Conditioning.Output(
                     display_name="conditioning",
                     tooltip=(
-                        "The same as CLIP Text Encode gives, for KSampler, Find Concept Neurons and conditioning "
-                        "nodes."
+                        "The same as CLIP Text Encode gives, for KSampler, Find Concept Neurons and conditioning nodes."
                     ),
                 ),
                 io.String.Output(display_name="report", tooltip="Which tokens belong to which concept."),

@@ -3,7 +3,7 @@
 `borrow` runs `body(host_model)` inside the host's own guider, so loading, conditioning, prediction type, noise
 schedule, LoRA and object patches are the host's; attention is forced to a backend that has a backward. Conditionings
 and latents are looked up by the caller's labels; `host_model.latents[label]` are the model's internal latents. At own
-tokens, the rows that see a multiplier are those of `concept` in the batch under way (token_places.py). The user's
+tokens, the rows that see a multiplier are those of `concepts` in the batch under way (token_places.py). The user's
 model is the same afterwards, whether body returned, raised or was interrupted.
 """
 
@@ -25,8 +25,8 @@ from ...cones_ops.hostmodel import Where
 from .gradients import tapped
 from .own_tokens import has_masks
 from .parameters import weight_in_use
-from .tapped_layers import Taps
-from .token_places import Concept, Placed, placed, rows_in, text_and_options
+from .tapped_layers import OwnRows, Taps
+from .token_places import Concept, Placed, Rows, placed, rows_in, text_and_options
 
 T = TypeVar("T")
 ACTIVATIONS = 3  # what a pass with a backward keeps, in units of what the host reserves for one without
@@ -66,7 +66,8 @@ class BorrowedModel:
         copies = {}
         for name, module in modules.items():
             with torch.no_grad(), weight_in_use(module, self.dtype, self.device) as (weight, _):
-                copies[name] = weight.to(store, torch.float32, copy=True)
+                copied = weight.to(store, torch.float32, copy=True)
+            copies |= dict.fromkeys(self.taps.names(name), copied)
         return copies
 
     def sigma_at(self, percent: Tensor) -> Tensor:
@@ -152,24 +153,25 @@ class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
         latents: Mapping[str, Tensor],
         names: list[str],
         body: Callable[[Any], Any],
-        concept: Concept | None,
+        concepts: Sequence[Concept],
     ) -> None:
         super().__init__(patcher)
-        self.latents, self.names, self.body, self.concept = latents, names, body, concept
+        self.latents, self.names, self.body, self.concepts = latents, names, body, concepts
         self.result: Any = None
 
     def inner_sample(self, noise: Tensor, latent_image: Tensor, device: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Called by the host with the model loaded; self.conds are still as the user gave them."""
         inner = self.inner_model
         latents, conds = {}, {}
-        by_uuid = placed(self.conds, [self.concept]) if self.concept else {}
+        by_uuid = placed(self.conds, self.concepts) if self.concepts else {}
         for label, raw in self.latents.items():
             latents[label] = inner.process_latent_in(raw.to(device, torch.float32))
         for label, cond in self.conds.items():
             like = latents.get(label, next(iter(latents.values())))
             done = comfy.samplers.process_conds(inner, like[:1], {"positive": cond}, device, like[:1], None, None)
             conds[label] = normal(done["positive"])
-        with tapped(inner.diffusion_model, self.names, "own tokens" if self.concept else "everywhere") as taps:
+        where: Where = "own tokens" if self.concepts else "everywhere"
+        with tapped(inner.diffusion_model, self.names, where, max(1, len(self.concepts))) as taps:
             tell = partial(tell_own_rows, taps, by_uuid)
             apply_model = comfy.patcher_extension.WrappersMP.APPLY_MODEL
             comfy.patcher_extension.add_wrapper_with_key(apply_model, "cones", tell, self.model_options, True)
@@ -179,15 +181,17 @@ class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
 
 
 def tell_own_rows(taps: Taps, by_uuid: Mapping[Any, Placed], executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """The host's APPLY_MODEL: where the concept's own tokens are in this batch."""
+    """The host's APPLY_MODEL: where the concepts' own tokens are in this batch."""
     text, options = text_and_options(args, kwargs)
-    pairs = [
-        torch.cartesian_prod(torch.arange(rows.start, rows.stop), rows.positions[0])
-        for rows in rows_in(options["uuids"], text, by_uuid)
-    ]
-    own = torch.cat(pairs).to(text.device).unbind(1) if pairs else None
-    with taps.at(own):
+    rows = list(rows_in(options["uuids"], text, by_uuid))
+    with taps.at(tuple(own_rows(rows, k, text.device) for k in range(taps.concepts)) if rows else ()):
         return executor(*args, **kwargs)
+
+
+def own_rows(rows: Sequence[Rows], k: int, device: torch.device) -> OwnRows | None:
+    """Rows of the batch and tokens of theirs that are concept k's; None if there are none."""
+    pairs = [torch.cartesian_prod(torch.arange(r.start, r.stop), r.positions[k]) for r in rows if len(r.positions[k])]
+    return torch.cat(pairs).to(device).unbind(1) if pairs else None  # type: ignore[return-value]
 
 
 def borrow(
@@ -197,17 +201,17 @@ def borrow(
     targets: Sequence[str],
     body: Callable[[BorrowedModel], T],
     rows: int = 16,
-    concept: Concept | None = None,
+    concepts: Sequence[Concept] = (),
 ) -> T:
     """body(host_model), the model loaded and tapped. latents: as VAE Encode gives them; rows: the largest batch.
 
-    concept: search at its own tokens, which the conditionings tell; None: everywhere.
+    concepts: search at their own tokens, which the conditionings tell; none: everywhere.
     """
     check_input(model_patcher, conditionings, latents)
     with torch.inference_mode(False), torch.no_grad():
         patcher = prepared_clone(model_patcher, rows)
         some = normal(next(iter(latents.values())))
-        guider = Lender(patcher, {label: normal(one) for label, one in latents.items()}, list(targets), body, concept)
+        guider = Lender(patcher, {label: normal(one) for label, one in latents.items()}, list(targets), body, concepts)
         guider.inner_set_conds({label: normal(cond) for label, cond in conditionings.items()})
         guider.sample(torch.zeros_like(some), some, None, torch.tensor([1.0, 0.0]))
         result: T = guider.result

@@ -53,7 +53,7 @@ def own_tokens_forward(module: Any, name: str, taps: Taps) -> Forward:
     untouched = frozen_forward(module, FrozenLinear)
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if taps.own is None:
+        if not taps.own:
             return untouched(x, *args, **kwargs)
         if taps.anchor is not None and torch.is_grad_enabled():
             return TappedOwnTokens.apply(x, taps.anchor, taps, name, module, original)  # type: ignore[no-any-return]
@@ -142,9 +142,11 @@ def training_kernels() -> Iterator[None]:
 
 
 @contextmanager
-def tapped(diffusion_model: torch.nn.Module, names: list[str], where: Where = "everywhere") -> Iterator[Taps]:
+def tapped(
+    diffusion_model: torch.nn.Module, names: list[str], where: Where = "everywhere", concepts: int = 1
+) -> Iterator[Taps]:
     """Taps on the named weights while open; enter outside inference mode, with the model loaded."""
-    taps = Taps(where)
+    taps = Taps(where, concepts)
     with ExitStack() as stack:
         stack.enter_context(replaced_forwards(diffusion_model, names, taps))
         stack.enter_context(normal_small_parameters(diffusion_model))

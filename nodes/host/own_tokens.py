@@ -169,7 +169,7 @@ def own_tokens(rows: Rows, device: torch.device) -> Own:
 
 def forget_what_changed(batch: Batch) -> None:
     """Check that all rows of a conditioning have one text, and drop what was computed for it if it is another now."""
-    "rows."""
+    "rows."
     run = batch.run
     for own in batch.own:
         several, before = own.of(batch.text), run.texts.get(own.uuid)

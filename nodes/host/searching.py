@@ -73,8 +73,8 @@ def search(
         )
 
     conditionings = captions | prior_inputs[1]
-    concept = words if where == "own tokens" else None
-    result = borrow(model, conditionings, latents, names, body, rows=settings.batch, concept=concept)
+    concepts = [words] if where == "own tokens" else []
+    result = borrow(model, conditionings, latents, names, body, rows=settings.batch, concepts=concepts)
     base = fingerprint({name: base_weight(model, PREFIX + name) for name in names})
     told = {**result.mask.provenance, **facts}
     return replace(result, mask=replace(result.mask, fingerprint=base, provenance=told))

@@ -3,6 +3,7 @@
 A frozen layer saves nothing: its backward asks the host for the weight again (cast, dequantised, patched, wherever it
 lives). A tapped layer also saves its input x and hands g^T x in fp32 to `Taps.sink`; its weight acts as
 theta * multiplier where one is set, at own tokens in the rows of `Taps.own` only, which alone give gradients there.
+With several concepts each has own rows, multipliers and gradients, under the names `slot(k, name)`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...cones_ops.concept_mask import Where
+from ...cones_ops.together import slot
 from .parameters import weight_in_use
 
 Forward = Callable[..., Tensor]
@@ -24,9 +26,10 @@ OwnRows = tuple[Tensor, Tensor]  # (n,) rows of the batch and (n,) tokens of the
 class Taps:
     """What the replaced forwards share: the multiplier now in force, and where gradients go."""
 
-    def __init__(self, where: Where = "everywhere") -> None:
+    def __init__(self, where: Where = "everywhere", concepts: int = 1) -> None:
         self.where: Where = where
-        self.own: OwnRows | None = None  # own tokens of the batch under way
+        self.concepts = concepts
+        self.own: tuple[OwnRows | None, ...] = ()  # each concept's own tokens in the batch under way; () = none at all
         self.multiplier: Mapping[str, Tensor] = {}
         self.sink: dict[str, Tensor] = {}
         self.anchor: Tensor | None = None  # set while gradients are recorded; makes tapped outputs differentiable
@@ -42,8 +45,16 @@ class Taps:
         finally:
             self.anchor = None
 
+    def names(self, name: str) -> list[str]:
+        """A target as each concept knows it."""
+        return [name] if self.concepts == 1 else [slot(k, name) for k in range(self.concepts)]
+
+    def own_names(self, name: str) -> list[tuple[str, OwnRows]]:
+        """Those of them that have own tokens in the batch under way."""
+        return [(one, own) for one, own in zip(self.names(name), self.own, strict=True) if own is not None]
+
     @contextmanager
-    def at(self, own: OwnRows | None) -> Iterator[None]:
+    def at(self, own: tuple[OwnRows | None, ...]) -> Iterator[None]:
         """Inside, the batch under way has these own tokens."""
         before, self.own = self.own, own
         try:
@@ -130,28 +141,29 @@ class TappedOwnTokens(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, anchor: Tensor, taps: Taps, name: str, module: Any, forward: Forward) -> Tensor:
-        assert taps.own is not None
-        ctx.save_for_backward(x[taps.own])
-        ctx.taps, ctx.name, ctx.module = taps, name, module
-        ctx.multiplier, ctx.own = taps.multiplier.get(name), taps.own
+        own = taps.own_names(name)
+        ctx.save_for_backward(*[x[rows] for _, rows in own])
+        ctx.taps, ctx.module, ctx.own = taps, module, [(one, rows, taps.multiplier.get(one)) for one, rows in own]
         return with_own_rows(forward(x), x, taps, name, module)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (g,) = grads
-        (x,) = ctx.saved_tensors  # (n, in)
-        ctx.taps.add(ctx.name, g[ctx.own].float().T @ x.float())  # (out, in)
         dx = None
         if ctx.needs_input_grad[0]:
             with weight_in_use(ctx.module, g.dtype, g.device) as (weight, _):
                 dx = g @ weight
-            with ctx.taps.multiplied_weight(ctx.module, ctx.multiplier, g) as (weight, _):
-                dx[ctx.own] = g[ctx.own] @ weight
+        for (name, rows, multiplier), x in zip(ctx.own, ctx.saved_tensors, strict=True):  # x (n, in)
+            ctx.taps.add(name, g[rows].float().T @ x.float())  # (out, in)
+            if dx is not None:
+                with ctx.taps.multiplied_weight(ctx.module, multiplier, g) as (weight, _):
+                    dx[rows] = g[rows] @ weight
         return dx, torch.zeros(()), None, None, None, None
 
 
 def with_own_rows(y: Tensor, x: Tensor, taps: Taps, name: str, module: Any) -> Tensor:
     """y = W x + b, in place with what theta * multiplier makes of x at own tokens."""
-    with taps.multiplied_weight(module, taps.multiplier.get(name), x) as (weight, bias):
-        y[taps.own] = torch.nn.functional.linear(x[taps.own], weight, bias)
+    for one, rows in taps.own_names(name):
+        with taps.multiplied_weight(module, taps.multiplier.get(one), x) as (weight, bias):
+            y[rows] = torch.nn.functional.linear(x[rows], weight, bias)
     return y

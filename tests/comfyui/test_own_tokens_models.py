@@ -119,7 +119,7 @@ def test_taps_at_own_tokens_equal_dense_autograd(family, large, monkeypatch):
         return loss
 
     with torch.inference_mode():
-        loss, gradients = borrow(model, {"subject": text}, {"subject": latents}, targets, body, concept=SKS)
+        loss, gradients = borrow(model, {"subject": text}, {"subject": latents}, targets, body, concepts=[SKS])
     places = text[0][1][KEY].of(SKS)
     own = tuple(torch.cartesian_prod(torch.arange(2), places).unbind(1))
     twin = small_model(kind).model

@@ -1,0 +1,158 @@
+"""Joint steps on a MODEL: from what the node receives to one tuned mask per concept.
+
+Everything is checked before the model is loaded; the masks must have been found on this model. At own tokens the
+prompts tell whose tokens are whose, and a token may be one concept's only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+
+from ...cones_ops.concept_mask import ConceptMask
+from ...cones_ops.errors import ConesError, listed
+from ...cones_ops.fingerprint import fingerprint
+from ...cones_ops.loss import Examples
+from ...cones_ops.search import OnStep, SearchSettings
+from ...cones_ops.together import TuneResult, UnionModel, tune_concept_masks
+from .denoiser import BorrowedModel, borrow
+from .parameters import PREFIX, base_weight, parameter_shapes
+from .searching import check_single, checked_latents
+from .token_places import KEY, TokenPlaces, own_of, phrase
+
+TOGETHER, CLASSES = "together", "class"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One concept as the user connected it."""
+
+    mask: ConceptMask
+    latents: Any
+    conditioning: Any
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Latents and the labels of their captions: one for all, or one each."""
+
+    latents: str
+    captions: list[str]
+
+
+def tune(
+    model: Any,
+    subjects: Sequence[Subject],
+    together: tuple[Any, Any] | None,
+    class_conditioning: Any | None,
+    settings: SearchSettings,
+    prior_weight: float,
+    on_step: OnStep | None = None,
+) -> TuneResult:
+    """Tune the masks together; the model is the same afterwards. together: latents and CONDITIONING of them all."""
+    masks = [one.mask for one in subjects]
+    where, names = checked_masks(model, masks)
+    given = {f"mask {k + 1}": (one.latents, one.conditioning) for k, one in enumerate(subjects)}
+    if together is not None:
+        given[TOGETHER] = together
+    latents = checked_latents({label: samples for label, (samples, _) in given.items()})
+    conditionings: dict[str, Any] = {}
+    pictures = []
+    for label, (samples, prompts) in given.items():
+        captions = captioned(label, prompts, len(samples["samples"]))
+        conditionings |= captions
+        pictures.append(Pictures(label, list(captions)))
+    concepts = [(mask.identifier, mask.class_word) for mask in masks]
+    if where == "own tokens":
+        check_own_tokens(pictures, conditionings, concepts)
+    else:
+        if class_conditioning is None:
+            raise ConesError(
+                "class_conditioning is not connected; these masks act everywhere, and without it every other prompt "
+                "would suffer. Encode the prompts without identifiers and connect them, several through Conditioning "
+                "(Combine)"
+            )
+        check_single(CLASSES, class_conditioning, len(pictures))
+        conditionings |= {f"{CLASSES} {k + 1}": [entry] for k, entry in enumerate(class_conditioning)}
+
+    def body(host: BorrowedModel) -> TuneResult:
+        examples = [Examples(host.latents[one.latents], one.captions) for one in pictures]
+        own, beside = examples[: len(masks)], examples[len(masks) :]
+        acting: Any = host if where == "own tokens" else UnionModel(host, len(masks))
+        prior = None if where == "own tokens" else prior_of(own, [c for c in conditionings if c.startswith(CLASSES)])
+        return tune_concept_masks(
+            acting,
+            masks,
+            own,
+            beside[0] if beside else None,
+            prior,
+            settings=settings,
+            prior_weight=prior_weight,
+            on_step=on_step,
+        )
+
+    wanted = concepts if where == "own tokens" else []
+    return borrow(model, conditionings, latents, names, body, rows=settings.batch, concepts=wanted)
+
+
+def checked_masks(model: Any, masks: Sequence[ConceptMask]) -> tuple[Any, list[str]]:
+    """Where the masks act and what was searched; ConesError unless all are of this model and alike in both."""
+    if len(masks) < 2:
+        raise ConesError(f"{len(masks)} concept mask connected; connect at least two to tune them together")
+    if len(places := {mask.where for mask in masks}) > 1:
+        raise ConesError(f"the masks act {' and '.join(sorted(places))}; tune masks together that act in one way")
+    names = sorted(masks[0].shapes)
+    if other := [phrase((m.identifier, m.class_word)) for m in masks if sorted(m.shapes) != names]:
+        raise ConesError(
+            f"{listed(other)}: searched in other weights than the first mask; use the same targets for all"
+        )
+    shapes = parameter_shapes(model)
+    if missing := [name for name in names if shapes.get(name) != masks[0].shapes[name]]:
+        raise ConesError(f"the model has no {listed(missing)} of the masks' shape; were they found on another model?")
+    base = fingerprint({name: base_weight(model, PREFIX + name) for name in names})
+    if other := [phrase((m.identifier, m.class_word)) for m in masks if m.fingerprint not in ("", base)]:
+        raise ConesError(
+            f"{listed(other)}: found on other base weights than this model's; load the model they belong to"
+        )
+    return masks[0].where, names
+
+
+def captioned(label: str, prompts: Any, pictures: int) -> dict[str, Any]:
+    """CONDITIONINGs by label: one for all pictures, or one per picture."""
+    prompts = list(prompts)
+    check_single(label, prompts, pictures)
+    if len(prompts) <= 1:
+        return {label: prompts}
+    if len(prompts) != pictures:
+        raise ConesError(
+            f"{len(prompts)} prompts for {pictures} pictures ({label}); connect one prompt for all, or one per picture "
+            "(prompt_per_line in Encode Prompt with Concepts)"
+        )
+    return {f"{label}: {k + 1}": [one] for k, one in enumerate(prompts)}
+
+
+def check_own_tokens(pictures: Sequence[Pictures], conditionings: Any, concepts: Sequence[tuple[str, str]]) -> None:
+    """ConesError unless every prompt has the own tokens it should, and no token is two concepts'."""
+    for one in pictures:
+        at = [concepts[pictures.index(one)]] if one.latents != TOGETHER else concepts
+        for caption in one.captions:
+            for concept in at:
+                own_of(conditionings[caption], concept)
+            for _, extra in conditionings[caption]:
+                places: TokenPlaces | None = extra.get(KEY)
+                own = torch.cat([places.of(concept) for concept in concepts]) if places else torch.zeros(0)
+                if len(own.unique()) < len(own):
+                    raise ConesError(
+                        "a token belongs to two concepts at once; masks that are tuned together need identifiers of "
+                        "their own"
+                    )
+
+
+def prior_of(subjects: Sequence[Examples], classes: Sequence[str]) -> Examples:
+    """Everywhere: the subjects' pictures under class captions in turn, the untouched model being the example."""
+    latents = torch.cat([one.latents for one in subjects])
+    return Examples(latents, list(islice(cycle(classes), len(latents))))
