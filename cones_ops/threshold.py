@@ -20,7 +20,7 @@ from .search import Evaluate, OnStep, Step
 
 # shares of the searched entries: .01 % to 30 %, four or five to a decade
 GRID = (0.0, *(round(0.0001 * 3000 ** (i / 15), 6) for i in range(16)))
-NEAR_BEST = 0.9
+NEAR_BEST = 0.95
 SURE = 2.0  # paired standard errors
 
 

@@ -48,18 +48,27 @@ TABLES: dict[Where, dict[str, Method]] = {"own tokens": OWN, "everywhere": EVERY
 VARIANTS: dict[Where, dict[str, Method]] = {
     "own tokens": {
         "no sparsity": searched("own tokens", sparsity=0.0),
-        "sparsity 0.6": searched("own tokens", sparsity=0.6),
+        "sparsity 0.3": searched("own tokens", sparsity=0.3),
         "rate 10": searched("own tokens", rate=10.0),
         "text V": searched("own tokens", targets="text V"),
         "text K": searched("own tokens", targets="text K"),
         "identifier only": searched("own tokens", class_word=False),
-        "half the steps": searched("own tokens", steps=225),
+        "half the steps": searched("own tokens", steps=150),
     },
     "everywhere": {
         "distilled prior": searched("everywhere", distill=True),
         "with self-attention": searched("everywhere", targets="text + self K+V"),
     },
 }
+
+
+# made from the default's mask
+RELATIVES: dict[Where, tuple[str, ...]] = {
+    "own tokens": ("random", "float", "quaternary"),
+    "everywhere": ("random",),
+}
+LEVELS = {"float": None, "quaternary": 4}
+FIRST = {"learned", "kv_finetune", "kv_finetune with collages", "oracle", "union", "tuned"}
 
 
 @dataclass(frozen=True)
@@ -92,22 +101,19 @@ class World:
         return figures.single(implanted, one, how, new, self.budget, plain)
 
 
-def plan(chosen: bool = True) -> Iterator[str]:
-    """Names of all cells of the full run, singles first; `chosen`: also those of the subjects that chose settings."""
-    for seed in SEEDS:
-        for one in UNTOUCHED:
-            yield from _singles(TABLES, one, seed, random=True)
-    groups = [(seed, group) for size in (2, 3, 4) for seed, group in _groups(size)]
-    for seed, group in groups:
-        yield from _severals(group, seed)
-    for one in CHOOSING if chosen else ():
-        yield from _singles(TABLES, one, 0, random=True)
-        yield from _singles(VARIANTS, one, 0, random=False)
+def plan() -> list[str]:
+    """Names of all cells of the full run, what matters most first, so that a run that is stopped is of use."""
+    singles = {seed: [name for one in UNTOUCHED for name in _singles(TABLES, one, seed)] for seed in SEEDS}
+    several = [name for size in (2, 3, 4) for seed, group in _groups(size) for name in _severals(group, seed)]
+    every = [*(name for seed in SEEDS for name in singles[seed]), *several]
+    first = [name for name in every if name.split("/")[1] in FIRST]
+    chosen = [name for one in CHOOSING for name in (*_singles(VARIANTS, one, 0), *_singles(TABLES, one, 0))]
+    return list(dict.fromkeys([*first, *singles[0], *several, *chosen, *every]))
 
 
-def _singles(tables: dict[Where, dict[str, Method]], one: Subject, seed: int, random: bool) -> Iterator[str]:
+def _singles(tables: dict[Where, dict[str, Method]], one: Subject, seed: int) -> Iterator[str]:
     for where, table in tables.items():
-        for name in (*table, *(["random"] if random else [])):
+        for name in (*table, *(RELATIVES[where] if tables is TABLES else ())):
             yield f"single/{name}/{where}/{one.identifier}/{seed}"
 
 
@@ -162,8 +168,9 @@ def run_cell(world: World, name: str) -> dict[str, Any]:
 
 def implant(world: World, method: str, where: Any, one: Subject, seed: int) -> Implanted:
     """Run a method and keep what it leaves."""
-    if method == "random":
-        run = methods.random(lambda _: mask_of(world, where, one, seed))
+    if method in RELATIVES.get(where, ()):
+        found = lambda _: mask_of(world, where, one, seed)  # noqa: E731
+        run = methods.random(found) if method == "random" else methods.relaxed(found, LEVELS[method])
     else:
         known = TABLES.get(where, {}) | VARIANTS.get(where, {})
         if method not in known:

@@ -7,9 +7,11 @@ with the best held-out gain on the first four subjects (docs/science.md).
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from ...concept_mask import ConceptMask, Where
+from ...concept_mask import ConceptMask, Where, multipliers
 from ...find import find_concept_neurons
-from ...loss import Examples
+from ...loss import Examples, concept_implanting_loss, draw
 from ...mask_file import load_mask, save_mask
 from ...search import SearchSettings, recommended
 from ...targets import TargetChoice
@@ -86,12 +88,13 @@ def given(pipeline: ToyPipeline, subject: Subject, seed: int, budget: Budget) ->
 
 Method = Callable[[Given], Implanted]
 RATES = {
-    "kv_finetune": 5e-4,
-    "kv_finetune own tokens": 5e-4,
-    "lora": 1e-3,
-    "dreambooth": 1e-4,
+    "kv_finetune": 2e-4,
+    "kv_finetune own tokens": 2e-4,
+    "lora": 3e-4,
+    "dreambooth": 3e-5,
     "textual_inversion": 1e-2,
 }
+RELAX_STEPS, RELAX_RATE = 150, 0.02  # Adam on the multipliers of neurons that were found
 
 
 def nothing(given: Given) -> Implanted:
@@ -154,6 +157,43 @@ def random(of: Callable[[Given], ConceptMask]) -> Method:
             for name, one in found.index.items()
         }
         return masked(given, replace(found, index=index), 0.0, {"method": "random"})
+
+    return run
+
+
+def relaxed(of: Callable[[Given], ConceptMask], levels: int | None = None) -> Method:
+    """Multipliers in [0, 1] instead of 0 on the neurons of another mask at own tokens, maybe rounded to k / levels.
+
+    The paper's float and quaternary neurons, as far as they are known: its own levels and optimiser are not.
+    """
+
+    def run(given: Given) -> Implanted:
+        mask, model, some = of(given), model_of(given.pipeline), given.examples()
+        started = time.monotonic()
+        factors = multipliers(mask)
+        places = {name: factor == 0 for name, factor in factors.items()}
+        optimizer = torch.optim.Adam(factors.values(), lr=RELAX_RATE)
+        generator = torch.Generator().manual_seed(given.seed)
+        for _ in range(min(RELAX_STEPS, given.budget.steps)):
+            draws = draw(some, given.budget.batch, generator)
+            with model.multiplied(factors):
+                _, gradients = model.gradients(partial(concept_implanting_loss, model, some, draws))
+            for name, factor in factors.items():
+                factor.grad = gradients[name] * model.weights[name] * places[name]
+            optimizer.step()
+            for factor in factors.values():
+                factor.clamp_(0, 1)
+        if levels:
+            factors = {
+                n: torch.where(places[n], (f * levels).round().clamp(max=levels - 1) / levels, f)
+                for n, f in factors.items()
+            }
+        weights = {name: model.weights[name] * factor for name, factor in factors.items()}
+        own = OwnWeights(weights, given.subject.identifier, given.subject.class_word)
+        told = {"steps": RELAX_STEPS, "rate": RELAX_RATE, "levels": levels}
+        found = masked(given, mask, time.monotonic() - started, told)
+        size = found.file_bytes + round(mask.count * (2 / 8 if levels else HALF))
+        return replace(found, mask=None, own_weights=own, file_bytes=size)
 
     return run
 
@@ -223,8 +263,6 @@ def text_weights(pipeline: ToyPipeline) -> int:
 
 def file_bytes(mask: ConceptMask) -> int:
     """Size of the mask's file."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         return save_mask(mask, Path(folder) / "mask.safetensors").stat().st_size
 
@@ -248,6 +286,3 @@ def kept_weights(folder: Path, name: str) -> dict[str, torch.Tensor] | None:
     """Weights of a UNet that were kept."""
     file = folder / f"{name}.unet.safetensors"
     return load_file(file) if file.is_file() else None
-
-
-WHERES: tuple[Where, ...] = ("own tokens", "everywhere")

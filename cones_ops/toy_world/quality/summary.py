@@ -30,6 +30,8 @@ KEYS = {  # the summary's names -> method and where
     "cones_own_tokens": ("cones", "own tokens"),
     "taylor": ("taylor", "everywhere"),
     "taylor_own_tokens": ("taylor", "own tokens"),
+    "float_neurons": ("float", "own tokens"),
+    "quaternary_neurons": ("quaternary", "own tokens"),
     "random": ("random", "own tokens"),
     "random_everywhere": ("random", "everywhere"),
     "nothing": ("nothing", "everywhere"),
