@@ -3,7 +3,8 @@
 All weights start on. With a = theta * dL/dtheta at the masked weights and v its running mean,
 s <- clamp(s - 0.01 c (1 - i/K) (v / rms - sparsity), 0, 1), rms = RMS of a at step 0: a weight whose shrinking lowers
 the loss loses score until it is shut, and returns when that turns. The loss is always that of a binary mask, so sets
-are found that help together; single-weight estimates (taylor) cannot see those.
+are found that help together; single-weight estimates (taylor) cannot see those. From a given start, rms is that of the
+untouched weights if it is larger: near a minimum gradients are noise, and steps in units of it would be huge.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ def learned(
     s |= {name: value.to(s[name]).clone() for name, value in (start or {}).items()}
     v = {name: torch.zeros_like(score) for name, score in s.items()}
     pushed = {name: torch.zeros_like(score) for name, score in s.items()}
-    rms = 0.0
+    rms = root_mean_square(measured(model, sample_loss(0), None)[1]) if start else 0.0
     for i in range(settings.steps):
         mask = {name: (score > 0.5).to(score) for name, score in s.items()}
         loss, a = measured(model, sample_loss(i), mask)
-        rms = rms or root_mean_square(a)
+        rms = max(rms, root_mean_square(a)) if i == 0 else rms
         pace = 0.01 * settings.rate * (1 - i / settings.steps)
         for name in s:
             v[name].lerp_(a[name], 1 - settings.momentum)

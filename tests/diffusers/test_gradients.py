@@ -11,6 +11,7 @@ from torch import Tensor
 from cones_ops.errors import ConesError
 from cones_ops.hosts.diffusers import DiffusersModel, TextTokens, alphas_cumprod
 from cones_ops.hosts.diffusers_names import canonical_names
+from cones_ops.together import slot
 
 diffusers = pytest.importorskip("diffusers")
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.02, "timesteps": 1000}
@@ -205,3 +206,51 @@ def test_errors_say_what_and_what_to_do() -> None:
         small_model(prediction="flow")
     with pytest.raises(ConesError, match="own"):
         TextTokens(torch.zeros(3, 4), torch.zeros(4, dtype=torch.bool))
+
+
+def several(own: Tensor, hidden: Tensor) -> list[TextTokens]:
+    """Rows whose second concept owns the token behind each of the first one's."""
+    second = torch.roll(own, 2, dims=1) & ~own
+    return [TextTokens(h, torch.stack(both)) for h, *both in zip(hidden, own, second, strict=True)]
+
+
+def test_several_concepts_act_and_are_tapped_at_their_own_tokens_each() -> None:
+    x, sigma, conditioning = batch()
+    rows = several(OWN, torch.stack([one.hidden for one in conditioning]))
+    model = DiffusersModel(small_unet(), alphas_cumprod(SCHEDULE), "v_prediction", "text K+V", "own tokens", 2)
+    single = small_model()
+    assert sorted(model.weights) == sorted(slot(k, name) for k in (0, 1) for name in single.weights)
+    masks = multipliers(model)
+    with model.multiplied(masks):
+        loss, gradients = model.gradients(lambda: (model.denoise(x, sigma, rows) ** 2).mean())
+
+    own = torch.stack([row.own for row in rows])  # (B, 2, L)
+    leaves = {key: (model.weights[key] * masks[key]).requires_grad_() for key in model.weights}
+    for name, module in single._modules.items():
+
+        def forward(text: Tensor, name: str = name, module: torch.nn.Module = module) -> Tensor:
+            y = torch.nn.functional.linear(text, module.weight)
+            for k in (0, 1):
+                y = torch.where(own[:, k, :, None], torch.nn.functional.linear(text, leaves[slot(k, name)]), y)
+            return y
+
+        module.forward = forward
+    single._own_of = lambda tokens: tokens.own  # type: ignore[method-assign]
+    with single.recording(), torch.enable_grad():
+        expected = (single.denoise(x, sigma, rows) ** 2).mean()
+    found = torch.autograd.grad(expected, list(leaves.values()))
+    assert torch.allclose(loss, expected.detach(), rtol=1e-5)
+    assert_same(gradients, dict(zip(leaves, found, strict=True)))
+    assert all(gradient.abs().max() > 0 for gradient in gradients.values())
+
+
+def test_concepts_that_cannot_be_told_apart_are_refused() -> None:
+    own = torch.tensor([[True, True, False], [False, True, False]])
+    with pytest.raises(ConesError, match="two concepts at once"):
+        TextTokens(torch.zeros(3, 16), own)
+    with pytest.raises(ConesError, match="only at own tokens"):
+        DiffusersModel(small_unet(), alphas_cumprod(SCHEDULE), "epsilon", "text K+V", "everywhere", 2)
+    x, sigma, conditioning = batch()
+    model = DiffusersModel(small_unet(), alphas_cumprod(SCHEDULE), "epsilon", "text K+V", "own tokens", 2)
+    with pytest.raises(ConesError, match="own tokens of 1 concepts"):
+        model.denoise(x, sigma, conditioning)

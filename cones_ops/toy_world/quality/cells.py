@@ -57,6 +57,8 @@ VARIANTS: dict[Where, dict[str, Method]] = {
     },
     "everywhere": {
         "distilled prior": searched("everywhere", distill=True),
+        "rate 20": searched("everywhere", rate=20.0),
+        "sparsity 0.3, rate 20": searched("everywhere", rate=20.0, sparsity=0.3),
         "with self-attention": searched("everywhere", targets="text + self K+V"),
     },
 }

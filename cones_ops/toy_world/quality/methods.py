@@ -91,7 +91,7 @@ RATES = {
     "kv_finetune": 2e-4,
     "kv_finetune own tokens": 2e-4,
     "lora": 3e-4,
-    "dreambooth": 3e-5,
+    "dreambooth": 1e-4,
     "textual_inversion": 1e-2,
 }
 RELAX_STEPS, RELAX_RATE = 150, 0.02  # Adam on the multipliers of neurons that were found
