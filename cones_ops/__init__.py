@@ -1,7 +1,8 @@
 """Concept neurons of diffusion models (Cones, ICML 2023): find them, keep them, shut them.
 
-`find_concept_neurons(model, ...)` finds a `ConceptMask` through a host's `HostModel`; `save_mask` and `load_mask` keep
-it; `union`, `intersection`, `difference` and `restrict` combine masks; hosts put them on models with `shut_`.
+`find_concept_neurons` finds a `ConceptMask` through a host's `HostModel`, `tune_concept_masks` tunes several
+together; `save_mask` and `load_mask` keep them; `union`, `intersection`, `difference` and `restrict` combine masks;
+hosts put them on models with `shut_`.
 """
 
 from .concept_mask import ConceptMask, Where, difference, empty, from_ranking, intersection, restrict, union
@@ -15,6 +16,7 @@ from .search import METHODS, SearchSettings, Step, recommended
 from .shut import shut_
 from .targets import TARGET_CHOICES, TargetChoice, select_targets
 from .threshold import DensityCurve
+from .together import TuneResult, tune_concept_masks, tuning
 
 __all__ = [
     "METHODS",
@@ -28,6 +30,7 @@ __all__ = [
     "SearchSettings",
     "Step",
     "TargetChoice",
+    "TuneResult",
     "Where",
     "difference",
     "empty",
@@ -42,5 +45,7 @@ __all__ = [
     "save_mask",
     "select_targets",
     "shut_",
+    "tune_concept_masks",
+    "tuning",
     "union",
 ]

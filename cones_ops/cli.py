@@ -1,6 +1,6 @@
 """The `cones` command: `demo` runs the main job on the shipped model, `info` tells what a mask file holds.
 
-`find` and `apply` (cli_models) do the job on a Stable Diffusion model in a diffusers folder.
+`find`, `tune` and `apply` (cli_models) do the job on a Stable Diffusion model in a diffusers folder.
 """
 
 # ruff: noqa: T201 - a command line answers by printing

@@ -1,4 +1,4 @@
-"""`cones find` and `cones apply`: a Stable Diffusion model in a diffusers folder and the user's own pictures."""
+"""`cones find`, `tune` and `apply`: a Stable Diffusion model in a diffusers folder and the user's own pictures."""
 
 # ruff: noqa: T201 - a command line answers by printing
 
@@ -59,6 +59,64 @@ def find(options: argparse.Namespace) -> None:
         print(f"saved {save_mask(result.mask, options.out, options.overwrite)}")
 
 
+def tune(options: argparse.Namespace) -> None:
+    """Tune concept masks together, so that their subjects come out in one picture; one tuned mask per concept."""
+    import torch
+    from tqdm import tqdm
+
+    from .collage import collages
+    from .hosts import diffusers_pipeline as host
+    from .mask_file import load_mask, save_mask
+    from .report import tuning_text
+    from .together import UnionModel, tune_concept_masks, tuning
+
+    given = [(Path(mask), Path(folder)) for mask, folder in options.concept]
+    files = [options.out / mask.name for mask, _ in given]
+    if len(set(files)) < len(files):
+        raise ConesError("two masks have the same file name, and the tuned ones would overwrite each other; rename one")
+    if there := [str(file) for file in files if file.exists() and not options.overwrite]:
+        raise ConesError(f"{', '.join(there)} exist already; choose another folder, or allow --overwrite")
+    masks = [load_mask(mask) for mask, _ in given]
+    batches = [read_pictures(folder, options.size) for _, folder in given]
+    concepts = [(mask.identifier, mask.class_word) for mask in masks]
+    phrases = [f"a {identifier} {class_word}" for identifier, class_word in concepts]
+    laid, captions = collages(batches, phrases, options.zoom)
+    pipeline = host.load(options.model, options.device)
+    everywhere = all(mask.where == "everywhere" for mask in masks)
+    model: Any = host.host_model(pipeline, "own tokens", options.targets, len(masks))
+    prior = None
+    if everywhere:
+        model = UnionModel(host.host_model(pipeline, "everywhere", options.targets), len(masks))
+        texts = [f"a photo of a {word}" for (_, word), some in zip(concepts, batches, strict=True) for _ in some]
+        prior = host.examples(pipeline, torch.cat(batches), texts)
+
+    def examples(pictures: Any, texts: list[str]) -> Any:
+        if everywhere:
+            return host.examples(pipeline, pictures, texts)
+        return host.joint_examples(pipeline, pictures, texts, concepts)
+
+    settings = tuning(options.seed)
+    settings = replace(settings, steps=options.steps or settings.steps, batch=options.batch or settings.batch)
+    with tqdm(total=settings.steps, desc=f"tune {' and '.join(phrases)}") as bar:
+
+        def on_step(step: Step) -> None:
+            bar.set_postfix(loss=f"{step.loss:.4f}")
+            bar.update()
+
+        result = tune_concept_masks(
+            model,
+            masks,
+            [examples(some, [f"a photo of {phrase}"]) for some, phrase in zip(batches, phrases, strict=True)],
+            examples(laid, captions),
+            prior,
+            settings=settings,
+            on_step=on_step,
+        )
+    print(tuning_text(result, masks))
+    for mask, file in zip(result.masks, files if result.tuned else [], strict=result.tuned):
+        print(f"saved {save_mask(mask, file, options.overwrite)}")
+
+
 def apply(options: argparse.Namespace) -> None:
     """Sample prompts with concept masks shut, beside the untouched model's picture from the same noise."""
     from .hosts import diffusers_pipeline as host
@@ -110,6 +168,24 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--overwrite", action="store_true")
     _common(command)
     command.set_defaults(run=find)
+    command = commands.add_parser("tune", help=tune.__doc__, description=tune.__doc__)
+    command.add_argument("model", type=Path, help="folder of the model the masks were found on")
+    command.add_argument(
+        "--concept",
+        action="append",
+        nargs=2,
+        required=True,
+        metavar=("MASK", "PICTURES"),
+        help="a concept mask and the folder of its subject's pictures; give it two to four times",
+    )
+    command.add_argument("--out", type=Path, required=True, help="folder for the tuned masks, under their own names")
+    command.add_argument("--zoom", type=float, default=0.6, help="scale of each picture where several share one")
+    command.add_argument("--targets", choices=TARGET_CHOICES, default="text K+V", help="as the masks were found")
+    command.add_argument("--steps", type=int)
+    command.add_argument("--batch", type=int)
+    command.add_argument("--overwrite", action="store_true")
+    _common(command)
+    command.set_defaults(run=tune)
     command = commands.add_parser("apply", help=apply.__doc__, description=apply.__doc__)
     command.add_argument("model", type=Path, help="folder of the model the masks were found on")
     command.add_argument("masks", type=Path, nargs="+", help="concept masks, .safetensors")

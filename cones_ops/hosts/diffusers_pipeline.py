@@ -39,10 +39,12 @@ def load(folder: Path, device: str = "cpu", half: bool = False) -> Any:
     return pipeline.to(device, torch.float16 if half else torch.float32)
 
 
-def host_model(pipeline: Any, where: Where = "own tokens", targets: TargetChoice = "text K+V") -> DiffusersModel:
+def host_model(
+    pipeline: Any, where: Where = "own tokens", targets: TargetChoice = "text K+V", concepts: int = 1
+) -> DiffusersModel:
     """The pipeline's UNet behind the library's boundary."""
-    scheduler = pipeline.scheduler
-    return DiffusersModel(pipeline.unet, scheduler.alphas_cumprod, scheduler.config.prediction_type, targets, where)
+    scheduler, unet = pipeline.scheduler, pipeline.unet
+    return DiffusersModel(unet, scheduler.alphas_cumprod, scheduler.config.prediction_type, targets, where, concepts)
 
 
 def token_ids(pipeline: Any, text: str) -> list[int]:
@@ -65,14 +67,12 @@ def own_row(pipeline: Any, text: str, identifier: str, class_word: str) -> Tenso
     return own
 
 
-@torch.no_grad()
 def conditioning(pipeline: Any, texts: Sequence[str], identifier: str = "", class_word: str = "") -> list[TextTokens]:
     """One TextTokens per text; own tokens are those of `identifier` (with its class word), none without one."""
     rows = []
     for text in texts:
-        ids = token_ids(pipeline, text)
-        hidden = pipeline.text_encoder(torch.tensor([ids], device=pipeline.text_encoder.device))[0][0]  # (L, D)
-        own = torch.zeros(len(ids), dtype=torch.bool)
+        hidden = encoded(pipeline, text)
+        own = torch.zeros(len(hidden), dtype=torch.bool)
         if identifier:
             own = own_row(pipeline, text, identifier, class_word)
             if not own.any():
@@ -81,15 +81,40 @@ def conditioning(pipeline: Any, texts: Sequence[str], identifier: str = "", clas
     return rows
 
 
+def joint_conditioning(pipeline: Any, texts: Sequence[str], concepts: Sequence[tuple[str, str]]) -> list[TextTokens]:
+    """The same with the own tokens of each of several concepts (identifier, class word), (concepts, L)."""
+    own = [torch.stack([own_row(pipeline, text, *concept) for concept in concepts]) for text in texts]
+    return [TextTokens(encoded(pipeline, text), one) for text, one in zip(texts, own, strict=True)]
+
+
 @torch.no_grad()
+def encoded(pipeline: Any, text: str) -> Tensor:
+    """A prompt's hidden states (L, D)."""
+    ids = torch.tensor([token_ids(pipeline, text)], device=pipeline.text_encoder.device)
+    hidden: Tensor = pipeline.text_encoder(ids)[0][0]
+    return hidden
+
+
 def examples(
     pipeline: Any, pictures: Tensor, texts: Sequence[str], identifier: str = "", class_word: str = ""
 ) -> Examples:
     """Pictures (n, 3, H, W) in [0, 1] and their captions (n, or one for all) as latents and conditioning."""
+    return Examples(latents(pipeline, pictures), conditioning(pipeline, texts, identifier, class_word))
+
+
+def joint_examples(
+    pipeline: Any, pictures: Tensor, texts: Sequence[str], concepts: Sequence[tuple[str, str]]
+) -> Examples:
+    """The same for several concepts that act at their own tokens."""
+    return Examples(latents(pipeline, pictures), joint_conditioning(pipeline, texts, concepts))
+
+
+@torch.no_grad()
+def latents(pipeline: Any, pictures: Tensor) -> Tensor:
+    """Pictures (n, 3, H, W) in [0, 1] -> the UNet's latents (n, C, h, w), fp32."""
     vae = pipeline.vae
-    encoded = [vae.encode((one[None] * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean for one in pictures]
-    latents = torch.cat(encoded).float() * vae.config.scaling_factor
-    return Examples(latents, conditioning(pipeline, texts, identifier, class_word))
+    means = [vae.encode((one[None] * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean for one in pictures]
+    return torch.cat(means).float() * vae.config.scaling_factor  # type: ignore[no-any-return]
 
 
 def sample(

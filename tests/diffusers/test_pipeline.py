@@ -115,6 +115,24 @@ def test_find_then_apply(model: Path, pictures: Path, tmp_path: Path, where: str
     assert unchanged == (where == "own tokens")
 
 
+@pytest.mark.parametrize("where", ["own tokens", "everywhere"])
+def test_tune_masks_together(model: Path, pictures: Path, tmp_path: Path, where: str) -> None:
+    files = []
+    for word in ("sks", "zwx"):
+        files.append(tmp_path / f"{word}.safetensors")
+        find = ["find", str(model), str(pictures), "--class-word", "star", "--identifier", word, "--where", where]
+        small = ["--steps", "2", "--batch", "8", "--size", "16", "--density", "0.3"]
+        assert cli.main([*find, *small, "--out", str(files[-1])]) == 0
+    before = [file.read_bytes() for file in files]
+    concepts = [part for file in files for part in ("--concept", str(file), str(pictures))]
+    tune = ["tune", str(model), *concepts, "--steps", "4", "--batch", "2", "--size", "16", "--out"]
+    assert cli.main([*tune, str(tmp_path / "tuned")]) == 0
+    tuned = sorted(file.name for file in (tmp_path / "tuned").glob("*"))
+    assert tuned in ([], ["sks.safetensors", "zwx.safetensors"])  # none if the joint loss did not fall
+    assert [file.read_bytes() for file in files] == before
+    assert cli.main([*tune, str(tmp_path)]) == 2  # would overwrite
+
+
 def test_masks_of_another_model_are_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shapes = {name: tuple(w.shape) for name, w in host.host_model(host.load(model)).weights.items()}
     file = tmp_path / "other.safetensors"

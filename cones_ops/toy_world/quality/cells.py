@@ -70,7 +70,8 @@ RELATIVES: dict[Where, tuple[str, ...]] = {
     "everywhere": ("random",),
 }
 LEVELS = {"float": None, "quaternary": 4}
-FIRST = {"learned", "kv_finetune", "kv_finetune with collages", "oracle", "union", "tuned"}
+FIRST = ("single/learned/own", "single/kv_finetune/every", "several/oracle", "several/union/own", "several/tuned/own")
+SECOND = {"learned", "kv_finetune"}
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,11 @@ def plan() -> list[str]:
     singles = {seed: [name for one in UNTOUCHED for name in _singles(TABLES, one, seed)] for seed in SEEDS}
     several = [name for size in (2, 3, 4) for seed, group in _groups(size) for name in _severals(group, seed)]
     every = [*(name for seed in SEEDS for name in singles[seed]), *several]
-    first = [name for name in every if name.split("/")[1] in FIRST]
-    chosen = [name for one in CHOOSING for name in (*_singles(VARIANTS, one, 0), *_singles(TABLES, one, 0))]
-    return list(dict.fromkeys([*first, *singles[0], *several, *chosen, *every]))
+    first = [name for name in every if name.startswith(FIRST)]
+    second = [name for name in every if name.split("/")[1] in SECOND]
+    variants = [name for one in CHOOSING for name in _singles(VARIANTS, one, 0)]
+    chosen = [name for one in CHOOSING for name in _singles(TABLES, one, 0)]
+    return list(dict.fromkeys([*first, *singles[0], *several, *variants, *second, *every, *chosen]))
 
 
 def _singles(tables: dict[Where, dict[str, Method]], one: Subject, seed: int) -> Iterator[str]:
