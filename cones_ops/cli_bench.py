@@ -29,6 +29,8 @@ def quality(options: argparse.Namespace) -> None:
     else:
         bench.run(options.out, names, options.smoke, options.again, say=_say)
     found = bench.collect(options.out)
+    if options.grid is not None:
+        bench.draw(options.out, options.grid, options.smoke)
     for file, text in (
         (options.json, json.dumps(found, indent=1)),
         (options.markdown, bench.markdown(found["summary"])),
@@ -59,5 +61,6 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--list", action="store_true", help="print the names of the cells and stop")
     command.add_argument("--processes", type=int, default=1, help="share the cells out among so many processes")
     command.add_argument("--json", type=Path, help="write cells and summary there too")
+    command.add_argument("--grid", type=Path, help="also draw pictures of the subjects, alone and together, as a PNG")
     command.add_argument("--markdown", type=Path, help="write the tables there too")
     command.set_defaults(run=quality)

@@ -163,7 +163,7 @@ def run_cell(world: World, name: str) -> dict[str, Any]:
         settings = implanted.settings
         found = world.figures(implanted, subjects[0], seed)
     elif kind == "several" and f"{method}/{where}" in SEVERAL:
-        found = SEVERAL[f"{method}/{where}"](_group(world, subjects, seed))
+        found = SEVERAL[f"{method}/{where}"](group_of(world, subjects, seed))
     else:
         raise ConesError(f"{name!r} is not the name of a cell; --list prints them")
     seconds = round(time.monotonic() - started, 1)
@@ -195,7 +195,7 @@ def mask_of(world: World, where: Where, one: Subject, seed: int) -> ConceptMask:
     return mask
 
 
-def _group(world: World, subjects: tuple[Subject, ...], seed: int) -> several.Group:
+def group_of(world: World, subjects: tuple[Subject, ...], seed: int) -> several.Group:
     def weights_of(one: Subject, method: str) -> dict[str, Any]:
         kept = methods.kept_weights(world.folder / "kept", _kept(method, "everywhere", one, seed))
         return kept or dict(implant(world, method, "everywhere", one, seed).pipeline.unet.state_dict())

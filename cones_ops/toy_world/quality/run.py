@@ -17,9 +17,10 @@ from ..demo_report import versions
 from ..judge import load_judge
 from .budget import FULL, SMOKE, Budget
 from .cells import World, plan, run_cell
+from .grid import draw_grid
 from .summary import markdown, summary
 
-__all__ = ["collect", "markdown", "names_of", "run", "run_in_processes"]
+__all__ = ["collect", "draw", "markdown", "names_of", "run", "run_in_processes"]
 
 SMOKE_CELLS = r"(single/.*/hta/0|single/learned/own tokens/bnk/0|several/(oracle|union|tuned)/.*/hta\+bnk/0)$"
 
@@ -44,6 +45,11 @@ def run(folder: Path, names: Sequence[str], smoke: bool = False, again: bool = F
                 file.write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
                 if say:
                     say(cell)
+
+
+def draw(folder: Path, path: Path, smoke: bool = False) -> None:
+    """The picture grid (grid.py) of a folder's masks."""
+    draw_grid(World(load_pipeline(), load_judge(), SMOKE if smoke else FULL, folder), path)
 
 
 def run_in_processes(folder: Path, arguments: Sequence[str], processes: int) -> None:

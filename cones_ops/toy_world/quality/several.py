@@ -8,18 +8,18 @@ collages of the subjects (`references.together`); nothing else has ever seen two
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...concept_mask import ConceptMask, Where
+from ...concept_mask import ConceptMask, Where, intersection
 from ...loss import Examples
-from ...together import UnionModel, tune_concept_masks, tuning
+from ...together import TuneResult, UnionModel, tune_concept_masks, tuning
 from .. import control, measure
 from ..bundle import ToyPipeline
 from ..judge import Judge
@@ -76,16 +76,32 @@ def oracle(group: Group) -> Figures:
 
 
 def union(where: Where, group: Group) -> Figures:
-    """Masks found apart, loaded together."""
-    return group.measured(group.pipeline, [group.mask_of(one, where) for one in group.subjects])
+    """Masks found apart, loaded together; and how much any two of them have in common."""
+    masks = [group.mask_of(one, where) for one in group.subjects]
+    return {**group.measured(group.pipeline, masks), **overlap(masks)}
 
 
-def tuned(where: Where, group: Group, collages: bool = True) -> Figures:
+def overlap(masks: Sequence[ConceptMask]) -> Figures:
+    """Means over pairs: shared neurons as a share of both masks' (Jaccard), and in units of what chance would share."""
+    shared = [(one, other, intersection(one, other).count) for one, other in combinations(masks, 2)]
+    return {
+        "jaccard": figure([both / (one.count + other.count - both) for one, other, both in shared]),
+        "overlap_over_chance": figure([both * one.size / (one.count * other.count) for one, other, both in shared]),
+    }
+
+
+def tuned(where: Where, group: Group) -> Figures:
     """The same after joint steps."""
+    result = tune(where, group)
+    found = group.measured(group.pipeline, result.masks)
+    found["gain"] = {"value": result.gain, "standard_error": result.standard_error}
+    return {**found, "seconds": {"value": round(result.seconds, 1)}}
+
+
+def tune(where: Where, group: Group) -> TuneResult:
+    """Joint steps from masks that were found apart, with collages of the subjects."""
     masks = [group.mask_of(one, where) for one in group.subjects]
     settings = replace(tuning(group.seed), steps=group.budget.joint_steps, batch=group.budget.batch)
-    beside = together(group.subjects, group.seed) if collages else None
-    started = time.monotonic()
     if where == "own tokens":
         words = [(one.identifier, one.class_word) for one in group.subjects]
         make: Callable[..., Examples] = partial(joint_examples, group.pipeline, concepts=words)
@@ -96,11 +112,8 @@ def tuned(where: Where, group: Group, collages: bool = True) -> Figures:
         model = UnionModel(model_of(group.pipeline, where), len(masks))
         prior = make(*_joined([given.class_pictures for given in group.given]))
     subjects = [make(*given.pictures) for given in group.given]
-    result = tune_concept_masks(model, masks, subjects, make(*beside) if beside else None, prior, settings=settings)
-    seconds = time.monotonic() - started
-    found = group.measured(group.pipeline, result.masks)
-    found["gain"] = {"value": result.gain, "standard_error": result.standard_error}
-    return {**found, "seconds": {"value": round(seconds, 1)}}
+    beside = make(*together(group.subjects, group.seed))
+    return tune_concept_masks(model, masks, subjects, beside, prior, settings=settings)
 
 
 def kv_finetune(group: Group, collages: bool) -> Figures:
