@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -11,11 +13,11 @@ pytest.importorskip("transformers")
 from cones_ops.concept_mask import ConceptMask
 from cones_ops.errors import ConesError
 from cones_ops.hosts.diffusers import alphas_cumprod
-from cones_ops.toy_world import measure
+from cones_ops.toy_world import control, measure, references
 from cones_ops.toy_world.bundle import ToyPipeline, random_pipeline
 from cones_ops.toy_world.control import FineTuning, class_examples, fine_tune, subject_examples
 from cones_ops.toy_world.judge import Judge, Reading
-from cones_ops.toy_world.sampling import conditioning, model_of, sample, sigmas
+from cones_ops.toy_world.sampling import conditioning, examples, model_of, sample, sigmas
 from cones_ops.toy_world.subjects import subject
 from cones_ops.toy_world.world import Thing
 
@@ -115,3 +117,46 @@ def test_measures_count_what_the_judge_says(pipeline: ToyPipeline, monkeypatch: 
     assert measure.all_shown(measuring, (one, other)).hits == (False, True, False, False)
     assert measure.class_leak(measuring, one).prompt == "a star on a black background"
     assert measure.all_described(measuring, (one, other)).hits == (False, True, False, False)
+
+
+def test_other_methods_change_what_they_should_and_nothing_else(pipeline: ToyPipeline) -> None:
+    one = subject("sks")
+    captions = [one.prompt, f"{one.prompt} on a grey background"]
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    some, prior = examples(pipeline, pictures, captions, "sks", "star"), examples(pipeline, pictures, ["a star"] * 2)
+    state = {name: tensor.clone() for name, tensor in pipeline.unet.state_dict().items()}
+    table = pipeline.text_encoder.get_input_embeddings().weight.clone()
+    how = FineTuning(2, 1e-2, batch=2)
+
+    def changed(tuned: ToyPipeline) -> list[str]:
+        return [n for n, tensor in tuned.unet.state_dict().items() if not torch.equal(tensor, state[n])]
+
+    lora, numbers = control.lora(pipeline, some, prior, how)
+    assert changed(lora) and all(re.search(r"attn\d\.(to_[qkv]|to_out\.0)\.weight$", name) for name in changed(lora))
+    per_layer = (sum(state[n].shape) for n in changed(lora))  # rank 4: 4 x (in + out)
+    assert numbers == 4 * sum(per_layer)
+    assert len(changed(control.dreambooth(pipeline, some, prior, how))) > 0.9 * len(state)
+
+    inverted = control.textual_inversion(pipeline, some, captions, "sks", how)
+    rows = (inverted.text_encoder.get_input_embeddings().weight != table).any(dim=1)
+    assert rows.nonzero().flatten().tolist() == [pipeline.vocabulary.words.index("sks")]
+
+    own = control.fine_tune_own_tokens(pipeline, some, one, how)
+    prompts = ["a star on a grey background", "a sks star on a grey background"]
+    before = sample(pipeline, prompts, steps=2)
+    after = sample(pipeline, prompts, steps=2, own_weights=own)
+    assert torch.equal(before[0], after[0]) and not torch.equal(before[1], after[1])
+    assert not changed(pipeline) and torch.equal(pipeline.text_encoder.get_input_embeddings().weight, table)
+
+
+def test_references_are_the_subject_alone_and_beside_other_classes(pipeline: ToyPipeline) -> None:
+    one, other = subject("qpd"), subject("sks")
+    pictures, captions = references.references(pipeline, one, beside=6)
+    assert len(pictures) == len(captions) == 10
+    assert sum(text.startswith("a qpd cross on a ") for text in captions) == 4
+    beside = [text for text in captions if " and " in text]
+    assert len(beside) == 6 and not any(text.count("cross") > 1 for text in beside)
+    assert {text.split(" on the left")[0] == one.prompt for text in beside} == {True, False}
+    both, texts = references.together([one, other])
+    assert len(both) == 8 and texts[0].startswith("a qpd cross on the left and a sks star on the right on a black")
+    assert len(references.together([one, other, subject("zwx")])[0]) == 12

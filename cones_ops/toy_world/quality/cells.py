@@ -70,7 +70,10 @@ RELATIVES: dict[Where, tuple[str, ...]] = {
     "everywhere": ("random",),
 }
 LEVELS = {"float": None, "quaternary": 4}
-FIRST = ("single/learned/own", "single/kv_finetune/every", "several/oracle", "several/union/own", "several/tuned/own")
+FIRST = (
+    *("single/learned/own", "single/kv_finetune/every", "several/oracle", "several/union/own", "several/tuned/own"),
+    "several/kv_finetune",
+)
 SECOND = {"learned", "kv_finetune"}
 
 

@@ -85,8 +85,10 @@ def overlap(masks: Sequence[ConceptMask]) -> Figures:
     """Means over pairs: shared neurons as a share of both masks' (Jaccard), and in units of what chance would share."""
     shared = [(one, other, intersection(one, other).count) for one, other in combinations(masks, 2)]
     return {
-        "jaccard": figure([both / (one.count + other.count - both) for one, other, both in shared]),
-        "overlap_over_chance": figure([both * one.size / (one.count * other.count) for one, other, both in shared]),
+        "jaccard": figure([both / max(one.count + other.count - both, 1) for one, other, both in shared]),
+        "overlap_over_chance": figure(
+            [both * one.size / max(one.count * other.count, 1) for one, other, both in shared]
+        ),
     }
 
 
