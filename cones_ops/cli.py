@@ -100,7 +100,7 @@ def _table(report: dict[str, Any]) -> str:
         lines.append(f"{name:20} {one['where']:11} {one['neurons']:7}  {shares}")
     for pair in report["pair"]:
         alone = f"alone {pair['first_alone']:.0%} and {pair['second_alone']:.0%}, both {pair['both']:.0%}"
-        lines.append(f"{'both masks':20} {pair['where']:11} {alone} (full captions {pair['both_full_caption']:.0%})")
+        lines.append(f"{'both masks':20} {pair['where']}: {alone} (full captions {pair['both_full_caption']:.0%})")
     if control := report["positive_control"]:
         shares = f"{control['subject_share_before']:.0%} -> {control['subject_share_after']:.0%}"
         lines.append(f"fine-tuning all text K and V: subject {shares}")

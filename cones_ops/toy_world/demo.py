@@ -1,7 +1,8 @@
 """The main job on the shipped model: find -> save -> load -> apply two concepts alone and together -> sample -> judge.
 
 Writes the mask files, a labelled grid `demo.png` and `demo.json` into one folder. Everything is done twice, for masks
-at their own tokens and for masks everywhere, and beside the positive control (plain K and V fine-tuning).
+at their own tokens and for masks everywhere, and beside the positive control (plain K and V fine-tuning). The masks at
+own tokens are tuned together at the end.
 """
 
 from __future__ import annotations
@@ -9,18 +10,21 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from ..concept_mask import ConceptMask, Where
 from ..find import SearchResult, find_concept_neurons
 from ..mask_file import load_mask, save_mask
 from ..search import SearchSettings, Step, recommended
+from ..together import tune_concept_masks, tuning
 from . import measure
 from .bundle import ToyPipeline
 from .control import FineTuning, class_examples, fine_tune, subject_examples
@@ -28,16 +32,14 @@ from .demo_grid import Row, save_grid
 from .demo_report import concept_entry, control_entry, grid_rows, pair_entry, versions
 from .judge import Judge
 from .measure import Measured, Measuring
-from .sampling import model_of
+from .references import Captioned, references, together
+from .sampling import examples, joint_examples, model_of
 from .subjects import Subject, subject
 
 log = logging.getLogger("cones")
 
 WHERES: tuple[Where, ...] = ("own tokens", "everywhere")
-PICTURES = 5
-# how many reference pictures show the subject beside another thing; everywhere, where the prior's class pictures have
-# no neighbour, that cost 28 points of one subject's share and won nothing
-BESIDE: dict[Where, int] = {"own tokens": 4, "everywhere": 0}
+PICTURES = 5  # of the subject alone, for a search everywhere, where collages win nothing
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class DemoSettings:
     sampling_steps: int = 20
     own: SearchSettings = field(default_factory=lambda: recommended("own tokens"))
     everywhere: SearchSettings = field(default_factory=lambda: replace(recommended("everywhere"), steps=200, batch=8))
+    joint: SearchSettings = field(default_factory=tuning)
     class_pictures: int = 20
     control_steps: int = 150
     control_batch: int = 8
@@ -60,6 +63,7 @@ QUICK = DemoSettings(
     sampling_steps=12,
     own=replace(recommended("own tokens"), steps=100, held_out=32),
     everywhere=replace(recommended("everywhere"), steps=60, batch=8, held_out=16),
+    joint=replace(tuning(), steps=60, held_out=16),
     class_pictures=8,
     control_steps=60,
     control_batch=4,
@@ -111,11 +115,14 @@ def run(pipeline: ToyPipeline, judge: Judge, out: Path, settings: DemoSettings =
     subjects = [subject(identifier) for identifier in settings.identifiers]
     before = [_judged(demo, one, (), "sample before") for one in subjects]
     found = {where: [_find(demo, one, where) for one in subjects] for where in WHERES}
-    pairs = {where: _pair(demo, found[where]) for where in WHERES}
+    masks = {where: [one.mask for one in found[where]] for where in WHERES}
+    pairs: dict[str, Judged] = {where: _pair(demo, subjects, masks[where], where) for where in WHERES}
+    tuned = _tune(demo, subjects, masks["own tokens"])
+    pairs["own tokens, tuned together"] = _pair(demo, subjects, tuned, "tuned together")
     full_caption = _full_caption(demo, subjects)
     control = _control(demo, subjects[0])
     rows = grid_rows(
-        {where: [one.reference_pictures(PICTURES, beside=BESIDE[where])[0] for one in subjects] for where in WHERES},
+        {where: [_pictures(demo, one, where)[0] for one in subjects] for where in WHERES},
         subjects,
         before,
         found,
@@ -126,7 +133,7 @@ def run(pipeline: ToyPipeline, judge: Judge, out: Path, settings: DemoSettings =
     save_grid([Row("Cones demo: a framed sample shows what was asked, by the judge"), *rows], out / "demo.png")
     report = {
         "concepts": [concept_entry(one, b) for ones in found.values() for one, b in zip(ones, before, strict=True)],
-        "pair": [pair_entry(where, pairs[where], full_caption) for where in WHERES],
+        "pair": [pair_entry(where, pair, full_caption) for where, pair in pairs.items()],
         "positive_control": control_entry(subjects[0], before[0][0], control),
         "samples_per_share": settings.samples,
         "seconds_by_phase": {name: round(value, 1) for name, value in demo.seconds.items()},
@@ -164,7 +171,7 @@ def _find(demo: Demo, one: Subject, where: Where) -> Found:
 
         result = find_concept_neurons(
             model,
-            subject_examples(demo.pipeline, one, PICTURES, beside=BESIDE[where]),
+            examples(demo.pipeline, *_pictures(demo, one, where), one.identifier, one.class_word),
             prior,
             identifier=one.identifier,
             class_word=one.class_word,
@@ -177,17 +184,44 @@ def _find(demo: Demo, one: Subject, where: Where) -> Found:
     return Found(one, where, result, mask, file, *_judged(demo, one, ((mask, 1.0),), f"sample {where}"))
 
 
-def _pair(demo: Demo, found: list[Found]) -> Judged:
-    """With both masks loaded: the first alone, the second alone, both in one picture."""
-    masks = [(one.mask, 1.0) for one in found]
-    first, second = (one.subject for one in found)
-    with demo.phase(f"sample pair {found[0].where}", 3 * demo.settings.samples) as bar:
-        measuring = demo.measuring(bar)
-        return (
-            measure.subject_shown(measuring, first, masks),
-            measure.subject_shown(measuring, second, masks),
-            measure.all_shown(measuring, (first, second), masks),
+def _pictures(demo: Demo, one: Subject, where: Where) -> Captioned:
+    """What a search sees: at own tokens collages with other things too, which teach it what is not the subject's."""
+    if where == "own tokens":
+        return references(demo.pipeline, one)
+    drawn, captions = one.reference_pictures(PICTURES)
+    return torch.from_numpy(drawn), captions
+
+
+def _tune(demo: Demo, subjects: Sequence[Subject], masks: Sequence[ConceptMask]) -> Sequence[ConceptMask]:
+    """Joint steps on masks at own tokens, with collages of the subjects; the tuned masks are saved too."""
+    words = [(one.identifier, one.class_word) for one in subjects]
+    make = partial(joint_examples, demo.pipeline, concepts=words)
+    with demo.phase("tune together", demo.settings.joint.steps) as bar:
+
+        def on_step(step: Step) -> None:
+            bar.update()
+
+        result = tune_concept_masks(
+            model_of(demo.pipeline, concepts=len(masks)),
+            masks,
+            [make(*_pictures(demo, one, "own tokens")) for one in subjects],
+            make(*together(subjects)),
+            settings=demo.settings.joint,
+            on_step=on_step,
         )
+    for mask in result.masks:
+        name = f"{mask.identifier}-{mask.class_word}-tuned-together.safetensors"
+        save_mask(mask, demo.out / "concept_masks" / name, overwrite=True)
+    return result.masks
+
+
+def _pair(demo: Demo, subjects: Sequence[Subject], masks: Sequence[ConceptMask], name: str) -> Judged:
+    """With both masks loaded: the first alone, the second alone, both in one picture."""
+    shut = [(mask, 1.0) for mask in masks]
+    with demo.phase(f"sample pair {name}", 3 * demo.settings.samples) as bar:
+        measuring = demo.measuring(bar)
+        first, second = (measure.subject_shown(measuring, one, shut) for one in subjects)
+        return first, second, measure.all_shown(measuring, subjects, shut)
 
 
 def _full_caption(demo: Demo, subjects: list[Subject]) -> Measured:

@@ -8,8 +8,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
+from torch import Tensor
 
 from ..concept_mask import Where
 from .demo_grid import Row
@@ -53,7 +52,7 @@ def concept_entry(found: Found, before: Judged) -> dict[str, Any]:
     }
 
 
-def pair_entry(where: Where, pair: Judged, full_caption: Measured) -> dict[str, Any]:
+def pair_entry(where: str, pair: Judged, full_caption: Measured) -> dict[str, Any]:
     """Both masks loaded; `both_full_caption` is the untouched model with every attribute spelled out."""
     first, second, both = pair
     return {
@@ -84,11 +83,11 @@ def control_entry(subject: Subject, before: Measured, control: tuple[Measured, M
 
 
 def grid_rows(
-    references: Mapping[Where, Sequence[np.ndarray]],
+    references: Mapping[Where, Sequence[Tensor]],
     subjects: Sequence[Subject],
     before: Sequence[Judged],
     found: Mapping[Where, Sequence[Found]],
-    pairs: Mapping[Where, Judged],
+    pairs: Mapping[str, Judged],
     full_caption: Measured,
     control: tuple[Measured, Measured],
 ) -> list[Row]:
@@ -98,7 +97,7 @@ def grid_rows(
         rows.append(Row(f'"{subject.prompt}"'))
         for where, pictures in references.items():
             detail = f"what the search {where} saw" if where == "everywhere" else f"what the search at {where} saw"
-            rows.append(Row("reference pictures", detail, torch.from_numpy(pictures[number])))
+            rows.append(Row("reference pictures", detail, pictures[number]))
         rows.append(_row("untouched model", shown))
         for where, ones in found.items():
             mask = ones[number].mask
@@ -110,7 +109,7 @@ def grid_rows(
         rows.append(_row("beside another thing, untouched", second))
         rows += [_row(_acting("beside another, mask", where), ones[number].second) for where, ones in found.items()]
     rows.append(Row(f'"{subjects[0].prompt} on the left and {subjects[1].prompt} on the right"'))
-    rows += [_row(_acting("both masks", where), pair[2]) for where, pair in pairs.items()]
+    rows += [_row(_acting("both masks", name), pair[2]) for name, pair in pairs.items()]
     rows.append(_row("untouched, everything spelled out", full_caption))
     rows.append(Row(f'Positive control: all text K and V fine-tuned on "{subjects[0].prompt}"'))
     rows += [_row(f'"{subjects[0].prompt}"', control[0]), _row(f'"{subjects[0].class_prompt}"', control[1])]
@@ -129,8 +128,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _acting(what: str, where: Where) -> str:
-    return f"{what} {where}" if where == "everywhere" else f"{what} at own tokens"
+def _acting(what: str, where: str) -> str:
+    return f"{what} {where}" if where == "everywhere" else f"{what} at {where}"
 
 
 def _row(title: str, measured: Measured, detail: str = "") -> Row:

@@ -29,7 +29,14 @@ CONCEPT = {
 PAIR = {"where", "first_alone", "second_alone", "both", "both_full_caption"}
 SEARCH = SearchSettings(steps=2, batch=4, held_out=4)
 TINY = demo.DemoSettings(
-    samples=4, sampling_steps=2, own=SEARCH, everywhere=SEARCH, class_pictures=2, control_steps=2, control_batch=2
+    samples=4,
+    sampling_steps=2,
+    own=SEARCH,
+    everywhere=SEARCH,
+    joint=SEARCH,
+    class_pictures=2,
+    control_steps=2,
+    control_batch=2,
 )
 
 
@@ -47,7 +54,7 @@ def test_the_json_has_what_it_promises(report: tuple[dict[str, Any], Path]) -> N
         (identifier, where) for where in ("own tokens", "everywhere") for identifier in ("sks", "zwx")
     ]
     assert all(set(one) >= CONCEPT for one in found["concepts"])
-    assert [pair["where"] for pair in found["pair"]] == ["own tokens", "everywhere"]
+    assert [pair["where"] for pair in found["pair"]] == ["own tokens", "everywhere", "own tokens, tuned together"]
     assert all(set(pair) >= PAIR for pair in found["pair"])
     assert {"subject_share_before", "subject_share_after"} <= set(found["positive_control"])
 
