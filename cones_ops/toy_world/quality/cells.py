@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -66,8 +66,8 @@ VARIANTS: dict[Where, dict[str, Method]] = {
 
 # made from the default's mask
 RELATIVES: dict[Where, tuple[str, ...]] = {
-    "own tokens": ("random", "float", "quaternary"),
-    "everywhere": ("random",),
+    "own tokens": ("random", "float", "quaternary", "found everywhere"),
+    "everywhere": ("random", "found at own tokens"),
 }
 LEVELS = {"float": None, "quaternary": 4}
 FIRST = (
@@ -177,8 +177,7 @@ def run_cell(world: World, name: str) -> dict[str, Any]:
 def implant(world: World, method: str, where: Any, one: Subject, seed: int) -> Implanted:
     """Run a method and keep what it leaves."""
     if method in RELATIVES.get(where, ()):
-        found = lambda _: mask_of(world, where, one, seed)  # noqa: E731
-        run = methods.random(found) if method == "random" else methods.relaxed(found, LEVELS[method])
+        run = _relative(world, method, where, one, seed)
     else:
         known = TABLES.get(where, {}) | VARIANTS.get(where, {})
         if method not in known:
@@ -188,6 +187,20 @@ def implant(world: World, method: str, where: Any, one: Subject, seed: int) -> I
     if method in (DEFAULT, "lora"):
         methods.keep(implanted, world.folder / "kept", _kept(method, where, one, seed))
     return implanted
+
+
+def _relative(world: World, method: str, where: Where, one: Subject, seed: int) -> Method:
+    """What is made of a default search's mask."""
+
+    def found(_: Given) -> ConceptMask:
+        return mask_of(world, where, one, seed)
+
+    if method == "random":
+        return methods.random(found)
+    if method in LEVELS:
+        return methods.relaxed(found, LEVELS[method])
+    other: Where = "own tokens" if where == "everywhere" else "everywhere"
+    return lambda given: methods.masked(given, replace(mask_of(world, other, one, seed), where=where), 0.0, {})
 
 
 def mask_of(world: World, where: Where, one: Subject, seed: int) -> ConceptMask:

@@ -32,6 +32,8 @@ KEYS = {  # the summary's names -> method and where
     "taylor_own_tokens": ("taylor", "own tokens"),
     "float_neurons": ("float", "own tokens"),
     "quaternary_neurons": ("quaternary", "own tokens"),
+    "found_everywhere_used_at_own_tokens": ("found everywhere", "own tokens"),
+    "found_at_own_tokens_used_everywhere": ("found at own tokens", "everywhere"),
     "random": ("random", "own tokens"),
     "random_everywhere": ("random", "everywhere"),
     "nothing": ("nothing", "everywhere"),
