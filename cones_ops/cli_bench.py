@@ -1,4 +1,4 @@
-"""`cones bench quality`: every method on the toy world, cell by cell (toy_world/quality)."""
+"""`cones bench`: `quality`, every method on the toy world cell by cell; `dreambench`, on a real model (cli_dreambench)."""
 
 # ruff: noqa: T201 - a command line answers by printing
 
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .cli_dreambench import add_command as add_dreambench
 from .errors import ConesError
 
 
@@ -49,8 +50,10 @@ def _say(cell: dict[str, Any]) -> None:
 
 def add_commands(commands: Any) -> None:
     """Describe the command to argparse."""
-    bench = commands.add_parser("bench", help="measure: `bench quality`", description="Benchmarks; they print JSON.")
+    told = "Benchmarks, which print JSON: quality (the toy world), dreambench (a real model)."
+    bench = commands.add_parser("bench", help=told, description=told)
     kinds = bench.add_subparsers(required=True, metavar="benchmark")
+    add_dreambench(kinds)
     command = kinds.add_parser("quality", help=quality.__doc__, description=quality.__doc__)
     command.add_argument(
         "--out", type=Path, default=Path("bench-out/quality"), help="folder of the cells; goes on there"

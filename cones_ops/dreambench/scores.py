@@ -1,0 +1,64 @@
+"""DreamBench's arithmetic on embeddings: cosines, averaged over pictures, then prompts, then subjects.
+
+DINO and CLIP-I are `image_scores` of the two judges' image embeddings, CLIP-T is `text_scores`; `among_themselves` of
+the real pictures is the ceiling of both image scores. Embeddings need not be normalised. No weights, no pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+Figure = dict[str, Any]
+SCORES = ("dino", "clip_i", "clip_t")
+
+
+def image_scores(generated: Tensor, real: Tensor) -> Tensor:
+    """Per prompt (P,): mean cosine over all pairs of generated (P, S, D) and real pictures (n, D)."""
+    return (_unit(generated) @ _unit(real).T).mean(dim=(1, 2))  # (P, S, n)
+
+
+def text_scores(generated: Tensor, texts: Tensor) -> Tensor:
+    """Per prompt (P,): mean cosine of generated pictures (P, S, D) with their own prompt's text (P, D)."""
+    return (_unit(generated) * _unit(texts)[:, None]).sum(dim=-1).mean(dim=1)
+
+
+def among_themselves(real: Tensor) -> float | None:
+    """Mean cosine over all pairs of different pictures (n, D); None when there is only one."""
+    n = len(real)
+    if n < 2:
+        return None
+    cosines = _unit(real) @ _unit(real).T  # (n, n), 1 on the diagonal
+    return float((cosines.sum() - cosines.diagonal().sum()) / (n * (n - 1)))
+
+
+def figure(values: Sequence[float]) -> Figure:
+    """Mean, its standard error (None for one value) and how many there are; all None without values."""
+    n = len(values)
+    error = float(np.std(values, ddof=1)) / n**0.5 if n > 1 else None
+    return {"value": float(np.mean(values)) if n else None, "standard_error": error, "n": n}
+
+
+def summary(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Figures over subjects (or pairs), over the subjects of each class, and of the real pictures."""
+    found: dict[str, Any] = {score: figure([cell[score] for cell in cells]) for score in SCORES}
+    subjects = {one["subject"]: one for cell in cells for one in cell["subjects"]}
+    for score in SCORES[:2]:
+        real = [one["real"][score] for one in subjects.values()]
+        found[f"real_{score}"] = figure([value for value in real if value is not None])
+    by_class: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        by_class.setdefault(" + ".join(sorted(one["class"] for one in cell["subjects"])), []).append(cell)
+    found["by_class"] = {
+        name: {score: figure([cell[score] for cell in some]) for score in SCORES}
+        for name, some in sorted(by_class.items())
+    }
+    return found
+
+
+def _unit(embeddings: Tensor) -> Tensor:
+    return F.normalize(embeddings.double(), dim=-1)
