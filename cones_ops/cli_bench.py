@@ -1,4 +1,4 @@
-"""`cones bench`: `quality`, every method on the toy world cell by cell; `dreambench`, on a real model (cli_dreambench)."""
+"""`cones bench`: `quality`, every method on the toy world, cell by cell; `dreambench`, on a real model."""
 
 # ruff: noqa: T201 - a command line answers by printing
 
