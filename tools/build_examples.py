@@ -1,13 +1,15 @@
 """Make everything that is generated from the pack's nodes by running a real ComfyUI.
 
-    python tools/build_examples.py [--pictures] [PATH OF COMFYUI]     (default: COMFYUI_PATH, else ~/comfy/ComfyUI)
+    python tools/build_examples.py [--pictures | --only NAME] [PATH OF COMFYUI]
 
-Writes workflows/*.json and locales/en. With --pictures also runs the toy workflows as they are shipped: the searches
-give the example masks in concept_masks/, the pictures that come out give the thumbnails. Minutes per concept.
+Without a path: COMFYUI_PATH, else ~/comfy/ComfyUI. Writes workflows/*.json and locales/en. With --pictures also runs
+the toy workflows as they are shipped: the searches give the example masks in concept_masks/, the pictures that come out
+give the thumbnails. Minutes per concept. With --only, one workflow instead of all, by its name.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import shutil
@@ -79,30 +81,43 @@ def save_thumbnail(path: Path, rows: Sequence[Sequence[np.ndarray]], side: int =
     log.info("wrote %s", path.relative_to(ROOT))
 
 
-def make_pictures(server: Server, object_info: dict[str, Any]) -> None:
-    """The example masks and the thumbnails of the toy workflows."""
-    found = [find_mask(server, object_info, name) for name in build_workflows.MASKS]
-    run, prompt = found[0]
-    subject = next(node_id for node_id, node in prompt.items() if node["class_type"] == "PreviewImage")
-    rows = [run.images(subject)[:4], *without_and_with(run, prompt)]
-    save_thumbnail(ROOT / "workflows" / "find-a-concept.jpg", rows)
-    for graph in (build_workflows.compose_two_concepts(), build_workflows.compare_where_masks_act()):
-        prompt = graph.api(object_info)
-        run = server.run(prompt, timeout=600)
-        save_thumbnail(ROOT / "workflows" / f"{graph.name}.jpg", without_and_with(run, prompt))
+def thumbnail(run: Run, prompt: dict[str, dict[str, Any]]) -> list[list[np.ndarray]]:
+    """Rows of pictures: what the run learned from, if it shows that first, then without and with the concepts."""
+    previews = [node_id for node_id, node in prompt.items() if node["class_type"] == "PreviewImage"]
+    return [*(run.images(node_id)[:4] for node_id in previews[:-1][:1]), *without_and_with(run, prompt)]
+
+
+def make_pictures(server: Server, object_info: dict[str, Any], wanted: str) -> None:
+    """The example masks and the thumbnails of the toy workflows, or what belongs to the wanted one only."""
+    finding = build_workflows.find_a_concept()
+    if wanted in ("", finding.name):
+        found = [find_mask(server, object_info, name) for name in build_workflows.MASKS]
+        save_thumbnail(ROOT / "workflows" / f"{finding.name}.jpg", thumbnail(*found[0]))
+    for make in build_workflows.WITH_MASKS:
+        graph = make()
+        if wanted in ("", graph.name):
+            prompt = graph.api(object_info)
+            run = server.run(prompt, timeout=3600)
+            for node_id in (node_id for node_id, node in prompt.items() if node["class_type"] == "PreviewAny"):
+                log.info("%s\n%s", graph.name, run.text(node_id))
+            save_thumbnail(ROOT / "workflows" / f"{graph.name}.jpg", thumbnail(run, prompt))
 
 
 def main(arguments: Sequence[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    paths = [argument for argument in arguments if argument != "--pictures"]
-    named = paths[0] if paths else os.environ.get("COMFYUI_PATH", "~/comfy/ComfyUI")
-    with tempfile.TemporaryDirectory() as base, started(Path(named).expanduser(), ROOT, Path(base)) as server:
+    toys = (build_workflows.find_a_concept, *build_workflows.WITH_MASKS)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("host", nargs="?", default=os.environ.get("COMFYUI_PATH", "~/comfy/ComfyUI"))
+    parser.add_argument("--pictures", action="store_true", help="also the example masks and all thumbnails")
+    parser.add_argument("--only", default="", choices=[make().name for make in toys], help="also the thumbnail of one")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as base, started(Path(given.host).expanduser(), ROOT, Path(base)) as server:
         object_info = server.object_info()
         for path, text in build_workflows.files(object_info).items():
             write(path, text)
         write(ROOT / "locales" / "en" / "nodeDefs.json", build_locales.dumped(build_locales.locale(object_info)))
-        if "--pictures" in arguments:
-            make_pictures(server, object_info)
+        if given.pictures or given.only:
+            make_pictures(server, object_info, given.only)
 
 
 if __name__ == "__main__":

@@ -147,6 +147,61 @@ def compare_where_masks_act() -> Graph:
     return graph
 
 
+def tune_two_concepts() -> Graph:
+    """Two saved masks, some joint steps on them, and both in one picture before and after."""
+    graph = Graph("tune-two-concepts")
+    graph.note((0, 0), (340, 580), "Tune two concepts together", workflow_notes.TUNE)
+    graph.note((420, 0), (760, 580), "With your own pictures", workflow_notes.TUNE_OWN)
+    world = graph.add("ConesToyWorld", (0, 740), (340, 90))
+    subjects = [
+        graph.add("ConesToySubject", (0, 900 + 360 * k), (340, 290), subject=name, pictures=5, seed=0, beside=0)
+        for k, name in enumerate(("sks", "zwx"))
+    ]
+    masks = [
+        graph.add("ConesLoadConceptMask", (0, 1620 + 180 * k), (340, 110), mask_name=f"{name}.safetensors")
+        for k, name in enumerate(MASKS[:2])
+    ]
+    latents, prompts = [], []
+    for k, (subject, mask) in enumerate(zip(subjects, masks, strict=True)):
+        top = 740 + 550 * k
+        latents.append(graph.add("VAEEncode", (420, top), (340, 50), pixels=subject[0], vae=world[2]))
+        words = {"text": subject[5], "mask_1": mask[0], "prompt_per_line": True}
+        prompts.append(encoded(graph, (420, top + 120), f"What pictures {k + 1} show", world[1], **words))
+    laid = graph.add(
+        "ConesLayPictures", (840, 740), (340, 300), images_1=subjects[0][0], phrase_1=subjects[0][1],
+        images_2=subjects[1][0], phrase_2=subjects[1][1],
+    )  # fmt: skip
+    beside = graph.add("VAEEncode", (840, 1110), (340, 50), pixels=laid[0], vae=world[2])
+    both = {"mask_1": masks[0][0], "mask_2": masks[1][0]}
+    captions = encoded(graph, (840, 1230), "A caption per picture", world[1], laid[1], prompt_per_line=True, **both)
+    shown = enlarged(graph, (840, 1660), laid[0])
+    pictures = graph.add("PreviewImage", (840, 1810), (340, 330), "Pictures of both", images=shown)
+    given = {f"latents_{k + 1}": one[0] for k, one in enumerate(latents)}
+    given |= {f"conditioning_{k + 1}": one for k, one in enumerate(prompts)}
+    tuned = graph.add(
+        "ConesTuneConceptMasks", (1280, 740), (420, 800), model=world[0], **both, **given,
+        together_latents=beside[0], together_conditioning=captions,
+    )  # fmt: skip
+    report = graph.add("PreviewAny", (1280, 1610), (420, 330), "Report", source=tuned[4])
+    sets = {"Masks as loaded": both, "Masks after tuning": {"mask_1": tuned[0], "mask_2": tuned[1]}}
+    applied = [
+        graph.add("ConesApplyConceptMasks", (1780 + 420 * k, 740), (340, 780), title, model=world[0], **two)
+        for k, (title, two) in enumerate(sets.items())
+    ]
+    text = "a sks star on the left and a zwx heart on the right on a grey background"
+    inputs = {
+        "positive": encoded(graph, (1780, 0), "What to draw", world[1], text, **both),
+        "negative": prompt(graph, (2200, 0), "Negative (empty)", world[1], ""),
+        "latent_image": graph.add("EmptyLatentImage", (2200, 180), (340, 110), width=64, height=64, batch_size=4)[0],
+    }
+    without_and_with(graph, 2620, (applied[0][0], applied[1][0]), inputs, world[2], what="tuning", **TOY)
+    graph.group("1. A model, two subjects, their masks", [world, *subjects, *masks])
+    graph.group("2. Pictures of each, and of both side by side", [*latents, laid, pictures])
+    graph.group("3. Tune, and read the report", [tuned, report])
+    graph.group("4. Use the masks", applied)
+    return graph
+
+
 def find_a_concept_sd15() -> Graph:
     """The same as find_a_concept for a Stable Diffusion 1.5 checkpoint and the user's own pictures."""
     graph = Graph("find-a-concept-sd15")
@@ -183,12 +238,8 @@ def find_a_concept_sd15() -> Graph:
     return graph
 
 
-WORKFLOWS: tuple[Callable[[], Graph], ...] = (
-    find_a_concept,
-    compose_two_concepts,
-    compare_where_masks_act,
-    find_a_concept_sd15,
-)
+WITH_MASKS: tuple[Callable[[], Graph], ...] = (compose_two_concepts, compare_where_masks_act, tune_two_concepts)
+WORKFLOWS: tuple[Callable[[], Graph], ...] = (find_a_concept, *WITH_MASKS, find_a_concept_sd15)
 
 
 def files(object_info: dict[str, Any]) -> dict[Path, str]:
@@ -196,4 +247,3 @@ def files(object_info: dict[str, Any]) -> dict[Path, str]:
     graphs = [make() for make in WORKFLOWS]
     texts = {graph.name: json.dumps(graph.workflow(object_info), indent=1, ensure_ascii=False) for graph in graphs}
     return {FOLDER / f"{name}.json": text + "\n" for name, text in texts.items()}
-

@@ -62,6 +62,46 @@ Each mask is used where it was found for. *where* in *Apply Concept Masks* can s
 found for own tokens is far too dense to act everywhere.
 """
 
+TUNE = """\
+## Tune two concepts together
+
+Two masks that were found apart draw their subjects one at a time. Asked for both in one picture, the model often \
+mixes them up. Some joint steps change both masks, from pictures that show the subjects side by side.
+
+**Run** does everything; the joint steps take a minute or a few without a graphics card. Cancel stops them within a \
+step.
+
+- **Lay Pictures Side by Side** makes the pictures of both that nobody has taken: each subject left and right in turn, \
+with a caption per picture.
+- **Tune Concept Masks Together** starts from the loaded masks. It returns a tuned mask for each, to be used together \
+or alone; the files and the model stay as they are.
+- Its *report* has the loss on noise the steps never saw, before and after. NOT TUNED means that it did not fall: you \
+get the masks you gave.
+- The two rows of pictures on the right have the same prompt and noise. The upper one has the masks as loaded, the \
+lower one the tuned ones.
+- Keep a tuned mask with *Save Concept Mask*, under a new name.
+"""
+
+TUNE_OWN = """\
+## With your own pictures
+
+1. Find a mask for each subject first, on one checkpoint, with *where* and *targets* alike (*find-a-concept-sd15*). \
+Each needs an identifier of its own: two masks that both listen to "sks" cannot be told apart.
+2. Replace *Toy World* by your checkpoint loader, and each *Toy Subject* by pictures of that subject **alone, in the \
+middle**, 4 or 5 of them, all of one size (Load Image, Batch Images, Upscale Image).
+3. Write what they show where *Toy Subject* did it: in *What pictures 1 show* a line per picture, "a photo of a sks \
+dog on a beach", naming what else is in it; in *phrase_1* of *Lay Pictures Side by Side* "a sks dog". The same for the \
+second subject.
+4. Look at *Pictures of both*. Is a subject cut off, or small? Lower or raise *zoom*.
+5. In *What to draw*, name both subjects by identifier and class word.
+
+- The captions of each subject's own pictures name the background. Those of the pictures of both leave it out, because \
+two backgrounds meet there.
+- Memory: the joint steps look at *batch* noisy pictures of each subject and of both at once. Lower *batch* if they do \
+not fit.
+- Three or four subjects: connect more slots, in *Lay Pictures*, in both prompts and in *Tune Concept Masks Together*.
+"""
+
 SD15 = """\
 ## Your own subject
 

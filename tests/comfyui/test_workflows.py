@@ -142,6 +142,8 @@ def shortened(prompt: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The same graph with the fewest steps that still exercise every node."""
     for node_id in nodes_with(prompt, "ConesFindConceptNeurons"):
         prompt[node_id]["inputs"] |= {"method": "cones", "steps": 2, "batch": 32, "density": 0.01}
+    for node_id in nodes_with(prompt, "ConesTuneConceptMasks"):
+        prompt[node_id]["inputs"] |= {"steps": 2, "batch": 8}
     for node_id in nodes_with(prompt, "KSampler"):
         prompt[node_id]["inputs"]["steps"] = 2
     for node_id in nodes_with(prompt, "ConesSaveConceptMask"):
@@ -149,7 +151,7 @@ def shortened(prompt: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return prompt
 
 
-def check_run(server: Any, prompt: dict[str, dict[str, Any]], shape: tuple[int, ...]) -> None:
+def check_run(server: Any, prompt: dict[str, dict[str, Any]], shape: tuple[int, ...]) -> Any:
     """The prompt runs, and its saved pictures differ from the previewed ones without the concept, and each other."""
     run = server.run(prompt)
     rows = [run.images(nodes_with(prompt, "PreviewImage")[-1])]
@@ -158,6 +160,7 @@ def check_run(server: Any, prompt: dict[str, dict[str, Any]], shape: tuple[int, 
     for same_noise in zip(*rows, strict=True):
         assert all(picture.shape == shape and picture.std() > 0 for picture in same_noise)
         assert not any(np.array_equal(*pair) for pair in itertools.combinations(same_noise, 2))
+    return run
 
 
 def test_find_a_concept_runs_to_a_picture(server):
@@ -171,6 +174,17 @@ def test_it_runs_to_a_picture_with_the_example_masks(server, name):
     assert not list((server.base / "models" / "concept_masks").glob("toy-*"))
     prompt = shortened(to_api(read(ROOT / "workflows" / f"{name}.json"), server.object_info()))
     check_run(server, prompt, (256, 256, 3))
+
+
+def test_tune_two_concepts_runs_to_a_picture(server):
+    """After two steps the masks may come back as they were given, so a strength tells the rows of pictures apart."""
+    prompt = shortened(to_api(read(ROOT / "workflows" / "tune-two-concepts.json"), server.object_info()))
+    prompt[nodes_with(prompt, "ConesApplyConceptMasks")[-1]]["inputs"]["strength_1"] = 0.5
+    run = check_run(server, prompt, (256, 256, 3))
+    report = run.text(nodes_with(prompt, "PreviewAny")[0])
+    assert "2 joint steps on 2 masks" in report and "zwx heart" in report
+    collages = run.images(nodes_with(prompt, "PreviewImage")[0])
+    assert len(collages) == 10 and all(picture.shape == (256, 256, 3) for picture in collages)
 
 
 def test_find_a_concept_sd15_runs_to_a_picture(server, sd15_checkpoint):
