@@ -112,10 +112,10 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                 ),
                 io.Int.Input(
                     "steps",
-                    default=450,
+                    default=300,
                     min=1,
                     max=10000,
-                    tooltip="How many batches the search looks at. 450 at own tokens, 300 everywhere are good starts.",
+                    tooltip="How many batches the search looks at. The benchmark in docs/science.md was made with 300.",
                 ),
                 io.Int.Input(
                     "batch",

@@ -40,7 +40,10 @@ class ConesTuneConceptMasks(io.ComfyNode):  # type: ignore[misc]
                 io.Conditioning.Input(
                     f"conditioning_{k}",
                     optional=optional,
-                    tooltip="Their prompt, or one prompt per picture, through Encode Prompt with Concepts.",
+                    tooltip=(
+                        "Their prompt, or better one prompt per picture that names what else is in it "
+                        "(prompt_per_line), through Encode Prompt with Concepts."
+                    ),
                 ),
             ]
         return io.Schema(
@@ -95,9 +98,7 @@ class ConesTuneConceptMasks(io.ComfyNode):  # type: ignore[misc]
                     default=settings.batch,
                     min=1,
                     max=256,
-                    tooltip=(
-                        "Noisy pictures of each subject, and of them together, per step. Less needs less memory."
-                    ),
+                    tooltip=("Noisy pictures of each subject, and of them together, per step. Less needs less memory."),
                 ),
                 io.Float.Input(
                     "prior_weight",
@@ -182,7 +183,7 @@ class ConesLayPictures(io.ComfyNode):  # type: ignore[misc]
                 io.Image.Input(
                     f"images_{k}",
                     optional=k > 2,
-                    tooltip="Pictures of one thing alone in the middle. Batches of other lengths go round.",
+                    tooltip="Pictures of one thing alone in the middle, all of one size. Shorter batches go round.",
                 ),
                 io.String.Input(
                     f"phrase_{k}",

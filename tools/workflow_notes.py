@@ -11,7 +11,7 @@ samples.
 
 - **Toy World** is a tiny model that ships with this pack. Nothing is downloaded, no graphics card is needed.
 - **Toy Subject** has eight subjects. Choose another one, and change the words in *What to draw* and the name in *Save \
-Concept Mask* to match. Four of its five pictures show the subject beside something else, each with its own caption.
+Concept Mask* to match. Twelve of its sixteen pictures show it beside something else, each with its own caption.
 - **Encode Prompt with Concepts** tells the search which tokens are the subject's.
 - **Find Concept Neurons** shows its loss while it works; Cancel stops it within a step. Its curve says what share of \
 weights it chose to shut, and why. The model itself is not changed.
@@ -42,9 +42,10 @@ which tokens are whose.
 - Each slot of *Apply Concept Masks* has its own strength and switch. Chain a second node for more than eight.
 - These masks are of the toy world. Make more with *find-a-concept* (press R to refresh the lists).
 
-**What to expect.** Both subjects in *one* picture is not solved: mostly one of them, or both with colours exchanged. \
-docs/method.md has the figures. Ask for one of them beside something else ("a sks star on the left and a blue plain \
-circle on the right") and it works.
+**What to expect.** Masks that were found apart seldom bring both subjects into *one* picture: mostly one of them, or \
+both with colours exchanged. The workflow *tune-two-concepts* mends that with joint steps; docs/science.md has the \
+figures. Ask for one of them beside something else ("a sks star on the left and a blue plain circle on the right") and \
+it works as it is.
 """
 
 COMPARE = """\
@@ -113,7 +114,7 @@ Image* nodes as you like.
 3. Say what it is: a rare word plus its class, as in "sks dog", in *What your pictures show* (text **and** concepts) \
 and in *Find Concept Neurons*. Better: turn on *prompt_per_line* and write one caption per picture, naming what else \
 it shows.
-4. Run. Less memory: lower *batch*. Searching takes 450 steps of *batch* noisy pictures; a graphics card is advisable.
+4. Run. Less memory: lower *batch*. Searching takes 300 steps of *batch* noisy pictures; a graphics card is advisable.
 
 No pictures of the class are needed: the mask acts at its own tokens, every other prompt stays as it is. The mask is \
 for this checkpoint; on another one *Apply Concept Masks* says so.

@@ -133,21 +133,29 @@ def rows_in(uuids: Sequence[Any], text: Tensor | None, by_uuid: Mapping[Any, Pla
         yield Rows(uuid, part * each, (part + 1) * each, positions)
 
 
-def own_of(conditioning: Sequence[Any], concept: Concept) -> list[TokenPlaces]:
-    """The places of every entry of a CONDITIONING; ConesError unless each has tokens of the concept."""
+EVERYWHERE = ", or choose where = everywhere"  # the way out that a search has
+
+
+def own_of(
+    conditioning: Sequence[Any], concept: Concept, whose: str = "subject's prompt", otherwise: str = EVERYWHERE
+) -> list[TokenPlaces]:
+    """The places of every entry of a CONDITIONING; ConesError unless each has tokens of the concept.
+
+    whose, otherwise: how the error calls the prompt, and what else can be done.
+    """
     name = phrase(concept)
     found = []
     for text, extra in conditioning:
         places: TokenPlaces | None = extra.get(KEY)
         if places is None:
             raise ConesError(
-                "the subject's prompt does not tell where its words are (it comes from CLIP Text Encode); use Encode "
-                f'Prompt with Concepts with concepts = "{name}", or choose where = everywhere'
+                f"the {whose} does not tell where its words are (it comes from CLIP Text Encode); use Encode Prompt "
+                f'with Concepts with concepts = "{name}"{otherwise}'
             )
         if not len(places.of(concept)):
             looked_for = listed(phrase(one) for one in places.positions) or "no concept"
             raise ConesError(
-                f'the subject\'s prompt has no own tokens of "{name}"; Encode Prompt with Concepts looked for '
+                f'the {whose} has no own tokens of "{name}"; Encode Prompt with Concepts looked for '
                 f'{looked_for}. Write "{name}" in its text, and in its concepts'
             )
         check_unchanged(places, text)

@@ -64,8 +64,7 @@ def tune(
     pictures = []
     for label, (samples, prompts) in given.items():
         captions = captioned(label, prompts, len(samples["samples"]))
-        conditionings |= captions
-        pictures.append(Pictures(label, list(captions)))
+        pictures.append(Pictures(label, [alike(one, conditionings) for one in captions.items()]))
     concepts = [(mask.identifier, mask.class_word) for mask in masks]
     if where == "own tokens":
         check_own_tokens(pictures, conditionings, concepts)
@@ -96,7 +95,8 @@ def tune(
         )
 
     wanted = concepts if where == "own tokens" else []
-    return borrow(model, conditionings, latents, names, body, rows=settings.batch, concepts=wanted)
+    rows = settings.batch * (len(pictures) + (where == "everywhere"))  # all terms of the loss are alive at once
+    return borrow(model, conditionings, latents, names, body, rows=rows, concepts=wanted)
 
 
 def checked_masks(model: Any, masks: Sequence[ConceptMask]) -> tuple[Any, list[str]]:
@@ -135,13 +135,43 @@ def captioned(label: str, prompts: Any, pictures: int) -> dict[str, Any]:
     return {f"{label}: {k + 1}": [one] for k, one in enumerate(prompts)}
 
 
+def alike(caption: tuple[str, Any], conditionings: dict[str, Any]) -> str:
+    """The label of an equal conditioning that is there already; else the caption's own, and it is put there.
+
+    Rows with one label go through the model together.
+    """
+    label, conditioning = caption
+    for known, other in conditionings.items():
+        if len(conditioning) == len(other) == 1 and same_text(conditioning[0], other[0]):
+            return known
+    conditionings[label] = conditioning
+    return label
+
+
+def same_text(one: Any, other: Any) -> bool:
+    """Whether two entries of a CONDITIONING hold the same text, places and further tensors."""
+    if one[0].shape != other[0].shape or not torch.equal(one[0], other[0]) or one[1].keys() != other[1].keys():
+        return False
+    mine, theirs = ({key: value for key, value in entry[1].items() if key != KEY} for entry in (one, other))
+    equal = all(torch.equal(v, theirs[k]) if isinstance(v, torch.Tensor) else v is theirs[k] for k, v in mine.items())
+    places: tuple[TokenPlaces | None, TokenPlaces | None] = one[1].get(KEY), other[1].get(KEY)
+    if places[0] is None or places[1] is None:
+        return equal
+    mapped = places[0].positions, places[1].positions
+    return (
+        equal
+        and mapped[0].keys() == mapped[1].keys()
+        and all(torch.equal(mapped[0][concept], mapped[1][concept]) for concept in mapped[0])
+    )
+
+
 def check_own_tokens(pictures: Sequence[Pictures], conditionings: Any, concepts: Sequence[tuple[str, str]]) -> None:
     """ConesError unless every prompt has the own tokens it should, and no token is two concepts'."""
     for one in pictures:
         at = [concepts[pictures.index(one)]] if one.latents != TOGETHER else concepts
         for caption in one.captions:
             for concept in at:
-                own_of(conditionings[caption], concept)
+                own_of(conditionings[caption], concept, f"prompt of {one.latents}", "")
             for _, extra in conditionings[caption]:
                 places: TokenPlaces | None = extra.get(KEY)
                 own = torch.cat([places.of(concept) for concept in concepts]) if places else torch.zeros(0)
