@@ -24,6 +24,8 @@ def quality(options: argparse.Namespace) -> None:
         return
     if not names:
         raise ConesError(f"no cell's name has {options.only!r} in it; --list prints them all")
+    if options.resume is not None:
+        bench.restore(options.out, options.resume)
     if options.processes > 1:
         same = [*(["--only", options.only] if options.only else []), *(["--smoke"] if options.smoke else [])]
         bench.run_in_processes(options.out, [*same, *(["--again"] if options.again else [])], options.processes)
@@ -61,6 +63,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--smoke", action="store_true", help="few steps and pictures: 5 minutes, to see that it runs")
     command.add_argument("--only", metavar="PATTERN", help="cells whose name has this regular expression in it")
     command.add_argument("--again", action="store_true", help="make cells again that are there already")
+    command.add_argument("--resume", type=Path, metavar="JSON", help="take over the cells of an earlier run's --json")
     command.add_argument("--list", action="store_true", help="print the names of the cells and stop")
     command.add_argument("--processes", type=int, default=1, help="share the cells out among so many processes")
     command.add_argument("--json", type=Path, help="write cells and summary there too")

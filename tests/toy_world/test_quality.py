@@ -121,6 +121,20 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Monk
     assert not list((tmp_path / "cells").glob("*.claim"))
 
 
+def test_a_run_takes_over_the_cells_of_an_earlier_one(tmp_path: Path) -> None:
+    cells = {name: {"name": name, "figures": {}} for name in ("single/a/everywhere/sks/0", "single/b/everywhere/sks/0")}
+    results = tmp_path / "quality.json"
+    results.write_text(json.dumps({"cells": cells}))
+    mine = run.file_of(tmp_path, "single/a/everywhere/sks/0")
+    mine.write_text("mine")
+    assert run.restore(tmp_path, results) == 1
+    assert mine.read_text() == "mine"
+    assert json.loads(run.file_of(tmp_path, "single/b/everywhere/sks/0").read_text())["name"].startswith("single/b")
+    results.write_text("[]")
+    with pytest.raises(ConesError, match="not the results"):
+        run.restore(tmp_path, results)
+
+
 def single_cell(method: str, where: str, identifier: str, seed: int, gain: float, **more: float) -> dict[str, Any]:
     figures: Figures = {name: {"value": 0.0} for name in SINGLE}
     figures |= {"subject_gain": {"value": gain}, **{name: {"value": value} for name, value in more.items()}}

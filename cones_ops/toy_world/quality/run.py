@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ...errors import ConesError
 from ..bundle import load_pipeline
 from ..demo_report import versions
 from ..judge import load_judge
@@ -20,7 +21,7 @@ from .cells import World, plan, run_cell
 from .grid import draw_grid
 from .summary import markdown, summary
 
-__all__ = ["collect", "draw", "markdown", "names_of", "run", "run_in_processes"]
+__all__ = ["collect", "draw", "markdown", "names_of", "restore", "run", "run_in_processes"]
 
 SMOKE_CELLS = r"(single/.*/hta/0|single/learned/own tokens/bnk/0|several/(oracle|union|tuned)/.*/hta\+bnk/0)$"
 
@@ -59,6 +60,20 @@ def run_in_processes(folder: Path, arguments: Sequence[str], processes: int) -> 
     started = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(processes)]
     if failed := [process.pid for process in started if process.wait()]:
         raise SystemExit(f"{len(failed)} of {processes} processes failed; see above")
+
+
+def restore(folder: Path, results: Path) -> int:
+    """Put the cells of an earlier run's JSON into the folder, unless they are there; how many were put."""
+    try:
+        cells: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConesError(
+            f"{results}: not the results of a benchmark ({error!r}); give a file that --json wrote"
+        ) from error
+    missing = {name: cell for name, cell in cells.items() if not file_of(folder, name).is_file()}
+    for name, cell in missing.items():
+        file_of(folder, name).write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
+    return len(missing)
 
 
 def collect(folder: Path) -> dict[str, Any]:
