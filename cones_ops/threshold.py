@@ -1,7 +1,7 @@
 """How many neurons to shut: the density is chosen on held-out noise, never by an absolute tau.
 
 For each density of a grid the top of the ranking is shut and the loss measured on the same draws as for density 0, so
-differences are paired. Chosen is the sparsest density within 10 % of the best gain, among those whose gain exceeds two
+differences are paired. Chosen is the sparsest density within 5 % of the best gain, among those whose gain exceeds two
 paired standard errors; if there is none, 0: no density helps, and shutting would be harm or luck.
 """
 
