@@ -194,7 +194,9 @@ def _tuned(k: int, mask: ConceptMask, multipliers: Multiplier, result: TuneResul
     return replace(mask, index=index, provenance={**mask.provenance, **told})
 
 
-def _check(model: HostModel, masks: Sequence[ConceptMask], subjects: Sequence[Examples], prior: Any) -> None:
+def _check(
+    model: HostModel, masks: Sequence[ConceptMask], subjects: Sequence[Examples], prior: Examples | None
+) -> None:
     if len(masks) < 2 or len(masks) != len(subjects):
         raise ConesError(f"{len(masks)} masks and {len(subjects)} subjects; give two masks or more, pictures for each")
     if wrong := [mask.identifier for mask in masks if mask.where != model.where]:

@@ -52,7 +52,7 @@ def search(
     """Find the concept's neurons; the model is the same afterwards. At own tokens the class inputs are not used."""
     names = select_targets(parameter_shapes(model), choice)
     words = checked_words(task)
-    captions = checked_captions(task)
+    captions = captioned(SUBJECT, task.subject_conditioning, len(task.subject["samples"]))
     prior_inputs = checked_class(task) if where == "everywhere" else ({}, {})
     latents = checked_latents({SUBJECT: task.subject} | prior_inputs[0])
     facts = own_token_facts(captions.values(), words, names) if where == "own tokens" else {}
@@ -91,18 +91,18 @@ def checked_words(task: Task) -> tuple[str, str]:
     return identifier, class_word
 
 
-def checked_captions(task: Task) -> dict[str, Any]:
-    """The subject's CONDITIONINGs by label: one for all pictures, or one per picture."""
-    pictures, prompts = len(task.subject["samples"]), list(task.subject_conditioning)
-    check_single(SUBJECT, prompts, pictures)
+def captioned(label: str, prompts: Any, pictures: int) -> dict[str, Any]:
+    """CONDITIONINGs by label: one for all pictures, or one per picture."""
+    prompts = list(prompts)
+    check_single(label, prompts, pictures)
     if len(prompts) <= 1:
-        return {SUBJECT: prompts}
+        return {label: prompts}
     if len(prompts) != pictures:
         raise ConesError(
-            f"{len(prompts)} prompts for {pictures} pictures of the subject; connect one prompt for all, or one per "
-            "picture (prompt_per_line in Encode Prompt with Concepts, or Conditioning (Combine))"
+            f"{len(prompts)} prompts for {pictures} pictures ({label}); connect one prompt for all, or one per picture "
+            "(prompt_per_line in Encode Prompt with Concepts, or Conditioning (Combine))"
         )
-    return {f"{SUBJECT} {k + 1}": [one] for k, one in enumerate(prompts)}
+    return {f"{label} {k + 1}": [one] for k, one in enumerate(prompts)}
 
 
 def checked_class(task: Task) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -21,7 +21,7 @@ from ...cones_ops.search import OnStep, SearchSettings
 from ...cones_ops.together import TuneResult, UnionModel, tune_concept_masks
 from .denoiser import BorrowedModel, borrow
 from .parameters import PREFIX, base_weight, parameter_shapes
-from .searching import check_single, checked_latents
+from .searching import captioned, check_single, checked_latents
 from .token_places import KEY, TokenPlaces, own_of, phrase
 
 TOGETHER, CLASSES = "together", "class"
@@ -56,7 +56,7 @@ def tune(
     """Tune the masks together; the model is the same afterwards. together: latents and CONDITIONING of them all."""
     masks = [one.mask for one in subjects]
     where, names = checked_masks(model, masks)
-    given = {f"mask {k + 1}": (one.latents, one.conditioning) for k, one in enumerate(subjects)}
+    given = {f"mask_{k + 1}": (one.latents, one.conditioning) for k, one in enumerate(subjects)}
     if together is not None:
         given[TOGETHER] = together
     latents = checked_latents({label: samples for label, (samples, _) in given.items()})
@@ -121,20 +121,6 @@ def checked_masks(model: Any, masks: Sequence[ConceptMask]) -> tuple[Any, list[s
     return masks[0].where, names
 
 
-def captioned(label: str, prompts: Any, pictures: int) -> dict[str, Any]:
-    """CONDITIONINGs by label: one for all pictures, or one per picture."""
-    prompts = list(prompts)
-    check_single(label, prompts, pictures)
-    if len(prompts) <= 1:
-        return {label: prompts}
-    if len(prompts) != pictures:
-        raise ConesError(
-            f"{len(prompts)} prompts for {pictures} pictures ({label}); connect one prompt for all, or one per picture "
-            "(prompt_per_line in Encode Prompt with Concepts)"
-        )
-    return {f"{label}: {k + 1}": [one] for k, one in enumerate(prompts)}
-
-
 def alike(caption: tuple[str, Any], conditionings: dict[str, Any]) -> str:
     """The label of an equal conditioning that is there already; else the caption's own, and it is put there.
 
@@ -171,7 +157,7 @@ def check_own_tokens(pictures: Sequence[Pictures], conditionings: Any, concepts:
         at = [concepts[pictures.index(one)]] if one.latents != TOGETHER else concepts
         for caption in one.captions:
             for concept in at:
-                own_of(conditionings[caption], concept, f"prompt of {one.latents}", "")
+                own_of(conditionings[caption], concept, f"prompt of the {one.latents} pictures", "")
             for _, extra in conditionings[caption]:
                 places: TokenPlaces | None = extra.get(KEY)
                 own = torch.cat([places.of(concept) for concept in concepts]) if places else torch.zeros(0)

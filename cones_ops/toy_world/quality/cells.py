@@ -19,9 +19,10 @@ from ...errors import ConesError
 from ..bundle import ToyPipeline
 from ..judge import Judge
 from ..subjects import SUBJECTS, Subject, subject
-from . import figures, methods, several
+from . import figures, others, ours, several
 from .budget import Budget
-from .methods import Given, Implanted, Method, searched
+from .given import Given, Implanted, Method, given, keep, kept_mask, kept_weights
+from .ours import searched
 
 CHOOSING, UNTOUCHED = SUBJECTS[:4], SUBJECTS[4:]
 SEEDS = (0, 1, 2)
@@ -31,17 +32,17 @@ OWN: dict[str, Method] = {
     "learned": searched("own tokens"),
     "cones": searched("own tokens", "cones"),
     "taylor": searched("own tokens", "taylor"),
-    "kv_finetune": methods.kv_finetune_own_tokens,
-    "textual_inversion": methods.textual_inversion,
+    "kv_finetune": others.kv_finetune_own_tokens,
+    "textual_inversion": others.textual_inversion,
 }
 EVERYWHERE: dict[str, Method] = {
-    "nothing": methods.nothing,
+    "nothing": others.nothing,
     "learned": searched("everywhere"),
     "cones": searched("everywhere", "cones"),
     "taylor": searched("everywhere", "taylor"),
-    "kv_finetune": methods.kv_finetune,
-    "lora": methods.lora,
-    "dreambooth": methods.dreambooth,
+    "kv_finetune": others.kv_finetune,
+    "lora": others.lora,
+    "dreambooth": others.dreambooth,
 }
 TABLES: dict[Where, dict[str, Method]] = {"own tokens": OWN, "everywhere": EVERYWHERE}
 # settings looked at on the first four subjects only
@@ -95,8 +96,8 @@ class World:
 
     def given(self, one: Subject, seed: int) -> Given:
         """A subject's pictures."""
-        given: Given = self.once(("given", one, seed), lambda: methods.given(self.pipeline, one, seed, self.budget))
-        return given
+        made: Given = self.once(("given", one, seed), lambda: given(self.pipeline, one, seed, self.budget))
+        return made
 
     def figures(self, implanted: Implanted, one: Subject, seed: int) -> figures.Figures:
         """Everything measured of one subject."""
@@ -185,7 +186,7 @@ def implant(world: World, method: str, where: Any, one: Subject, seed: int) -> I
         run = known[method]
     implanted = run(world.given(one, seed))
     if method in (DEFAULT, "lora"):
-        methods.keep(implanted, world.folder / "kept", _kept(method, where, one, seed))
+        keep(implanted, world.folder / "kept", _kept(method, where, one, seed))
     return implanted
 
 
@@ -196,16 +197,16 @@ def _relative(world: World, method: str, where: Where, one: Subject, seed: int) 
         return mask_of(world, where, one, seed)
 
     if method == "random":
-        return methods.random(found)
+        return ours.random(found)
     if method in LEVELS:
-        return methods.relaxed(found, LEVELS[method])
+        return ours.relaxed(found, LEVELS[method])
     other: Where = "own tokens" if where == "everywhere" else "everywhere"
-    return lambda given: methods.masked(given, replace(mask_of(world, other, one, seed), where=where), 0.0, {})
+    return lambda given: ours.masked(given, replace(mask_of(world, other, one, seed), where=where), 0.0, {})
 
 
 def mask_of(world: World, where: Where, one: Subject, seed: int) -> ConceptMask:
     """The default search's mask, from an earlier cell or found now."""
-    kept = methods.kept_mask(world.folder / "kept", _kept(DEFAULT, where, one, seed))
+    kept = kept_mask(world.folder / "kept", _kept(DEFAULT, where, one, seed))
     mask = kept or implant(world, DEFAULT, where, one, seed).mask
     assert mask is not None
     return mask
@@ -213,7 +214,7 @@ def mask_of(world: World, where: Where, one: Subject, seed: int) -> ConceptMask:
 
 def group_of(world: World, subjects: tuple[Subject, ...], seed: int) -> several.Group:
     def weights_of(one: Subject, method: str) -> dict[str, Any]:
-        kept = methods.kept_weights(world.folder / "kept", _kept(method, "everywhere", one, seed))
+        kept = kept_weights(world.folder / "kept", _kept(method, "everywhere", one, seed))
         return kept or dict(implant(world, method, "everywhere", one, seed).pipeline.unet.state_dict())
 
     each: tuple[Given, ...] = tuple(world.given(one, seed) for one in subjects)

@@ -30,7 +30,7 @@ from ..scenes import random_scene
 from ..subjects import Subject
 from ..world import Thing
 from .budget import Budget
-from .methods import Implanted
+from .given import Implanted
 
 Figures = dict[str, dict[str, float | None]]
 UNSEEN = 7_000  # seed of the held-out drawings

@@ -13,7 +13,7 @@ from ..measure import Measured
 from ..subjects import Subject
 from . import figures, several
 from .cells import UNTOUCHED, World, group_of, mask_of
-from .methods import Implanted
+from .given import Implanted
 
 COLUMNS, SEED = 8, 0
 

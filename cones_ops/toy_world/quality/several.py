@@ -29,7 +29,8 @@ from ..sampling import examples, joint_examples, model_of
 from ..subjects import Subject
 from .budget import Budget
 from .figures import Figures, figure, shares
-from .methods import RATES, Given
+from .given import Given
+from .others import RATES
 
 
 @dataclass(frozen=True)
