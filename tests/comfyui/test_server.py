@@ -118,7 +118,8 @@ def test_every_node_is_registered(server):
     ours = {name for name in server.object_info() if name.startswith("Cones")}
     assert ours == {
         "ConesApplyConceptMasks", "ConesCombineConceptMasks", "ConesFindConceptNeurons", "ConesLoadConceptMask",
-        "ConesSaveConceptMask", "ConesToySubject", "ConesToyWorld", "ConesEncodePrompt",
+        "ConesSaveConceptMask", "ConesToySubject", "ConesToyWorld", "ConesEncodePrompt", "ConesTuneConceptMasks",
+        "ConesLayPictures",
     }  # fmt: skip
     assert not [line for line in server.log().splitlines() if "IMPORT FAILED" in line and "cones" in line]
 
