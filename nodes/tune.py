@@ -91,7 +91,7 @@ class ConesTuneConceptMasks(io.ComfyNode):  # type: ignore[misc]
                     default=settings.steps,
                     min=1,
                     max=10000,
-                    tooltip="How many joint steps. More help up to about twice the default, then little changes.",
+                    tooltip="How many joint steps. The benchmark in docs/science.md was made with 200.",
                 ),
                 io.Int.Input(
                     "batch",
