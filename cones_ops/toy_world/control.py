@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from ..hosts.diffusers import DiffusersModel, TextTokens
 from ..loss import Examples, concept_implanting_loss, draw
 from .bundle import ToyPipeline
-from .sampling import OwnWeights, examples, model_of, sample
+from .references import class_references
+from .sampling import OwnWeights, examples, model_of
 from .subjects import Subject
-from .world import BACKGROUNDS
 
 STEPS, RATE, BATCH, CLASS_PICTURES = 250, 2e-3, 8, 20
 LORA_RANK = 4
@@ -55,8 +55,7 @@ def subject_examples(
 
 def class_examples(pipeline: ToyPipeline, subject: Subject, count: int = CLASS_PICTURES, seed: int = 0) -> Examples:
     """Class pictures sampled from the pipeline itself, for the prior term."""
-    texts = [f"{subject.class_prompt} on a {list(BACKGROUNDS)[i % len(BACKGROUNDS)]} background" for i in range(count)]
-    return examples(pipeline, sample(pipeline, texts, seeds=range(seed, seed + count)), texts)
+    return examples(pipeline, *class_references(pipeline, subject, count, seed))
 
 
 def fine_tune(pipeline: ToyPipeline, subject: Examples, prior: Examples, how: FineTuning = DEFAULT) -> ToyPipeline:

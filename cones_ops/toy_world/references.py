@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..collage import collage, collages, placed
 from .bundle import ToyPipeline
+from .measure import backgrounds
 from .sampling import sample
 from .subjects import Subject
 from .world import BACKGROUNDS, SHAPES
@@ -32,7 +33,7 @@ def references(pipeline: ToyPipeline, subject: Subject, seed: int = 0, beside: i
 
 def class_references(pipeline: ToyPipeline, subject: Subject, count: int, seed: int = 0, beside: int = 0) -> Captioned:
     """`count` pictures that the model draws of the class, and `beside` collages of them: for the prior."""
-    texts = [_captioned([subject.class_prompt], background) for background in _in_turn(count)]
+    texts = [_captioned([subject.class_prompt], background) for background in backgrounds(count)]
     pictures = sample(pipeline, texts, seeds=range(seed, seed + count))
     return with_neighbours(pipeline, pictures, texts, subject, subject.class_prompt, seed + 1, beside)
 
@@ -46,7 +47,7 @@ def with_neighbours(
     others = [shape for shape in SHAPES if shape != subject.thing.shape]
     first = int(np.random.default_rng([seed, *subject.identifier.encode()]).integers(len(others)))
     words = [f"a {others[(first + i) % len(others)]}" for i in range(beside)]
-    grounds = _in_turn(beside)
+    grounds = backgrounds(beside)
     drawn = sample(
         pipeline,
         [_captioned([word], ground) for word, ground in zip(words, grounds, strict=True)],
@@ -71,7 +72,7 @@ def together(subjects: Sequence[Subject], seed: int = 0) -> Captioned:
     empty = torch.tensor(list(BACKGROUNDS.values())).float()[:, :, None, None].expand_as(batches[0])
     pictures, captions = collages(batches, [one.prompt for one in subjects], empty=empty)
     return pictures, [
-        f"{text} on a {ground} background" for text, ground in zip(captions, _in_turn(len(captions)), strict=True)
+        f"{text} on a {ground} background" for text, ground in zip(captions, backgrounds(len(captions)), strict=True)
     ]
 
 
@@ -83,7 +84,3 @@ def alone(subject: Subject, seed: int = 0) -> Captioned:
 
 def _captioned(prompts: Sequence[str], background: str) -> str:
     return f"{placed(prompts)} on a {background} background"
-
-
-def _in_turn(count: int) -> list[str]:
-    return [list(BACKGROUNDS)[i % len(BACKGROUNDS)] for i in range(count)]

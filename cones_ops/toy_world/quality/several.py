@@ -28,8 +28,8 @@ from ..references import Captioned, together
 from ..sampling import examples, joint_examples, model_of
 from ..subjects import Subject
 from .budget import Budget
-from .figures import Figures, figure, shares
-from .given import Given
+from .figures import Figures, figure, measuring, shares
+from .given import Given, Implanted
 from .others import RATES
 
 
@@ -46,15 +46,21 @@ class Group:
     mask_of: Callable[[Subject, Where], ConceptMask]  # the default search's
     weights_of: Callable[[Subject, str], dict[str, Tensor]]  # the UNet after another method
 
+    @property
+    def rotations(self) -> list[tuple[Subject, ...]]:
+        """The subjects in every order in which each comes first once."""
+        return [self.subjects[k:] + self.subjects[:k] for k in range(len(self.subjects))]
+
+    def measuring(self, pipeline: ToyPipeline) -> Measuring:
+        """How this group's pictures are sampled."""
+        return measuring(Implanted(pipeline), self.judge, self.budget, self.seed)
+
     def measured(self, pipeline: ToyPipeline, masks: Sequence[ConceptMask] = ()) -> Figures:
         """`alone` and `all` with everything loaded."""
-        how = Measuring(
-            pipeline, self.judge, self.budget.samples, self.budget.sampling_steps, first_seed=1000 * (self.seed + 1)
-        )
+        how = self.measuring(pipeline)
         shut = [(mask, 1.0) for mask in masks]
         alone = [measure.subject_shown(how, one, shut) for one in self.subjects]
-        rotations = [self.subjects[k:] + self.subjects[:k] for k in range(len(self.subjects))]
-        every = [measure.all_shown(how, some, shut) for some in rotations]
+        every = [measure.all_shown(how, some, shut) for some in self.rotations]
         each = {f"alone {one.identifier}": [shown] for one, shown in zip(self.subjects, alone, strict=True)}
         found = shares({"alone": alone, "all": every, **each})
         if masks:
@@ -64,16 +70,9 @@ class Group:
 
 def oracle(group: Group) -> Figures:
     """The untouched model with every attribute in words: what it can draw at all."""
-    how = Measuring(
-        group.pipeline,
-        group.judge,
-        group.budget.samples,
-        group.budget.sampling_steps,
-        first_seed=1000 * (group.seed + 1),
-    )
-    rotations = [group.subjects[k:] + group.subjects[:k] for k in range(len(group.subjects))]
+    how = group.measuring(group.pipeline)
     alone = [measure.all_described(how, (one,)) for one in group.subjects]
-    return shares({"alone": alone, "all": [measure.all_described(how, some) for some in rotations]})
+    return shares({"alone": alone, "all": [measure.all_described(how, some) for some in group.rotations]})
 
 
 def union(where: Where, group: Group) -> Figures:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..subjects import SUBJECTS
+from .cells import CHOOSING, UNTOUCHED
 from .figures import Figures, figure
 
 Cell = Mapping[str, Any]
@@ -48,7 +48,7 @@ PERCENT = {"subject_share", "class_share", "second_object", "background", "count
 
 def summary(cells: Sequence[Cell]) -> dict[str, Any]:
     """The tables' content; methods and sizes without cells are left out."""
-    untouched = [cell for cell in cells if _identifier(cell) in {one.identifier for one in SUBJECTS[4:]}]
+    untouched = [cell for cell in cells if _identifier(cell) in {one.identifier for one in UNTOUCHED}]
     found: dict[str, Any] = {}
     for key, (method, where) in KEYS.items():
         some = _of(untouched, method, where)
@@ -107,7 +107,7 @@ def _choosing(cells: Sequence[Cell]) -> dict[str, Row]:
     """The first four subjects, one seed: what settings and rates were chosen by."""
     rows: dict[str, list[Cell]] = {}
     for cell in cells:
-        if cell["name"].startswith("single/") and _identifier(cell) in {one.identifier for one in SUBJECTS[:4]}:
+        if cell["name"].startswith("single/") and _identifier(cell) in {one.identifier for one in CHOOSING}:
             _, method, where, _, _ = cell["name"].split("/")
             rows.setdefault(f"{method}, {where}", []).append(cell)
     return {name: row(some) for name, some in sorted(rows.items())}
