@@ -24,16 +24,18 @@ def quality(options: argparse.Namespace) -> None:
         return
     if not names:
         raise ConesError(f"no cell's name has {options.only!r} in it; --list prints them all")
+    budget = bench.budget_of(options.smoke, options.beside)
     if options.resume is not None:
         bench.restore(options.out, options.resume)
     if options.processes > 1:
         same = [*(["--only", options.only] if options.only else []), *(["--smoke"] if options.smoke else [])]
+        same += ["--beside", str(options.beside)] if options.beside is not None else []
         bench.run_in_processes(options.out, [*same, *(["--again"] if options.again else [])], options.processes)
     else:
-        bench.run(options.out, names, options.smoke, options.again, say=_say)
+        bench.run(options.out, names, budget, options.again, say=_say)
     found = bench.collect(options.out)
     if options.grid is not None:
-        bench.draw(options.out, options.grid, options.smoke)
+        bench.draw(options.out, options.grid, budget)
     for file, text in (
         (options.json, json.dumps(found, indent=1)),
         (options.markdown, bench.markdown(found["summary"])),
@@ -61,6 +63,9 @@ def add_commands(commands: Any) -> None:
         "--out", type=Path, default=Path("bench-out/quality"), help="folder of the cells; goes on there"
     )
     command.add_argument("--smoke", action="store_true", help="few steps and pictures: 5 minutes, to see that it runs")
+    command.add_argument(
+        "--beside", type=int, metavar="N", help="collages of each subject with another thing (12); needs its own --out"
+    )
     command.add_argument("--only", metavar="PATTERN", help="cells whose name has this regular expression in it")
     command.add_argument("--again", action="store_true", help="make cells again that are there already")
     command.add_argument("--resume", type=Path, metavar="JSON", help="take over the cells of an earlier run's --json")

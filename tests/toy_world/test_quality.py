@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Monk
 
     def fake(world: World, name: str) -> dict[str, Any]:
         made.append(name)
-        return {"name": name, "figures": {}}
+        return {"name": name, "settings": {"budget": asdict(world.budget)}, "figures": {}}
 
     monkeypatch.setattr(run, "run_cell", fake)
     monkeypatch.setattr(run, "load_pipeline", lambda: None)
@@ -118,7 +119,17 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Monk
     assert made == names
     run.run(tmp_path, names[:1], again=True)
     assert made == [*names, names[0]]
+    with pytest.raises(ConesError, match=r"beside 12 \(now 24\)"):  # figures of other pictures are not mixed in
+        run.run(tmp_path, names, run.budget_of(beside=24))
+    assert made == [*names, names[0]]
     assert not list((tmp_path / "cells").glob("*.claim"))
+
+
+def test_the_number_of_collages_may_be_given() -> None:
+    assert run.budget_of(beside=24) == replace(run.budget_of(), beside=24)
+    assert run.budget_of(smoke=True).steps < run.budget_of().steps
+    with pytest.raises(ConesError, match="-1 collages"):
+        run.budget_of(beside=-1)
 
 
 def test_a_run_takes_over_the_cells_of_an_earlier_one(tmp_path: Path) -> None:

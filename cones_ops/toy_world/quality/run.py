@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from .cells import World, plan, run_cell
 from .grid import draw_grid
 from .summary import markdown, summary
 
-__all__ = ["collect", "draw", "markdown", "names_of", "restore", "run", "run_in_processes"]
+__all__ = ["budget_of", "collect", "draw", "markdown", "names_of", "restore", "run", "run_in_processes"]
 
 SMOKE_CELLS = r"(single/.*/hta/0|single/learned/own tokens/bnk/0|several/(oracle|union|tuned)/.*/hta\+bnk/0)$"
 
@@ -32,13 +33,24 @@ def names_of(only: str | None, smoke: bool) -> list[str]:
     return [name for name in cells if only is None or re.search(only, name)]
 
 
-def run(folder: Path, names: Sequence[str], smoke: bool = False, again: bool = False, say: Any = None) -> None:
-    """Make every cell that is not there yet (all of them if `again`) and no other process is making."""
-    budget: Budget = SMOKE if smoke else FULL
+def budget_of(smoke: bool = False, beside: int | None = None) -> Budget:
+    """The full run's budget or the smoke run's, maybe with another number of collages; ConesError below 0."""
+    budget = SMOKE if smoke else FULL
+    if beside is not None and beside < 0:
+        raise ConesError(f"{beside} collages beside each subject; give 0 or more")
+    return budget if beside is None else replace(budget, beside=beside)
+
+
+def run(folder: Path, names: Sequence[str], budget: Budget = FULL, again: bool = False, say: Any = None) -> None:
+    """Make every cell that is not there yet (all of them if `again`) and no other process is making.
+
+    ConesError when a cell is there that was made with another budget: figures of both must not be taken together.
+    """
     world = World(load_pipeline(), load_judge(), budget, folder)
     for name in names:
         file = file_of(folder, name)
         if file.is_file() and not again:
+            _check_budget(file, budget)
             continue
         with claimed(file) as mine:
             if mine:
@@ -48,9 +60,17 @@ def run(folder: Path, names: Sequence[str], smoke: bool = False, again: bool = F
                     say(cell)
 
 
-def draw(folder: Path, path: Path, smoke: bool = False) -> None:
+def _check_budget(file: Path, budget: Budget) -> None:
+    made = json.loads(file.read_text(encoding="utf-8"))["settings"]["budget"]
+    if other := [
+        f"{key} {made.get(key)} (now {value})" for key, value in asdict(budget).items() if made.get(key) != value
+    ]:
+        raise ConesError(f"{file} was made with {', '.join(other)}; choose another folder (--out) or make it --again")
+
+
+def draw(folder: Path, path: Path, budget: Budget = FULL) -> None:
     """The picture grid (grid.py) of a folder's masks."""
-    draw_grid(World(load_pipeline(), load_judge(), SMOKE if smoke else FULL, folder), path)
+    draw_grid(World(load_pipeline(), load_judge(), budget, folder), path)
 
 
 def run_in_processes(folder: Path, arguments: Sequence[str], processes: int) -> None:
