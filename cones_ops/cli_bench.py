@@ -62,7 +62,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument(
         "--out", type=Path, default=Path("bench-out/quality"), help="folder of the cells; goes on there"
     )
-    command.add_argument("--smoke", action="store_true", help="few steps and pictures: 5 minutes, to see that it runs")
+    command.add_argument("--smoke", action="store_true", help="few steps and pictures, 5 minutes; needs its own --out")
     command.add_argument(
         "--beside", type=int, metavar="N", help="collages of each subject with another thing (12); needs its own --out"
     )

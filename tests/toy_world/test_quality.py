@@ -121,6 +121,8 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Monk
     assert made == [*names, names[0]]
     with pytest.raises(ConesError, match=r"beside 12 \(now 24\)"):  # figures of other pictures are not mixed in
         run.run(tmp_path, names, run.budget_of(beside=24))
+    with pytest.raises(ConesError, match="choose another folder"):  # nor beside cells of other names
+        run.run(tmp_path, ["single/d/everywhere/sks/0"], run.budget_of(beside=24))
     assert made == [*names, names[0]]
     assert not list((tmp_path / "cells").glob("*.claim"))
 

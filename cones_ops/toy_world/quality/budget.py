@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from ...errors import ConesError
 
 
 @dataclass(frozen=True)
@@ -21,3 +23,11 @@ class Budget:
 
 FULL = Budget()
 SMOKE = Budget(steps=40, batch=4, beside=4, class_pictures=4, joint_steps=30, samples=4, sampling_steps=10, held_out=16)
+
+
+def budget_of(smoke: bool = False, beside: int | None = None) -> Budget:
+    """The full run's budget or the smoke run's, maybe with another number of collages; ConesError below 0."""
+    budget = SMOKE if smoke else FULL
+    if beside is not None and beside < 0:
+        raise ConesError(f"{beside} collages beside each subject; give 0 or more")
+    return budget if beside is None else replace(budget, beside=beside)

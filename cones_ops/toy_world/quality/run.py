@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ...errors import ConesError
 from ..bundle import load_pipeline
 from ..demo_report import versions
 from ..judge import load_judge
-from .budget import FULL, SMOKE, Budget
+from .budget import FULL, Budget, budget_of
 from .cells import World, plan, run_cell
 from .grid import draw_grid
 from .summary import markdown, summary
@@ -33,24 +33,19 @@ def names_of(only: str | None, smoke: bool) -> list[str]:
     return [name for name in cells if only is None or re.search(only, name)]
 
 
-def budget_of(smoke: bool = False, beside: int | None = None) -> Budget:
-    """The full run's budget or the smoke run's, maybe with another number of collages; ConesError below 0."""
-    budget = SMOKE if smoke else FULL
-    if beside is not None and beside < 0:
-        raise ConesError(f"{beside} collages beside each subject; give 0 or more")
-    return budget if beside is None else replace(budget, beside=beside)
-
-
 def run(folder: Path, names: Sequence[str], budget: Budget = FULL, again: bool = False, say: Any = None) -> None:
     """Make every cell that is not there yet (all of them if `again`) and no other process is making.
 
-    ConesError when a cell is there that was made with another budget: figures of both must not be taken together.
+    ConesError when the folder keeps a cell that was made with another budget: figures of both must not be summed up.
     """
+    made_again = {file_of(folder, name) for name in names} if again else set()
+    for file in (folder / "cells").glob("*.json"):
+        if file not in made_again:
+            _check_budget(file, budget)
     world = World(load_pipeline(), load_judge(), budget, folder)
     for name in names:
         file = file_of(folder, name)
         if file.is_file() and not again:
-            _check_budget(file, budget)
             continue
         with claimed(file) as mine:
             if mine:
