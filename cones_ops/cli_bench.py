@@ -64,7 +64,7 @@ def add_commands(commands: Any) -> None:
     )
     command.add_argument("--smoke", action="store_true", help="few steps and pictures, 5 minutes; needs its own --out")
     command.add_argument(
-        "--beside", type=int, metavar="N", help="collages of each subject with another thing (12); needs its own --out"
+        "--beside", type=int, metavar="N", help="collages of each subject with another thing; needs its own --out"
     )
     command.add_argument("--only", metavar="PATTERN", help="cells whose name has this regular expression in it")
     command.add_argument("--again", action="store_true", help="make cells again that are there already")

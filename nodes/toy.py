@@ -86,7 +86,7 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
                     optional=True,
                     tooltip=(
                         "How many of the pictures show the subject beside another thing (use captions then). At own "
-                        "tokens a search learns from them what is not the subject; 12 of 16 is a good choice there, 0 "
+                        "tokens a search learns from them what is not the subject; 24 of 28 is a good choice there, 0 "
                         "everywhere."
                     ),
                 ),

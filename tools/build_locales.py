@@ -49,4 +49,3 @@ def leaves(tree: Any) -> list[str]:
 
 def dumped(tree: Any) -> str:
     return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
-

@@ -65,7 +65,7 @@ def find_a_concept() -> Graph:
     graph = Graph("find-a-concept")
     graph.note((0, 0), (340, 440), "Find a concept", workflow_notes.FIND)
     world = graph.add("ConesToyWorld", (0, 540), (340, 90))
-    subject = graph.add("ConesToySubject", (0, 700), (340, 290), subject="sks", pictures=16, seed=0, beside=12)
+    subject = graph.add("ConesToySubject", (0, 700), (340, 290), subject="sks", pictures=28, seed=0, beside=24)
     shown = enlarged(graph, (0, 1060), subject[0])
     pictures = graph.add("PreviewImage", (0, 1210), (340, 330), "Pictures of the subject", images=shown)
     latents = graph.add("VAEEncode", (420, 540), (340, 50), pixels=subject[0], vae=world[2])

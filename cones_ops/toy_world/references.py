@@ -21,7 +21,7 @@ from .subjects import Subject
 from .world import BACKGROUNDS, SHAPES
 
 ALONE = len(BACKGROUNDS)  # pictures of the subject alone, one on each background
-BESIDE = 12  # collages with another thing
+BESIDE = 24  # collages with another thing
 
 Captioned = tuple[Tensor, list[str]]  # pictures (n, 3, 64, 64) in [0, 1] and their captions
 

@@ -119,16 +119,16 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Monk
     assert made == names
     run.run(tmp_path, names[:1], again=True)
     assert made == [*names, names[0]]
-    with pytest.raises(ConesError, match=r"beside 12 \(now 24\)"):  # figures of other pictures are not mixed in
-        run.run(tmp_path, names, run.budget_of(beside=24))
+    with pytest.raises(ConesError, match=r"beside 24 \(now 12\)"):  # figures of other pictures are not mixed in
+        run.run(tmp_path, names, run.budget_of(beside=12))
     with pytest.raises(ConesError, match="choose another folder"):  # nor beside cells of other names
-        run.run(tmp_path, ["single/d/everywhere/sks/0"], run.budget_of(beside=24))
+        run.run(tmp_path, ["single/d/everywhere/sks/0"], run.budget_of(beside=12))
     assert made == [*names, names[0]]
     assert not list((tmp_path / "cells").glob("*.claim"))
 
 
 def test_the_number_of_collages_may_be_given() -> None:
-    assert run.budget_of(beside=24) == replace(run.budget_of(), beside=24)
+    assert run.budget_of(beside=12) == replace(run.budget_of(), beside=12)
     assert run.budget_of(smoke=True).steps < run.budget_of().steps
     with pytest.raises(ConesError, match="-1 collages"):
         run.budget_of(beside=-1)
