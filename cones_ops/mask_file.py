@@ -1,8 +1,9 @@
 """Concept mask files: one `.safetensors` per concept, pickle-free, the same bytes for the same mask.
 
-Tensors: `<weight name without .weight>.index`, int32. Metadata (strings): ModelSpec 1.0.1 keys, `cones.*` for the
-mask's own fields, `cones.search.*` for its provenance. Loading validates everything and names what is wrong; metadata
-of other programs is left alone. Nothing is overwritten unless asked, and a write happens whole or not at all.
+Tensors: `<weight name without .weight>.index`, coded by index_coding (version 1, still read: int32 positions). Metadata
+(strings): ModelSpec 1.0.1 keys, `cones.*` for the mask's own fields, `cones.search.*` for its provenance. Loading
+validates everything and names what is wrong; metadata of other programs is left alone. Nothing is overwritten unless
+asked, and a write happens whole or not at all.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
@@ -23,25 +25,12 @@ from torch import Tensor
 
 from .concept_mask import ConceptMask, checked_index
 from .errors import ConesError, listed
+from .index_coding import decode_index, encode_index
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 _FIELDS = ("format_version", "shapes", "identifier", "class_word", "where", "fingerprint", "count", "size")
+_VERSIONS = {"1": _FIELDS, "2": (*_FIELDS, "crc32")}
 _SEARCH = "cones.search."
-_LARGEST = 2**31 - 1
-
-
-def encode_index(index: Tensor, size: int) -> Tensor:
-    """How an index (sorted unique int64 positions in a weight of `size` entries) is written: as int32."""
-    if size > _LARGEST:
-        raise ConesError(f"a weight with {size} entries does not fit this file format (at most {_LARGEST})")
-    return index.to(torch.int32)
-
-
-def decode_index(coded: Tensor, size: int) -> Tensor:
-    """The inverse of `encode_index`; ConesError when the tensor is not of this coding."""
-    if coded.dtype != torch.int32:
-        raise ConesError(f"index of type {coded.dtype}, expected torch.int32; the file may be damaged")
-    return coded.to(torch.int64)
 
 
 def save_mask(mask: ConceptMask, path: str | Path, overwrite: bool = False, cover: bytes | None = None) -> Path:
@@ -68,7 +57,7 @@ def load_mask(path: str | Path) -> ConceptMask:
         coded = {key: file.get_tensor(key) for key in sorted(file.keys())}
     try:
         shapes = _shapes(meta["cones.shapes"])
-        index = _indices(coded, shapes)
+        index = _indices(coded, shapes, meta["cones.format_version"])
         mask = ConceptMask(
             index,
             shapes,
@@ -84,6 +73,8 @@ def load_mask(path: str | Path) -> ConceptMask:
         if meta[f"cones.{field}"] != str(getattr(mask, field)):
             said, has = meta[f"cones.{field}"], getattr(mask, field)
             raise ConesError(f"{path.name}: says {field} {said} but has {has}; the file may be damaged")
+    if "cones.crc32" in meta and meta["cones.crc32"] != _crc32(coded):
+        raise ConesError(f"{path.name}: the indices are not those that were saved; the file is damaged, fetch it again")
     return mask
 
 
@@ -94,7 +85,7 @@ def read_mask_metadata(path: str | Path) -> dict[str, str]:
         return _checked_metadata(path, file.metadata())
 
 
-def _metadata(mask: ConceptMask) -> dict[str, str]:
+def _metadata(mask: ConceptMask, crc32: str) -> dict[str, str]:
     told = mask.provenance
     phrase = f"{mask.identifier} {mask.class_word}".strip()
     meta = {
@@ -106,13 +97,14 @@ def _metadata(mask: ConceptMask) -> dict[str, str]:
         "modelspec.trigger_phrase": phrase,
         "modelspec.description": f"Concept neurons of '{phrase}': {mask.count} of {mask.size} ({mask.density:.3%}).",
         "cones.format_version": FORMAT_VERSION,
-        "cones.shapes": json.dumps(mask.shapes, sort_keys=True),
+        "cones.shapes": json.dumps(mask.shapes, sort_keys=True, separators=(",", ":")),
         "cones.identifier": mask.identifier,
         "cones.class_word": mask.class_word,
         "cones.where": mask.where,
         "cones.fingerprint": mask.fingerprint,
         "cones.count": str(mask.count),
         "cones.size": str(mask.size),
+        "cones.crc32": crc32,
     }
     if "date" in told:
         meta["modelspec.date"] = told["date"]
@@ -121,12 +113,20 @@ def _metadata(mask: ConceptMask) -> dict[str, str]:
 
 def _bytes(mask: ConceptMask) -> bytes:
     tensors = {_key(name): encode_index(i, prod(mask.shapes[name])) for name, i in mask.index.items()}
-    raw = save(tensors, _metadata(mask))
+    raw = save(tensors, _metadata(mask, _crc32(tensors)))
     # safetensors writes its header in no fixed order; sort it so that equal masks are equal files
     length = int.from_bytes(raw[:8], "little")
     header = json.dumps(json.loads(raw[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + raw[8 + length :]
+
+
+def _crc32(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of the names and bytes of all tensors, in the order of their names, as 8 hexadecimal digits."""
+    crc = 0
+    for key in sorted(tensors):
+        crc = zlib.crc32(tensors[key].numpy().data, zlib.crc32(key.encode(), crc))
+    return f"{crc:08x}"
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -157,9 +157,10 @@ def _checked_metadata(path: Path, found: Mapping[str, str] | None) -> dict[str, 
     version = meta.get("cones.format_version")
     if version is None:
         raise ConesError(f"{path.name}: not a concept mask (no cones.format_version); a LoRA or a checkpoint, perhaps?")
-    if version != FORMAT_VERSION:
-        raise ConesError(f"{path.name}: format version {version}, this program reads {FORMAT_VERSION}; please update")
-    known = {f"cones.{field}" for field in _FIELDS}
+    if version not in _VERSIONS:
+        reads = " and ".join(_VERSIONS)
+        raise ConesError(f"{path.name}: format version {version}, this program reads {reads}; please update")
+    known = {f"cones.{field}" for field in _VERSIONS[version]}
     if missing := known - set(meta):
         raise ConesError(f"{path.name}: metadata without {listed(missing)}; the file may be damaged")
     own = {key for key in meta if key.startswith("cones.") and not key.startswith(_SEARCH)}
@@ -184,7 +185,7 @@ def _is_shape(shape: object) -> bool:
     return isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape)
 
 
-def _indices(coded: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def _indices(coded: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], version: str) -> dict[str, Tensor]:
     names = {_key(name): name for name in shapes}
     if unknown := set(coded) - set(names):
         raise ConesError(f"tensors that belong to no searched weight: {listed(unknown)}")
@@ -192,12 +193,20 @@ def _indices(coded: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]])
     for key, tensor in coded.items():
         name, size = names[key], prod(shapes[names[key]])
         try:
-            index[name] = checked_index(name, decode_index(tensor, size), size)
+            found = _int32_index(tensor) if version == "1" else decode_index(tensor, size)
+            index[name] = checked_index(name, found, size)
         except ConesError as error:
             wrong[name] = str(error)
     if wrong:
         raise ConesError(f"wrong index in {listed(wrong)}. First: {wrong[min(wrong)]}")
     return index
+
+
+def _int32_index(coded: Tensor) -> Tensor:
+    """The index in a tensor of version 1."""
+    if coded.dtype != torch.int32:
+        raise ConesError(f"index of type {coded.dtype}, expected torch.int32; the file may be damaged")
+    return coded
 
 
 def _key(name: str) -> str:

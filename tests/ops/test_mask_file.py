@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import tempfile
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cones_ops import ConceptMask, ConesError, empty, load_mask, read_mask_metadata, save_mask
 from cones_ops.concept_mask import same_neurons
-from cones_ops.mask_file import decode_index, encode_index
+from cones_ops.index_coding import decode_index, encode_index
 
 SHAPES = {"b.to_v.weight": (2, 3), "a.to_k.weight": (4, 1)}
 MASK = ConceptMask(
@@ -36,6 +38,34 @@ def rewritten(path: Path, tensors: dict | None = None, **meta: str | None) -> Pa
     return path
 
 
+def version_1(path: Path, tensors: dict, **meta: str) -> Path:
+    """A file as version 1 wrote it: int32 positions, no checksum."""
+    told = {
+        "modelspec.title": "sks star",
+        "cones.format_version": "1",
+        "cones.shapes": '{"a.to_k.weight": [4, 1], "b.to_v.weight": [2, 3]}',
+        "cones.identifier": "sks",
+        "cones.class_word": "star",
+        "cones.where": "own tokens",
+        "cones.fingerprint": "abc",
+        "cones.count": "3",
+        "cones.size": "10",
+        "cones.search.method": "learned",
+        "cones.search.seed": "7",
+        "cones.search.date": "2026-01-31",
+    }
+    save_file(tensors, path, told | meta)
+    return path
+
+
+def int32(*positions: int) -> torch.Tensor:
+    return torch.tensor(positions, dtype=torch.int32)
+
+
+def coded(positions: list[int], size: int) -> torch.Tensor:
+    return encode_index(torch.tensor(positions), size)
+
+
 def fields(mask: ConceptMask) -> tuple:
     return mask.shapes, mask.identifier, mask.class_word, mask.where, mask.fingerprint, mask.provenance
 
@@ -44,8 +74,10 @@ def test_what_is_in_the_file(tmp_path: Path) -> None:
     path = save_mask(MASK, tmp_path / "sub" / "sks.safetensors")
     tensors, meta = load_file(path), read_mask_metadata(path)
     assert {k: (t.dtype, t.tolist()) for k, t in tensors.items()} == {
-        "a.to_k.index": (torch.int32, [0, 3]),
-        "b.to_v.index": (torch.int32, [5]),
+        # one block (31), 2 neurons; width 0 (00000), the gaps 0 and 2 in unary (1 001)
+        "a.to_k.index": (torch.uint8, [31, 2, 0b00100000, 0b1]),
+        # one block, 1 neuron; width 1 (10000), low bit of the gap 5 (1), its half in unary (001)
+        "b.to_v.index": (torch.uint8, [31, 1, 0b00100001, 0b1]),
     }
     assert meta["modelspec.sai_model_spec"] == "1.0.1" and meta["modelspec.date"] == "2026-01-31"
     assert meta["modelspec.trigger_phrase"] == "sks star" and meta["cones.search.seed"] == "7"
@@ -71,10 +103,28 @@ def test_round_trip(a: set[int], b: set[int], identifier: str, class_word: str, 
         assert save_mask(again, second).read_bytes() == first.read_bytes()
 
 
-@given(st.sets(st.integers(0, 2**31 - 2)))
-def test_coding_pair(positions: set[int]) -> None:
-    index = torch.tensor(sorted(positions), dtype=torch.int64)
-    assert torch.equal(decode_index(encode_index(index, 2**31 - 1), 2**31 - 1), index)
+def test_version_1_is_read_and_saved_as_version_2(tmp_path: Path) -> None:
+    old = version_1(tmp_path / "old.safetensors", {"a.to_k.index": int32(0, 3), "b.to_v.index": int32(5)})
+    again = load_mask(old)
+    assert same_neurons(again, MASK) and fields(again) == fields(MASK)
+    new, same = save_mask(again, tmp_path / "new.safetensors"), save_mask(MASK, tmp_path / "same.safetensors")
+    assert new.read_bytes() == same.read_bytes() and read_mask_metadata(new)["cones.format_version"] == "2"
+
+
+def test_one_parameter_is_read_alone(tmp_path: Path) -> None:
+    with safe_open(save_mask(MASK, tmp_path / "m.safetensors"), framework="pt") as file:
+        assert decode_index(file.get_tensor("b.to_v.index"), 6).tolist() == [5]
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_a_changed_byte_of_an_index_is_noticed(tmp_path: Path, seed: int) -> None:
+    path = save_mask(MASK, tmp_path / "m.safetensors")
+    whole, chosen = bytearray(path.read_bytes()), random.Random(seed)
+    begin = 8 + int.from_bytes(whole[:8], "little")
+    whole[chosen.randrange(begin, len(whole))] ^= chosen.randrange(1, 256)
+    path.write_bytes(whole)
+    with pytest.raises(ConesError, match=r"m\.safetensors: "):
+        load_mask(path)
 
 
 def test_empty_mask(tmp_path: Path) -> None:
@@ -132,14 +182,17 @@ def test_refuses_other_names_and_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("cones.format_version", "2", "format version 2, this program reads 1"),
+        ("cones.format_version", "3", "format version 3, this program reads 1 and 2"),
+        ("cones.format_version", "1", "unknown metadata cones.crc32"),
+        ("cones.crc32", None, "metadata without cones.crc32"),
+        ("cones.crc32", "00000000", "the indices are not those that were saved"),
         ("cones.shapes", None, "metadata without cones.shapes"),
         ("cones.shapes", "{", "not JSON"),
         ("cones.shapes", "[]", "does not map names"),
         ("cones.shapes", '{"a.to_k.weight": [4, -1]}', "positive sides for a.to_k.weight"),
         ("cones.shapes", '{"a.to_k.weight": [4, true]}', "positive sides for a.to_k.weight"),
         ("cones.shapes", '{"a.to_k.weight": [4, 1]}', "belong to no searched weight: b.to_v.index"),
-        ("cones.shapes", '{"a.to_k.weight": [2], "b.to_v.weight": [6]}', "index from 0 to 3 but the weight has 2"),
+        ("cones.shapes", '{"a.to_k.weight": [2], "b.to_v.weight": [6]}', "the index goes past the 2 entries"),
         ("cones.where", "nowhere", "where='nowhere'"),
         ("cones.count", "4", "says count 4 but has 3"),
         ("cones.size", "many", "says size many but has 10"),
@@ -155,18 +208,34 @@ def test_bad_metadata_is_named(tmp_path: Path, key: str, value: str | None, mess
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"a.to_k.index": torch.tensor([3, 0], dtype=torch.int32)}, "a.to_k.weight: the index is not sorted"),
-        ({"a.to_k.index": torch.tensor([0, 0], dtype=torch.int32)}, "not sorted and unique"),
-        ({"a.to_k.index": torch.tensor([0, 4], dtype=torch.int32)}, "index from 0 to 4 but the weight has 4 entries"),
-        ({"a.to_k.index": torch.tensor([-1], dtype=torch.int32)}, "index from -1"),
-        ({"a.to_k.index": torch.tensor([0, 3])}, "torch.int64, expected torch.int32"),
-        ({"a.to_k.index": torch.ones(2, 2, dtype=torch.int32)}, "list of whole numbers"),
+        ({"a.to_k.index": coded([0, 4], 5)}, "wrong index in a.to_k.weight. First: the index goes past the 4 entries"),
+        ({"a.to_k.index": int32(0, 3)}, "torch.int32 .*, expected bytes in a row"),
+        ({"a.to_k.index": torch.ones(2, 2, dtype=torch.uint8)}, "expected bytes in a row"),
+        ({"a.to_k.index": coded([0, 3], 4), "b.to_v.index": coded([4], 6)}, "not those that were saved"),
+        ({"b.to_v.index": coded([0, 2, 3], 6)}, "not those that were saved"),
         ({f"x{i}": torch.ones(1) for i in range(7)}, r"x0, x1, x2, x3, x4, \.\.\. \(7 in all\)"),
     ],
 )
 def test_bad_tensors_are_named(tmp_path: Path, tensors: dict, message: str) -> None:
     with pytest.raises(ConesError, match=message):
         load_mask(rewritten(tmp_path / "m.safetensors", tensors))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (int32(3, 0), "a.to_k.weight: the index is not sorted"),
+        (int32(0, 0), "not sorted and unique"),
+        (int32(0, 4), "index from 0 to 4 but the weight has 4 entries"),
+        (int32(-1), "index from -1"),
+        (int32(0), "says count 3 but has 1"),
+        (torch.tensor([0, 3]), "torch.int64, expected torch.int32"),
+        (torch.ones(2, 2, dtype=torch.int32), "list of whole numbers"),
+    ],
+)
+def test_bad_tensors_of_version_1_are_named(tmp_path: Path, index: torch.Tensor, message: str) -> None:
+    with pytest.raises(ConesError, match=message):
+        load_mask(version_1(tmp_path / "m.safetensors", {"a.to_k.index": index}))
 
 
 def test_metadata_of_other_programs_is_left_alone(tmp_path: Path) -> None:
