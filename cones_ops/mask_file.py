@@ -193,8 +193,7 @@ def _indices(coded: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]],
     for key, tensor in coded.items():
         name, size = names[key], prod(shapes[names[key]])
         try:
-            found = _int32_index(tensor) if version == "1" else decode_index(tensor, size)
-            index[name] = checked_index(name, found, size)
+            index[name] = _int32_index(name, tensor, size) if version == "1" else decode_index(tensor, size)
         except ConesError as error:
             wrong[name] = str(error)
     if wrong:
@@ -202,11 +201,11 @@ def _indices(coded: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]],
     return index
 
 
-def _int32_index(coded: Tensor) -> Tensor:
+def _int32_index(name: str, coded: Tensor, size: int) -> Tensor:
     """The index in a tensor of version 1."""
     if coded.dtype != torch.int32:
         raise ConesError(f"index of type {coded.dtype}, expected torch.int32; the file may be damaged")
-    return coded
+    return checked_index(name, coded, size)
 
 
 def _key(name: str) -> str:

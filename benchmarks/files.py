@@ -1,0 +1,151 @@
+"""What concept mask files cost: bytes against the entropy bound log2 C(entries, neurons) / 8, and seconds, as JSON.
+
+    OMP_NUM_THREADS=1 python benchmarks/files.py [--repetitions 5] [--only bytes|seconds]
+
+Masks are random: every entry is a neuron with the same chance, in the text K and V of Stable Diffusion 1.5 (32 weights,
+19.2 million entries) or SDXL (140 weights, 341 million entries), with the names those weights have in ComfyUI. Real
+masks cluster by weight and row and take less. Nothing but the library is needed, no model and no ComfyUI.
+`index` is the coded positions alone, `file` the whole file, its header and the shapes of all weights included.
+"""
+
+# ruff: noqa: T201 - a benchmark answers by printing
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cones_ops import ConceptMask, load_mask, save_mask
+from cones_ops.index_coding import entropy_bytes
+
+Shapes = dict[str, tuple[int, ...]]
+DENSITIES = (0.001, 0.01, 0.05, 0.2)
+MILLION = 1_000_000
+SD15_BLOCKS = {  # width: the blocks that have it, each with one transformer block
+    320: ("input_blocks.1", "input_blocks.2", "output_blocks.9", "output_blocks.10", "output_blocks.11"),
+    640: ("input_blocks.4", "input_blocks.5", "output_blocks.6", "output_blocks.7", "output_blocks.8"),
+    1280: ("input_blocks.7", "input_blocks.8", "middle_block", *(f"output_blocks.{n}" for n in (3, 4, 5))),
+}
+SDXL_BLOCKS = {  # width, transformer blocks
+    (640, 2): ("input_blocks.4", "input_blocks.5", "output_blocks.3", "output_blocks.4", "output_blocks.5"),
+    (1280, 10): ("input_blocks.7", "input_blocks.8", "middle_block", *(f"output_blocks.{n}" for n in (0, 1, 2))),
+}
+
+
+def sd15_kv() -> Shapes:
+    """Text K and V of Stable Diffusion 1.5."""
+    return kv({(width, 1): blocks for width, blocks in SD15_BLOCKS.items()}, 768)
+
+
+def sdxl_kv() -> Shapes:
+    """Text K and V of SDXL."""
+    return kv(SDXL_BLOCKS, 2048)
+
+
+def kv(blocks: dict[tuple[int, int], tuple[str, ...]], text_width: int) -> Shapes:
+    return {
+        f"{block}.1.transformer_blocks.{k}.attn2.to_{kind}.weight": (width, text_width)
+        for (width, depth), some in blocks.items()
+        for block in some
+        for k in range(depth)
+        for kind in "kv"
+    }
+
+
+def random_mask(shapes: Shapes, density: float, seed: int = 0) -> ConceptMask:
+    """A mask that has every entry with the chance `density`, with provenance as a search writes it."""
+    rng = np.random.default_rng(seed)
+    chosen = {name: rng.random(prod(shape), dtype=np.float32) < density for name, shape in shapes.items()}
+    index = {name: torch.from_numpy(np.flatnonzero(some)) for name, some in chosen.items()}
+    told = {"method": "learned", "architecture": "stable-diffusion-v1", "seed": "0", "steps": "150", "rank": "uniform"}
+    return ConceptMask(index, shapes, "sks", "star", "own tokens", "0" * 64, told)
+
+
+def sizes(mask: ConceptMask, folder: Path) -> dict[str, float]:
+    """Bytes of the mask, saved in `folder`, as they are and over the entropy bound."""
+    path = save_mask(mask, folder / "mask.safetensors", overwrite=True)
+    index = sum(coded.numel() for coded in load_file(path).values())
+    bound, whole = entropy_bytes(mask.size, mask.count), path.stat().st_size
+    return {
+        "index": round(index / bound, 4),
+        "file": round(whole / bound, 4),
+        "index_bytes": index,
+        "file_bytes": whole,
+        "bound_bytes": round(bound),
+        "neurons": mask.count,
+    }
+
+
+def file_over_entropy(shapes: Shapes, folder: Path) -> dict[str, dict[str, float]]:
+    """`sizes` by density."""
+    return {str(density): sizes(random_mask(shapes, density), folder) for density in DENSITIES}
+
+
+def file_bytes_sd15_kv_1pct(folder: Path) -> int:
+    """Bytes of a file with 1 % of Stable Diffusion 1.5's text K and V."""
+    return int(sizes(random_mask(sd15_kv(), 0.01), folder)["file_bytes"])
+
+
+def load_seconds(shapes: Shapes, neurons: int, folder: Path, repetitions: int = 5) -> dict[str, float]:
+    """Seconds that `load_mask` takes for about `neurons` neurons spread over `shapes`, the file in the disk's cache."""
+    mask = random_mask(shapes, neurons / sum(prod(shape) for shape in shapes.values()))
+    path = save_mask(mask, folder / "mask.safetensors", overwrite=True)
+    return {"neurons": mask.count, **timed(lambda: load_mask(path), repetitions)}
+
+
+def timed(action: Callable[[], object], repetitions: int) -> dict[str, float]:
+    """Least, median and most seconds, after one call that does not count; `cpu_median` leaves waiting out."""
+    action()
+    seconds, processor = [], []
+    for _ in range(repetitions):
+        began, used = time.perf_counter(), time.process_time()
+        action()
+        seconds.append(time.perf_counter() - began)
+        processor.append(time.process_time() - used)
+    return {
+        "min": min(seconds),
+        "median": statistics.median(seconds),
+        "max": max(seconds),
+        "cpu_median": statistics.median(processor),
+        "repetitions": repetitions,
+    }
+
+
+def report(folder: Path, repetitions: int = 5, only: str | None = None) -> dict[str, Any]:
+    """All figures of this benchmark; `only` "bytes" or "seconds"."""
+    found: dict[str, Any] = {}
+    if only != "seconds":
+        found["file_over_entropy"] = file_over_entropy(sd15_kv(), folder)
+        found["file_over_entropy_sdxl"] = {"0.01": sizes(random_mask(sdxl_kv(), 0.01), folder)}
+        found["file_bytes_sd15_kv_1pct"] = file_bytes_sd15_kv_1pct(folder)
+    if only != "bytes":
+        found["load_1m_neurons_seconds"] = load_seconds(sd15_kv(), MILLION, folder, repetitions)
+        found["load_20m_neurons_seconds"] = load_seconds(sdxl_kv(), 20 * MILLION, folder, repetitions)
+    return found | {"threads": torch.get_num_threads()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=5, help="how often each timed thing is done")
+    parser.add_argument("--only", choices=("bytes", "seconds"))
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(report(Path(folder), given.repetitions, given.only), indent=1))
+
+
+if __name__ == "__main__":
+    main()
