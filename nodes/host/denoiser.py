@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...cones_ops.errors import ConesError, listed
 from ...cones_ops.hostmodel import Where
+from .checkpointing import when_short
 from .gradients import tapped
 from .own_tokens import has_masks
 from .parameters import weight_in_use
@@ -154,9 +155,12 @@ class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
         names: list[str],
         body: Callable[[Any], Any],
         concepts: Sequence[Concept],
+        rows: int,
+        checkpoint: bool | None,
     ) -> None:
         super().__init__(patcher)
         self.latents, self.names, self.body, self.concepts = latents, names, body, concepts
+        self.rows, self.checkpoint = rows, checkpoint
         self.result: Any = None
 
     def inner_sample(self, noise: Tensor, latent_image: Tensor, device: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -171,7 +175,9 @@ class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
             done = comfy.samplers.process_conds(inner, like[:1], {"positive": cond}, device, like[:1], None, None)
             conds[label] = normal(done["positive"])
         where: Where = "own tokens" if self.concepts else "everywhere"
-        with tapped(inner.diffusion_model, self.names, where, max(1, len(self.concepts))) as taps:
+        short = when_short(inner, [self.rows, *latent_image.shape[1:]], device)
+        save = short if self.checkpoint is None else lambda: bool(self.checkpoint)
+        with tapped(inner.diffusion_model, self.names, where, max(1, len(self.concepts)), save) as taps:
             tell = partial(tell_own_rows, taps, by_uuid)
             apply_model = comfy.patcher_extension.WrappersMP.APPLY_MODEL
             comfy.patcher_extension.add_wrapper_with_key(apply_model, "cones", tell, self.model_options, True)
@@ -202,16 +208,19 @@ def borrow(
     body: Callable[[BorrowedModel], T],
     rows: int = 16,
     concepts: Sequence[Concept] = (),
+    checkpoint: bool | None = None,
 ) -> T:
     """body(host_model), the model loaded and tapped. latents: as VAE Encode gives them; rows: the largest batch.
 
     concepts: search at their own tokens, which the conditionings tell; none: everywhere.
+    checkpoint: whether blocks are run again instead of keeping their activations; None: where memory is short.
     """
     check_input(model_patcher, conditionings, latents)
     with torch.inference_mode(False), torch.no_grad():
         patcher = prepared_clone(model_patcher, rows)
         some = normal(next(iter(latents.values())))
-        guider = Lender(patcher, {label: normal(one) for label, one in latents.items()}, list(targets), body, concepts)
+        clean = {label: normal(one) for label, one in latents.items()}
+        guider = Lender(patcher, clean, list(targets), body, concepts, rows, checkpoint)
         guider.inner_set_conds({label: normal(cond) for label, cond in conditionings.items()})
         guider.sample(torch.zeros_like(some), some, None, torch.tensor([1.0, 0.0]))
         result: T = guider.result

@@ -7,7 +7,7 @@ mode of the model is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...cones_ops.concept_mask import Where
 from ...cones_ops.errors import ConesError
-from .checkpointing import BLOCKS, checkpointed_forward
+from .checkpointing import blocks_in, checkpointed_forward
 from .parameters import is_linear
 from .tapped_layers import Forward, FrozenConv, FrozenLinear, TappedLinear, TappedOwnTokens, Taps, with_own_rows
 
@@ -76,8 +76,6 @@ def new_forward(path: str, module: Any, targets: Mapping[str, str], taps: Taps) 
         return make(module, targets[path], taps)
     if foreign:
         return None
-    if isinstance(module, BLOCKS):
-        return checkpointed_forward(module, lambda: taps.at(taps.own))
     if is_linear(module):
         return frozen_forward(module, FrozenLinear)
     plain_conv = isinstance(module, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d) and not isinstance(
@@ -89,13 +87,19 @@ def new_forward(path: str, module: Any, targets: Mapping[str, str], taps: Taps) 
 
 
 @contextmanager
-def replaced_forwards(diffusion_model: torch.nn.Module, names: list[str], taps: Taps) -> Iterator[None]:
+def replaced_forwards(
+    diffusion_model: torch.nn.Module, names: list[str], taps: Taps, checkpoint: Callable[[], bool]
+) -> Iterator[None]:
     """Put the new forwards in, and take exactly those out again."""
     targets = {name.removesuffix(".weight"): name for name in names}
+    blocks = {one for one in blocks_in(diffusion_model) if "forward" not in one.__dict__}
     replaced: list[Any] = []
     try:
         for path, module in diffusion_model.named_modules():
-            forward = new_forward(path, module, targets, taps)
+            if module in blocks:
+                forward = checkpointed_forward(module, lambda: taps.at(taps.own), checkpoint)
+            else:
+                forward = new_forward(path, module, targets, taps)
             if forward is not None:
                 module.__dict__["forward"] = forward
                 replaced.append(module)
@@ -143,12 +147,19 @@ def training_kernels() -> Iterator[None]:
 
 @contextmanager
 def tapped(
-    diffusion_model: torch.nn.Module, names: list[str], where: Where = "everywhere", concepts: int = 1
+    diffusion_model: torch.nn.Module,
+    names: list[str],
+    where: Where = "everywhere",
+    concepts: int = 1,
+    checkpoint: Callable[[], bool] = lambda: False,
 ) -> Iterator[Taps]:
-    """Taps on the named weights while open; enter outside inference mode, with the model loaded."""
+    """Taps on the named weights while open; enter outside inference mode, with the model loaded.
+
+    checkpoint: asked by each block in a recorded pass, whether to keep its inputs only (checkpointing.py).
+    """
     taps = Taps(where, concepts)
     with ExitStack() as stack:
-        stack.enter_context(replaced_forwards(diffusion_model, names, taps))
+        stack.enter_context(replaced_forwards(diffusion_model, names, taps, checkpoint))
         stack.enter_context(normal_small_parameters(diffusion_model))
         stack.enter_context(training_kernels())
         yield taps

@@ -10,7 +10,6 @@ import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.targets import select_targets
 from cones_concept_neurons.cones_ops.toy_world.bundle import random_pipeline, save_pipeline
-from cones_concept_neurons.nodes.host import checkpointing
 from cones_concept_neurons.nodes.host.denoiser import borrow
 from cones_concept_neurons.nodes.host.parameters import PREFIX, parameter_shapes
 from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
@@ -108,10 +107,9 @@ def dense(path, conditionings, latents, targets, multiplier):
     return loss.detach(), {name: twin.diffusion_model.get_parameter(name).grad for name in targets}
 
 
-@pytest.mark.parametrize("large", [2**20, 0])  # blocks with larger inputs are run again in the backward pass
+@pytest.mark.parametrize("again", [False, True])  # blocks are run again in the backward pass
 @pytest.mark.parametrize("multiplied", [False, True])
-def test_taps_equal_dense_autograd(path, checkpoint, inputs, targets, multiplied, large, monkeypatch):
-    monkeypatch.setattr(checkpointing, "LARGE", large)
+def test_taps_equal_dense_autograd(path, checkpoint, inputs, targets, multiplied, again):
     model = checkpoint[0]
     generator = torch.Generator().manual_seed(1)
     shapes = parameter_shapes(model)
@@ -122,7 +120,7 @@ def test_taps_equal_dense_autograd(path, checkpoint, inputs, targets, multiplied
             return host.gradients(loss_of(host))
 
     with torch.inference_mode():  # where the host runs nodes
-        loss, gradients = borrow(model, *inputs, targets, body)
+        loss, gradients = borrow(model, *inputs, targets, body, checkpoint=again)
     expected_loss, expected = dense(path, *inputs, targets, multiplier)
     assert loss == pytest.approx(float(expected_loss), rel=1e-5)
     assert sorted(gradients) == targets

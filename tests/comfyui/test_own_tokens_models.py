@@ -96,11 +96,8 @@ def test_the_picture_equals_a_dense_model(family):
     assert (found - vanilla).abs().max() > 10 * (found - expected).abs().max()
 
 
-@pytest.mark.parametrize("large", [2**20, 0])  # blocks with larger inputs are run again in the backward pass
-def test_taps_at_own_tokens_equal_dense_autograd(family, large, monkeypatch):
-    from cones_concept_neurons.nodes.host import checkpointing
-
-    monkeypatch.setattr(checkpointing, "LARGE", large)
+@pytest.mark.parametrize("again", [False, True])  # blocks are run again in the backward pass
+def test_taps_at_own_tokens_equal_dense_autograd(family, again, monkeypatch):
     kind, model, clip = family
     targets = select_targets(parameter_shapes(model))
     generator = torch.Generator().manual_seed(2)
@@ -119,7 +116,8 @@ def test_taps_at_own_tokens_equal_dense_autograd(family, large, monkeypatch):
         return loss
 
     with torch.inference_mode():
-        loss, gradients = borrow(model, {"subject": text}, {"subject": latents}, targets, body, concepts=[SKS])
+        given = {"subject": text}, {"subject": latents}, targets, body
+        loss, gradients = borrow(model, *given, concepts=[SKS], checkpoint=again)
     places = text[0][1][KEY].of(SKS)
     own = tuple(torch.cartesian_prod(torch.arange(2), places).unbind(1))
     twin = small_model(kind).model
