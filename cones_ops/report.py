@@ -6,13 +6,15 @@ that stay apart for colour-blind eyes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
 
 from .concept_mask import ConceptMask, intersection
+from .errors import listed
 from .find import SearchResult
+from .places import Place, places, words_for
 from .threshold import DensityCurve
 from .together import TuneResult
 
@@ -80,6 +82,59 @@ def tuning_text(result: TuneResult, given: Sequence[ConceptMask]) -> str:
             f"({after.density:.3%}), {kept} of them as before"
         )
     return "\n".join(lines)
+
+
+def inspection_text(mask: ConceptMask) -> str:
+    """Where a mask's neurons are and how it was found, in plain words, a line per fact."""
+    who = f"{mask.identifier} {mask.class_word}".strip() or "A concept without a name"
+    lines = [f"{who}: {mask.count:,} of {mask.size:,} searched neurons ({mask.density:.3%}), acting {_place(mask)}"]
+    if mask.count:
+        lines += [_most_blocks(mask), _parts(mask)]
+    told = mask.provenance
+    if "method" in told:
+        how = [f"Found by {told['method']}"]
+        how += [f"{told[key]} {key}" for key in ("steps", "pictures") if key in told]
+        lines.append(", ".join(how))
+    if {"held_out_before", "held_out_after"} <= set(told):
+        error = f" +- {told['held_out_standard_error']}" if "held_out_standard_error" in told else ""
+        gain = f" (gain {told['held_out_gain']}{error})" if "held_out_gain" in told else ""
+        lines.append(f"Held-out loss {told['held_out_before']} -> {told['held_out_after']}{gain}")
+    if told.get("found", "yes") != "yes":
+        lines.append(f"NOT FOUND ({told['found']}): shutting these neurons does not help on held-out noise")
+    if "tuned_with" in told:
+        lines.append(f"Tuned together with {told['tuned_with']} other(s), {told.get('tuned_steps', '?')} joint steps")
+    lines.append(f"For base weights {mask.fingerprint[:12] or 'unknown'}")
+    return "\n".join(lines)
+
+
+def count_by(mask: ConceptMask, key: Callable[[Place], str]) -> dict[str, int]:
+    """Neurons of each group of searched weights, by depth; `key` names a weight's group."""
+    counts: dict[str, int] = {}
+    for place in places(mask.shapes):
+        here = mask.index[place.name].numel() if place.name in mask.index else 0
+        counts[key(place)] = counts.get(key(place), 0) + here
+    return counts
+
+
+def _most_blocks(mask: ConceptMask, most: int = 3) -> str:
+    counts = count_by(mask, lambda place: words_for(place.block))
+    full = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
+    told = [f"{name} ({counts[name] / mask.count:.0%})" for name in full[:most]]
+    lines = f"Most lie in {', '.join(told)}" + (f"; {len(full) - most} more blocks" if len(full) > most else "")
+    none = [name for name in counts if not counts[name]]
+    return lines + (f"; none in {listed(none)}" if none else "")
+
+
+def _parts(mask: ConceptMask) -> str:
+    """K against V, with the share of their own weights, as they may differ in size."""
+    counts = count_by(mask, lambda place: place.row)
+    sizes = {row: 0 for row in counts}
+    for place in places(mask.shapes):
+        sizes[place.row] += prod(mask.shapes[place.name])
+    return "; ".join(
+        f"{row}: {count:,} neurons ({count / mask.count:.0%}), {count / max(sizes[row], 1):.2%} of its weights"
+        for row, count in counts.items()
+    )
 
 
 def layer_table(mask: ConceptMask) -> str:

@@ -1,0 +1,152 @@
+"""Does the overlap of two concept masks tell what happens when both are loaded?
+
+Reads the masks that `cones bench quality` keeps, loads every pair of two subjects' masks (each seed with each), and
+samples: each subject alone with both masks loaded, and both in one picture, in both orders. Prints JSON: each pair with
+its overlap and shares, the rank correlation of overlap and shares, and what masks of one subject have in common.
+cones_ops/collisions.py says what follows from it. Half an hour on one core.
+
+    uv run python benchmarks/collisions.py bench-out/quality/kept > benchmarks/results/collisions.json
+
+--measured FILE takes the sampled pairs of an earlier run's lines (its standard error) and only sums up.
+"""
+
+# ruff: noqa: T201 - a benchmark answers by printing
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations, product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from cones_ops.concept_mask import ConceptMask, intersection
+from cones_ops.mask_file import load_mask
+from cones_ops.toy_world import measure
+from cones_ops.toy_world.bundle import load_pipeline
+from cones_ops.toy_world.demo_report import versions
+from cones_ops.toy_world.judge import load_judge
+from cones_ops.toy_world.quality.budget import FULL
+from cones_ops.toy_world.quality.cells import SEEDS, UNTOUCHED
+from cones_ops.toy_world.quality.figures import measuring
+from cones_ops.toy_world.quality.given import Implanted
+from cones_ops.toy_world.subjects import Subject
+
+WHERES = ("own tokens", "everywhere")
+MEASURES = ("jaccard", "of_smaller", "over_chance")
+SEEN = ("each_by_itself", "each_with_both_loaded", "both_in_one_picture")
+SAMPLING_SEED = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """A subject and the mask that one seed found for it."""
+
+    subject: Subject
+    seed: int
+    mask: ConceptMask
+
+
+def found_in(folder: Path, where: str) -> list[Found]:
+    """The default search's masks of the untouched subjects, those that are there."""
+    named = {
+        (one, seed): folder / f"learned-{where.replace(' ', '-')}-{one.identifier}-{seed}.safetensors"
+        for one, seed in product(UNTOUCHED, SEEDS)
+    }
+    return [Found(one, seed, load_mask(file)) for (one, seed), file in named.items() if file.is_file()]
+
+
+def pairs(found: list[Found], same: bool = False) -> Iterator[tuple[Found, Found]]:
+    """Every two masks of different subjects, or of the same."""
+    return ((one, other) for one, other in combinations(found, 2) if (one.subject == other.subject) == same)
+
+
+def compared(where: str, one: Found, other: Found) -> dict[str, Any]:
+    """Shared neurons: of all of both (Jaccard), of the smaller mask, and in units of what chance would share."""
+    first, second = one.mask, other.mask
+    shared = intersection(first, second).count
+    return {
+        "where": where,
+        "pair": [f"{it.subject.identifier}/{it.seed}" for it in (one, other)],
+        "jaccard": round(shared / (first.count + second.count - shared), 4),
+        "of_smaller": round(shared / min(first.count, second.count), 4),
+        "over_chance": round(shared * first.size / (first.count * second.count), 3),
+        "densities": [round(mask.density, 4) for mask in (first, second)],
+    }
+
+
+def sampled(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every pair, compared, and what is seen in its pictures."""
+    how = measuring(Implanted(load_pipeline()), load_judge(), FULL, SAMPLING_SEED)
+    single: dict[tuple[str, str, int], float] = {}
+    for where in WHERES:
+        for one, other in pairs(found_in(folder, where)):
+            for it in (one, other):
+                key = (where, it.subject.identifier, it.seed)
+                if key not in single:
+                    single[key] = measure.subject_shown(how, it.subject, [(it.mask, 1.0)]).share
+            both, subjects = [(one.mask, 1.0), (other.mask, 1.0)], (one.subject, other.subject)
+            shares = (
+                [single[where, it.subject.identifier, it.seed] for it in (one, other)],
+                [measure.subject_shown(how, it, both).share for it in subjects],
+                [measure.all_shown(how, some, both).share for some in (subjects, subjects[::-1])],
+            )
+            yield compared(where, one, other) | dict(zip(SEEN, map(fmean, shares), strict=True))
+
+
+def ranks(values: list[float]) -> list[float]:
+    """Places in ascending order from 0; equal values share the mean of theirs."""
+    order = sorted(values)
+    return [order.index(value) + (order.count(value) - 1) / 2 for value in values]
+
+
+def rank_correlation(first: list[float], second: list[float]) -> float | None:
+    """Spearman's, None when one of them does not vary."""
+    a, b = ranks(first), ranks(second)
+    a, b = [x - fmean(a) for x in a], [y - fmean(b) for y in b]
+    scale = (sum(x * x for x in a) * sum(y * y for y in b)) ** 0.5
+    return round(sum(x * y for x, y in zip(a, b, strict=True)) / scale, 3) if scale else None
+
+
+def ranges(rows: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, Any]:
+    """Least, mean and most of some figures."""
+    values = {name: [row[name] for row in rows] for name in names}
+    return {name: {"least": min(v), "mean": round(fmean(v), 4), "most": max(v)} for name, v in values.items() if v}
+
+
+def summarised(rows: list[dict[str, Any]], alike: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pairs of two subjects and pairs of one, at one place."""
+    correlations = {
+        f"{name}, {seen}": rank_correlation([row[name] for row in rows], [row[seen] for row in rows])
+        for name in MEASURES
+        for seen in SEEN[1:]
+    }
+    two = {"pairs": len(rows), **ranges(rows, (*MEASURES, *SEEN)), "rank_correlation": correlations}
+    return {"two_subjects": two, "one_subject": {"pairs": len(alike), **ranges(alike, MEASURES)}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="the kept/ folder of a quality benchmark")
+    parser.add_argument("--measured", type=Path, help="lines of JSON of an earlier run, instead of sampling")
+    given = parser.parse_args()
+    rows = []
+    if given.measured:
+        rows = [json.loads(line[line.index("{") :]) for line in given.measured.read_text().splitlines()]
+    else:
+        for row in sampled(given.folder):
+            print(json.dumps(row), file=sys.stderr, flush=True)
+            rows.append(row)
+    summary = {}
+    for where in WHERES:
+        alike = [compared(where, *pair) for pair in pairs(found_in(given.folder, where), same=True)]
+        summary[where] = summarised([row for row in rows if row["where"] == where], alike)
+    print(json.dumps({"versions": versions(), "summary": summary, "pairs": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
