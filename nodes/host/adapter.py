@@ -9,7 +9,7 @@ the whole tensor. Strength 0, or no masks, adds nothing at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,25 +20,43 @@ from ...cones_ops.errors import ConesError
 from .parameters import is_quantised
 
 Part = tuple[Tensor, float]  # (sorted unique flat index, factor)
+SPARSE = 64  # below one masked entry in so many, sorting is faster than a look at every entry
 
 
-def merged(parts: Sequence[Part]) -> Part | tuple[Tensor, Tensor]:
+def merged(parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
     """One (index, factor) for many; factors on the same entry are multiplied smallest first, for any order of parts."""
     if len(parts) == 1:
         ((index, value),) = parts
         return index, torch.full((index.numel(),), value)
-    ordered = sorted(parts, key=lambda part: part[1])
-    index = torch.unique(torch.cat([part[0] for part in ordered]))
-    factor = torch.ones(index.numel(), dtype=torch.float64)
-    for one, value in ordered:
-        factor[torch.searchsorted(index, one)] *= value
-    return index, factor.float()
+    ordered = sorted((part for part in parts if part[0].numel()), key=lambda part: part[1])
+    reach = max((int(index[-1]) + 1 for index, _ in ordered), default=0)
+    if sum(index.numel() for index, _ in ordered) * SPARSE < reach:
+        index = torch.unique(torch.cat([part[0] for part in ordered]))
+        return index, multiplied(ordered, index.numel(), lambda one: torch.searchsorted(index, one)).float()
+    held = torch.zeros(reach, dtype=torch.bool)  # a look at every entry takes less time than sorting
+    for one, _ in ordered:
+        held.index_fill_(0, one, True)
+    index = held.nonzero().flatten()
+    if not any(value for _, value in ordered):
+        return index, torch.zeros(index.numel())
+    return index, multiplied(ordered, reach, lambda one: one)[index].float()
+
+
+def multiplied(ordered: Sequence[Part], size: int, place: Callable[[Tensor], Tensor]) -> Tensor:
+    """Products of the factors at each of `size` places, fp64."""
+    factor = torch.ones(size, dtype=torch.float64)
+    for index, value in ordered:
+        factor[place(index)] *= value
+    return factor
 
 
 def scale_entries(weight: Tensor, index: Tensor, factor: Tensor) -> Tensor:
     """weight[index] *= factor in fp32, in place, also for weights that are not contiguous (views of fused weights)."""
     index = index.to(weight.device)
     factor = factor.to(weight.device)
+    if weight.is_contiguous() and not factor.any():
+        weight.view(-1).index_fill_(0, index, 0.0)
+        return weight
     where: Any = index if weight.is_contiguous() else torch.unravel_index(index, weight.shape)
     flat = weight.view(-1) if weight.is_contiguous() else weight
     scaled = torch.where(factor == 0, 0.0, flat[where].float() * factor)  # exactly 0, whatever it was
@@ -115,18 +133,26 @@ class SparseMaskFn:
         return int(self.index.nbytes + self.factor.nbytes)
 
 
-def add_parts(clone: Any, key: str, parts: Sequence[Part], shape: tuple[int, ...]) -> None:
-    """Fold parts into the masks that already end key's list, or append a new entry."""
-    if is_quantised(clone, key):
-        wrappers = list(clone.weight_wrapper_patches.get(key, []))
-        if wrappers and isinstance(wrappers[-1], SparseMaskFn):
-            parts = [*wrappers.pop().parts, *parts]
-            clone.weight_wrapper_patches[key] = wrappers
-        clone.add_weight_wrapper(key, SparseMaskFn(parts, shape))
-        return
-    entries = list(clone.patches.get(key, []))
-    if entries and isinstance(entries[-1][1], SparseMask) and entries[-1][0] == 1.0 and entries[-1][2] == 1.0:
-        parts = [*entries.pop()[1].parts, *parts]
-        clone.patches[key] = entries
-    accepted = clone.add_patches({key: SparseMask.folded(parts, shape)})
-    assert accepted == [key], key  # parameter_shapes has just listed it
+def add_parts(clone: Any, parts: Mapping[str, Sequence[Part]], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Fold each key's parts into the masks that already end its list, or append a new entry."""
+    patches = {}
+    for key in sorted(parts):
+        if is_quantised(clone, key):
+            add_wrapper(clone, key, parts[key], shapes[key])
+            continue
+        entries, new = list(clone.patches.get(key, [])), parts[key]
+        if entries and isinstance(entries[-1][1], SparseMask) and entries[-1][0] == 1.0 and entries[-1][2] == 1.0:
+            new = [*entries.pop()[1].parts, *new]
+            clone.patches[key] = entries
+        patches[key] = SparseMask.folded(new, shapes[key])
+    accepted = clone.add_patches(patches)  # once: the host goes through the whole model each time
+    assert sorted(accepted) == list(patches)  # parameter_shapes has just listed them
+
+
+def add_wrapper(clone: Any, key: str, parts: Sequence[Part], shape: tuple[int, ...]) -> None:
+    """The same for a quantised parameter."""
+    wrappers = list(clone.weight_wrapper_patches.get(key, []))
+    if wrappers and isinstance(wrappers[-1], SparseMaskFn):
+        parts = [*wrappers.pop().parts, *parts]
+        clone.weight_wrapper_patches[key] = wrappers
+    clone.add_weight_wrapper(key, SparseMaskFn(parts, shape))

@@ -32,13 +32,14 @@ def apply_masks(
     ConesError if a mask does not belong to this model, or cannot act there.
     """
     clone = model.clone()
-    active = [(replace(mask, where=where or mask.where), float(k)) for mask, k in masks if k != 0 and mask.count > 0]
+    active = [(acting(mask, where), float(k)) for mask, k in masks if k != 0 and mask.count > 0]
     if not active:
         return clone
     shapes = parameter_shapes(model)
+    seen: dict[tuple[str, ...], str] = {}
     for mask, _ in active:
         check_fit(mask, shapes)
-        check_base(model, mask, apply_anyway)
+        check_base(model, mask, apply_anyway, seen)
     placed = tuple((mask, strength) for mask, strength in active if mask.where == "own tokens")
     if placed:
         check_text_only([mask for mask, _ in placed])
@@ -47,9 +48,14 @@ def apply_masks(
     for mask, strength in active:
         for name, index in mask.index.items() if mask.where == "everywhere" else ():
             parts.setdefault(PREFIX + name, []).append((index.cpu(), 1.0 - strength))
-    for key in sorted(parts):
-        add_parts(clone, key, parts[key], shapes[key.removeprefix(PREFIX)])
+    if parts:
+        add_parts(clone, parts, {PREFIX + name: shape for name, shape in shapes.items()})
     return clone
+
+
+def acting(mask: ConceptMask, where: Where | None) -> ConceptMask:
+    """The mask as it is to act."""
+    return mask if where in (None, mask.where) else replace(mask, where=where)
 
 
 def check_text_only(masks: Sequence[ConceptMask]) -> None:
@@ -86,11 +92,17 @@ def check_fit(mask: ConceptMask, shapes: Mapping[str, tuple[int, ...]]) -> None:
         )
 
 
-def check_base(model: Any, mask: ConceptMask, apply_anyway: bool) -> None:
-    """ConesError (a warning if apply_anyway) when the mask was found on other base weights."""
+def check_base(model: Any, mask: ConceptMask, apply_anyway: bool, known: dict[tuple[str, ...], str]) -> None:
+    """ConesError (a warning if apply_anyway) when the mask was found on other base weights.
+
+    known: fingerprints of the model by searched names; masks of one model share them.
+    """
     if not mask.fingerprint:
         return
-    seen = fingerprint({name: base_weight(model, PREFIX + name) for name in sorted(mask.shapes)})
+    names = tuple(sorted(mask.shapes))
+    if names not in known:
+        known[names] = fingerprint({name: base_weight(model, PREFIX + name) for name in names})
+    seen = known[names]
     if seen == mask.fingerprint:
         return
     who = mask.identifier or "?"

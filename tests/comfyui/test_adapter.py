@@ -225,3 +225,18 @@ def test_the_base_is_recognised_while_patches_are_loaded(model, masks):
     loaded = apply_masks(model, [(masks[0], 1.0)])
     comfy.model_management.load_models_gpu([loaded])
     apply_masks(loaded, [(masks[1], 1.0)])  # no complaint about the fingerprint
+
+
+@pytest.mark.parametrize("values", [(0.0, 0.0, 0.0), (0.5, 0.0, -1.0), (0.3, 0.7, 0.9)])
+@pytest.mark.parametrize("size", [300, 300_000])  # merged by a look at every entry, and by sorting
+def test_merged_parts_are_the_product_in_any_order(values, size):
+    generator = torch.Generator().manual_seed(0)
+    indices = [torch.randperm(300, generator=generator)[:100].sort().values * (size // 300) for _ in values]
+    dense = torch.ones(size, dtype=torch.float64)
+    for value, index in sorted(zip(values, indices, strict=True), key=lambda part: part[0]):
+        dense[index] *= value
+    parts = list(zip(indices, values, strict=True))
+    for some in (parts, parts[::-1]):
+        index, factor = adapter.merged(some)
+        assert index.tolist() == sorted(set(torch.cat(indices).tolist()))
+        assert torch.equal(factor, dense[index].float())
