@@ -1,5 +1,6 @@
-"""The `cones` command: `demo` runs the main job on the shipped model, `info` tells what a mask file holds.
+"""The `cones` command: `demo` runs the main job on the shipped model.
 
+`info` tells what a mask file holds, `export` writes it as a LoRA (cli_masks).
 `find`, `tune` and `apply` (cli_models) do the job on a Stable Diffusion model in a diffusers folder.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cli_bench
+from . import cli_bench, cli_masks
 from .cli_models import add_commands
 from .errors import ConesError
 
@@ -51,19 +52,6 @@ def demo(options: argparse.Namespace) -> None:
     print(f"pictures, masks and numbers are in {options.out}")
 
 
-def info(options: argparse.Namespace) -> None:
-    """Print what a concept mask file holds."""
-    from .mask_file import load_mask
-    from .report import layer_table
-
-    mask = load_mask(options.file)
-    print(f"{options.file}: {mask!r}, {options.file.stat().st_size} bytes")
-    print(f"found on weights {mask.fingerprint[:12] or 'unknown'}")
-    for name, value in mask.provenance.items():
-        print(f"  {name}: {value}")
-    print(layer_table(mask))
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cones", description="Concept neurons for diffusion models.")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -80,9 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         help="do it in a real ComfyUI server, with the shipped workflow (default: COMFYUI_PATH or ~/comfy/ComfyUI)",
     )
     command.set_defaults(run=demo)
-    command = commands.add_parser("info", help=info.__doc__, description=info.__doc__)
-    command.add_argument("file", type=Path, help="a concept mask, .safetensors")
-    command.set_defaults(run=info)
+    cli_masks.add_commands(commands)
     add_commands(commands)
     cli_bench.add_commands(commands)
     return parser

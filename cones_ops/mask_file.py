@@ -8,6 +8,7 @@ asked, and a write happens whole or not at all.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import uuid
@@ -31,10 +32,20 @@ FORMAT_VERSION = "2"
 _FIELDS = ("format_version", "shapes", "identifier", "class_word", "where", "fingerprint", "count", "size")
 _VERSIONS = {"1": _FIELDS, "2": (*_FIELDS, "crc32")}
 _SEARCH = "cones.search."
+MOST_THUMBNAIL = 100_000  # bytes; programs that list models read headers up to 1 MB
 
 
-def save_mask(mask: ConceptMask, path: str | Path, overwrite: bool = False, cover: bytes | None = None) -> Path:
-    """Write `mask` to `path` (must end in .safetensors), and `cover`, a PNG's bytes, beside it as `<name>.png`."""
+def save_mask(
+    mask: ConceptMask,
+    path: str | Path,
+    overwrite: bool = False,
+    cover: bytes | None = None,
+    thumbnail: bytes | None = None,
+) -> Path:
+    """Write `mask` to `path` (must end in .safetensors), and `cover`, a PNG's bytes, beside it as `<name>.png`.
+
+    thumbnail: a small JPEG's bytes, which go into the file's metadata.
+    """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ConesError(f"{path.name}: a concept mask is saved as .safetensors; use a name that ends so")
@@ -42,10 +53,13 @@ def save_mask(mask: ConceptMask, path: str | Path, overwrite: bool = False, cove
     taken = [p.name for p in (path, picture) if p.exists() and (p == path or cover is not None)]
     if taken and not overwrite:
         raise ConesError(f"{listed(taken)} exists already; choose another name, or allow overwriting")
+    if thumbnail is not None and len(thumbnail) > MOST_THUMBNAIL:
+        raise ConesError(f"a thumbnail of {len(thumbnail)} bytes; at most {MOST_THUMBNAIL} fit in a file's header")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, _bytes(mask))
+    tensors = {_key(name): encode_index(i, prod(mask.shapes[name])) for name, i in mask.index.items()}
+    write_whole(path, stable_bytes(tensors, _metadata(mask, _crc32(tensors)) | _embedded(thumbnail)))
     if cover is not None:
-        _write(picture, cover)
+        write_whole(picture, cover)
     return path
 
 
@@ -108,13 +122,24 @@ def _metadata(mask: ConceptMask, crc32: str) -> dict[str, str]:
     }
     if "date" in told:
         meta["modelspec.date"] = told["date"]
+    if phrase:
+        meta |= {"ss_output_name": phrase, "ss_tag_frequency": json.dumps({"concept": {phrase: 1}})}
+    if "base_model_version" in told:
+        meta["ss_base_model_version"] = told["base_model_version"]
     return meta | {_SEARCH + key: value for key, value in told.items()}
 
 
-def _bytes(mask: ConceptMask) -> bytes:
-    tensors = {_key(name): encode_index(i, prod(mask.shapes[name])) for name, i in mask.index.items()}
-    raw = save(tensors, _metadata(mask, _crc32(tensors)))
-    # safetensors writes its header in no fixed order; sort it so that equal masks are equal files
+def _embedded(thumbnail: bytes | None) -> dict[str, str]:
+    """A thumbnail where ModelSpec has it, and where ComfyUI's model library looks."""
+    if thumbnail is None:
+        return {}
+    text = base64.b64encode(thumbnail).decode()
+    return {"modelspec.thumbnail": f"data:image/jpeg;base64,{text}", "ssmd_cover_images": json.dumps([text])}
+
+
+def stable_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A .safetensors file's bytes, the same for the same contents (the library's own header has no fixed order)."""
+    raw = save(dict(tensors), dict(metadata))
     length = int.from_bytes(raw[:8], "little")
     header = json.dumps(json.loads(raw[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
@@ -129,7 +154,8 @@ def _crc32(tensors: Mapping[str, Tensor]) -> str:
     return f"{crc:08x}"
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:

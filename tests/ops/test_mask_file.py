@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -241,3 +243,18 @@ def test_bad_tensors_of_version_1_are_named(tmp_path: Path, index: torch.Tensor,
 def test_metadata_of_other_programs_is_left_alone(tmp_path: Path) -> None:
     path = rewritten(tmp_path / "m.safetensors", ssmd_rating="5")
     assert load_mask(path).count == 3 and read_mask_metadata(path)["ssmd_rating"] == "5"
+
+
+def test_thumbnail_and_keys_for_programs_that_list_models(tmp_path: Path) -> None:
+    told = {**MASK.provenance, "base_model_version": "sd_v1"}
+    picture = b"\xff\xd8 a JPEG"
+    path = save_mask(replace(MASK, provenance=told), tmp_path / "sks.safetensors", cover=b"PNG", thumbnail=picture)
+    meta = read_mask_metadata(path)
+    assert base64.b64decode(json.loads(meta["ssmd_cover_images"])[0]) == picture
+    assert meta["modelspec.thumbnail"] == f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
+    assert (meta["ss_output_name"], meta["ss_base_model_version"]) == ("sks star", "sd_v1")
+    assert json.loads(meta["ss_tag_frequency"]) == {"concept": {"sks star": 1}}
+    assert path.with_suffix(".png").read_bytes() == b"PNG" and same_neurons(load_mask(path), MASK)
+    with pytest.raises(ConesError, match="thumbnail of 100001 bytes"):
+        save_mask(MASK, tmp_path / "big.safetensors", thumbnail=bytes(100_001))
+    assert not (tmp_path / "big.safetensors").exists()
