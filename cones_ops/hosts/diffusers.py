@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..concept_mask import Where
 from ..errors import ConesError, listed
-from ..targets import TargetChoice, reads_text
+from ..targets import TargetChoice, own_tokens_at
 from ..together import slot, slot_of
 from .diffusers_layers import Forward, evaluating, forwards, frozen, target_modules
 
@@ -228,7 +228,7 @@ class DiffusersModel:
     def _check_own_tokens(self) -> None:
         if self.where not in get_args(Where):
             raise ConesError(f"where = {self.where!r} is not known; use one of {get_args(Where)}")
-        if self.where == "own tokens" and not all(map(reads_text, self._modules)):
+        if self.where == "own tokens" and not all(map(own_tokens_at, self._modules)):
             raise ConesError("self-attention has no text tokens: choose text targets, or where = 'everywhere'")
         if self._concepts < 1 or (self._concepts > 1 and self.where != "own tokens"):
             raise ConesError(f"{self._concepts} concepts {self.where}: only at own tokens can several be told apart")

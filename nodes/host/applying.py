@@ -13,7 +13,7 @@ from typing import Any
 from ...cones_ops.concept_mask import ConceptMask, Where
 from ...cones_ops.errors import ConesError, listed
 from ...cones_ops.fingerprint import fingerprint
-from ...cones_ops.targets import reads_text
+from ...cones_ops.targets import own_tokens_at, weight_and_rows
 from .adapter import Part, add_parts
 from .own_tokens import add_masks
 from .parameters import PREFIX, base_weight, parameter_shapes
@@ -47,7 +47,9 @@ def apply_masks(
     parts: dict[str, list[Part]] = {}
     for mask, strength in active:
         for name, index in mask.index.items() if mask.where == "everywhere" else ():
-            parts.setdefault(PREFIX + name, []).append((index.cpu(), 1.0 - strength))
+            weight, rows = weight_and_rows(name)
+            first = (rows.start or 0) * shapes[weight][1]
+            parts.setdefault(PREFIX + weight, []).append((index.cpu() + first, 1.0 - strength))
     if parts:
         add_parts(clone, parts, {PREFIX + name: shape for name, shape in shapes.items()})
     return clone
@@ -61,10 +63,10 @@ def acting(mask: ConceptMask, where: Where | None) -> ConceptMask:
 def check_text_only(masks: Sequence[ConceptMask]) -> None:
     """ConesError for masks that have no tokens to act at."""
     for mask in masks:
-        if pictures := [name for name in mask.index if not reads_text(name)]:
+        if others := [name for name in mask.index if own_tokens_at(name) is None]:
             raise ConesError(
-                f"the concept mask has neurons in {listed(pictures)}, which do not read the text and so have no own "
-                "tokens; choose where = everywhere"
+                f"the concept mask has neurons in {listed(others)}, which do not read the text, or not where its "
+                "tokens can be told apart, and so have no own tokens; choose where = everywhere"
             )
         if not mask.identifier:
             raise ConesError(

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from ...cones_ops.errors import ConesError, listed
 from ...cones_ops.hostmodel import Where
+from ...cones_ops.targets import size_of
 from .checkpointing import when_short
 from .gradients import tapped
 from .own_tokens import has_masks
-from .parameters import weight_in_use
+from .parameters import layer_of, shapes_of, weight_in_use
 from .tapped_layers import OwnRows, Taps
 from .token_places import Concept, Placed, Rows, placed, rows_in, text_and_options
 
@@ -61,13 +62,13 @@ class BorrowedModel:
 
     def _copies(self, names: Sequence[str]) -> dict[str, Tensor]:
         """fp32 copies of the effective weights (patches of other nodes included)."""
-        modules = {name: self.inner_model.diffusion_model.get_submodule(name.removesuffix(".weight")) for name in names}
-        total = sum(module.weight.numel() for module in modules.values())
+        total = size_of(names, shapes_of(self.inner_model.diffusion_model))
         store = self.device if total <= ON_DEVICE_LIMIT else torch.device("cpu")
         copies = {}
-        for name, module in modules.items():
+        for name in names:
+            module, rows = layer_of(self.inner_model.diffusion_model, name)
             with torch.no_grad(), weight_in_use(module, self.dtype, self.device) as (weight, _):
-                copied = weight.to(store, torch.float32, copy=True)
+                copied = weight[rows].to(store, torch.float32, copy=True)
             copies |= dict.fromkeys(self.taps.names(name), copied)
         return copies
 
@@ -133,7 +134,13 @@ class BorrowedModel:
                     if self.where == "own tokens":  # no text of this batch has any
                         return value.detach(), {name: torch.zeros_like(w) for name, w in self.weights.items()}
                     raise ConesError("the loss does not depend on any target; no tapped layer was used by this model")
-                torch.autograd.grad(value * self.loss_scale, [anchor])
+                try:
+                    torch.autograd.grad(value * self.loss_scale, [anchor])
+                except RuntimeError as error:
+                    if self.taps.copies or "inplace operation" not in str(error):
+                        raise
+                    self.taps.copies = True  # this model writes into what its norms keep: once more, with copies
+                    continue
             sink, self.taps.sink = self.taps.sink, {}
             if self.loss_scale <= 1 or all(bool(g.isfinite().all()) for g in sink.values()):
                 break
@@ -190,7 +197,8 @@ def tell_own_rows(taps: Taps, by_uuid: Mapping[Any, Placed], executor: Any, *arg
     """The host's APPLY_MODEL: where the concepts' own tokens are in this batch."""
     text, options = text_and_options(args, kwargs)
     rows = list(rows_in(options["uuids"], text, by_uuid))
-    with taps.at(tuple(own_rows(rows, k, text.device) for k in range(taps.concepts)) if rows else ()):
+    own = tuple(own_rows(rows, k, text.device) for k in range(taps.concepts)) if rows else ()
+    with taps.at(own, text.shape[:2] if rows else (0, 0)):
         return executor(*args, **kwargs)
 
 

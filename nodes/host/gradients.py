@@ -11,15 +11,34 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import comfy.ldm.common_dit
 import comfy.model_management
+import comfy.quant_ops
 import torch
 from torch import Tensor
 
 from ...cones_ops.concept_mask import Where
 from ...cones_ops.errors import ConesError
+from ...cones_ops.targets import layer_and_rows
 from .checkpointing import blocks_in, checkpointed_forward
 from .parameters import is_linear
-from .tapped_layers import Forward, FrozenConv, FrozenLinear, TappedLinear, TappedOwnTokens, Taps, with_own_rows
+from .tapped_layers import (
+    Forward,
+    FrozenConv,
+    FrozenLinear,
+    Parts,
+    TappedLinear,
+    TappedOwnTokens,
+    Taps,
+    multiplied_weight,
+    with_own_rows,
+)
+
+try:
+    from comfy_kitchen.backends.eager import rope
+except ImportError:  # an older host
+    rope = None
+ROPE = ("apply_rope", "apply_rope1", "rms_rope", "rms_rope1", "rms_rope_split_half", "rms_rope_split_half1")
 
 
 def frozen_forward(module: Any, function: type[torch.autograd.Function]) -> Forward:
@@ -30,25 +49,42 @@ def frozen_forward(module: Any, function: type[torch.autograd.Function]) -> Forw
         if torch.is_grad_enabled() and x.requires_grad:
             return function.apply(x, module, original)  # type: ignore[no-any-return]
         with torch.no_grad():
-            return original(x, *args, **kwargs)
+            y = original(x, *args, **kwargs)
+        return writable(y)
 
     return forward
 
 
-def tapped_forward(module: Any, name: str, taps: Taps) -> Forward:
-    """A forward for a target."""
+def writable(y: Tensor) -> Tensor:
+    """y, made without a graph, as something a block may add to in place with one: not a view made without one."""
+    base = y._base
+    return y if base is None or base.numel() != y.numel() or not y.is_contiguous() else base.view(y.shape)
+
+
+def copying(original: Forward, taps: Taps) -> Forward:
+    """A norm, which saves its input: a copy of it where blocks add to their input in place (Flux, LTXV)."""
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        kept = x.clone() if taps.copies and torch.is_grad_enabled() and x.requires_grad else x
+        return original(kept, *args, **kwargs)  # type: ignore[no-any-return]
+
+    return forward
+
+
+def tapped_forward(module: Any, parts: Parts, taps: Taps) -> Forward:
+    """A forward for a layer with targets."""
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if taps.anchor is not None and torch.is_grad_enabled():
-            return TappedLinear.apply(x, taps.anchor, taps, name, module)  # type: ignore[no-any-return]
-        with torch.no_grad(), taps.multiplied_weight(module, taps.multiplier.get(name), x) as (weight, bias):
+            return TappedLinear.apply(x, taps.anchor, taps, parts, module)  # type: ignore[no-any-return]
+        with torch.no_grad(), multiplied_weight(module, taps.multipliers(parts), x) as (weight, bias):
             return torch.nn.functional.linear(x, weight, bias)
 
     return forward
 
 
-def own_tokens_forward(module: Any, name: str, taps: Taps) -> Forward:
-    """A forward for a target that is searched at own tokens; a batch without them sees the untouched layer."""
+def own_tokens_forward(module: Any, parts: Parts, taps: Taps) -> Forward:
+    """A forward for one that is searched at own tokens; a batch without them sees the untouched layer."""
     original = module.forward
     untouched = frozen_forward(module, FrozenLinear)
 
@@ -56,21 +92,21 @@ def own_tokens_forward(module: Any, name: str, taps: Taps) -> Forward:
         if not taps.own:
             return untouched(x, *args, **kwargs)
         if taps.anchor is not None and torch.is_grad_enabled():
-            return TappedOwnTokens.apply(x, taps.anchor, taps, name, module, original)  # type: ignore[no-any-return]
+            return TappedOwnTokens.apply(x, taps.anchor, taps, parts, module, original)  # type: ignore[no-any-return]
         with torch.no_grad():
-            return with_own_rows(original(x, *args, **kwargs), x, taps, name, module)
+            return with_own_rows(original(x, *args, **kwargs), x, taps, parts, module)
 
     return forward
 
 
-def new_forward(path: str, module: Any, targets: Mapping[str, str], taps: Taps) -> Forward | None:
+def new_forward(path: str, module: Any, targets: Mapping[str, Parts], taps: Taps) -> Forward | None:
     """What replaces module.forward, or None to leave it."""
     foreign = "forward" in module.__dict__  # another node has already replaced it
     if path in targets:
         if foreign or not is_linear(module):
             raise ConesError(
-                f"{targets[path]}: the layer is not a plain Linear (another node has replaced its forward, or it is "
-                f"{type(module).__name__}); find concept neurons on the model without that node"
+                f"{targets[path][0][0]}: the layer is not a plain Linear (another node has replaced its forward, or it "
+                f"is {type(module).__name__}); find concept neurons on the model without that node"
             )
         make = own_tokens_forward if taps.where == "own tokens" else tapped_forward
         return make(module, targets[path], taps)
@@ -78,6 +114,8 @@ def new_forward(path: str, module: Any, targets: Mapping[str, str], taps: Taps) 
         return None
     if is_linear(module):
         return frozen_forward(module, FrozenLinear)
+    if isinstance(module, torch.nn.LayerNorm | torch.nn.RMSNorm):
+        return copying(module.forward, taps)
     plain_conv = isinstance(module, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d) and not isinstance(
         module.padding, str
     )
@@ -91,13 +129,16 @@ def replaced_forwards(
     diffusion_model: torch.nn.Module, names: list[str], taps: Taps, checkpoint: Callable[[], bool]
 ) -> Iterator[None]:
     """Put the new forwards in, and take exactly those out again."""
-    targets = {name.removesuffix(".weight"): name for name in names}
+    targets: dict[str, list[tuple[str, slice]]] = {}
+    for name in names:
+        path, rows = layer_and_rows(name)
+        targets.setdefault(path, []).append((name, rows))
     blocks = {one for one in blocks_in(diffusion_model) if "forward" not in one.__dict__}
     replaced: list[Any] = []
     try:
         for path, module in diffusion_model.named_modules():
             if module in blocks:
-                forward = checkpointed_forward(module, lambda: taps.at(taps.own), checkpoint)
+                forward = checkpointed_forward(module, lambda: taps.at(taps.own, taps.text_shape), checkpoint)
             else:
                 forward = new_forward(path, module, targets, taps)
             if forward is not None:
@@ -133,16 +174,27 @@ def normal_small_parameters(diffusion_model: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def training_kernels() -> Iterator[None]:
-    """The host's kernels with a backward, where it has a switch for them."""
+    """Kernels with a backward: by the host's switch, and plain PyTorch where it has none (Cosmos-Predict2)."""
     management: Any = comfy.model_management
-    before = getattr(management, "in_training", None)
-    if before is not None:
-        management.in_training = True
+    kernels = getattr(comfy.quant_ops, "ck", None)
+    with ExitStack() as stack:
+        if hasattr(management, "in_training"):
+            stack.enter_context(replaced(management, "in_training", True))
+        for name in ROPE if kernels is not None else ():
+            if hasattr(kernels, name) and hasattr(rope, name):
+                stack.enter_context(replaced(kernels, name, getattr(rope, name)))
+        yield
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """owner.name is value while open."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        if before is not None:
-            management.in_training = before
+        setattr(owner, name, before)
 
 
 @contextmanager
@@ -162,4 +214,6 @@ def tapped(
         stack.enter_context(replaced_forwards(diffusion_model, names, taps, checkpoint))
         stack.enter_context(normal_small_parameters(diffusion_model))
         stack.enter_context(training_kernels())
+        norm = comfy.ldm.common_dit.rms_norm  # a function in LTXV
+        stack.enter_context(replaced(comfy.ldm.common_dit, "rms_norm", copying(norm, taps)))
         yield taps

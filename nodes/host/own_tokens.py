@@ -22,9 +22,11 @@ from torch import Tensor
 
 from ...cones_ops.concept_mask import ConceptMask
 from ...cones_ops.errors import ConesError
+from ...cones_ops.targets import layer_and_rows
 from .adapter import merged
 from .notices import warn
-from .parameters import is_linear, weight_in_use
+from .parameters import is_linear, layer_of, weight_in_use
+from .text_layout import before_the_text, by_prompt
 from .token_places import Placed, Rows, carrying, phrase, placed, rows_in, text_and_options
 
 KEY = "cones_own_tokens"
@@ -58,9 +60,9 @@ class Own:
     owners: tuple[tuple[int, tuple[int, ...]], ...]  # (how many of the positions in turn, numbers of masks)
     runs: tuple[tuple[int, int, int], ...]  # consecutive positions: (first, how many, where among all positions)
 
-    def of(self, tensor: Tensor) -> Tensor:
-        """The own tokens' entries of a (B, L, anything): (stop - start, n, anything)."""
-        return tensor[self.start : self.stop, self.positions]
+    def of(self, tensor: Tensor, before: int = 0) -> Tensor:
+        """The own tokens' entries of a (B, before + L, anything): (stop - start, n, anything)."""
+        return tensor[self.start : self.stop, self.positions + before]
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,6 @@ def own_tokens(rows: Rows, device: torch.device) -> Own:
 
 def forget_what_changed(batch: Batch) -> None:
     """Check that all rows of a conditioning have one text, and drop what was computed for it if it is another now."""
-    "rows."
     run = batch.run
     for own in batch.own:
         several, before = own.of(batch.text), run.texts.get(own.uuid)
@@ -177,8 +178,7 @@ def forget_what_changed(batch: Batch) -> None:
         if not torch.equal(several, text.expand_as(several)):
             raise ConesError(
                 "another node rearranges the batch, so which rows are which prompt's cannot be told (tiled sampling "
-                "does "
-                "that); remove it, or choose where = everywhere in Apply Concept Masks"
+                "does that); remove it, or choose where = everywhere in Apply Concept Masks"
             )
         if before is not None and before.shape == text.shape and torch.equal(before, text):
             continue
@@ -192,37 +192,40 @@ def hooked(diffusion_model: torch.nn.Module, batch: Batch) -> Iterator[None]:
     handles = []
     try:
         for name in sorted(set(chain.from_iterable(mask.index for mask, _ in batch.run.masks))):
-            module = diffusion_model.get_submodule(name.removesuffix(".weight"))
-            handles.append(module.register_forward_hook(partial(corrected, name, batch)))
+            module, rows = layer_of(diffusion_model, name)
+            handles.append(module.register_forward_hook(partial(corrected, name, rows, batch)))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def corrected(name: str, batch: Batch, module: Any, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
-    """A projection's output y (B, L, out) with S x taken off the own tokens' rows."""
-    (x,) = inputs  # (B, L, in)
-    if x.ndim != 3 or x.shape[0] != batch.text.shape[0] or x.shape[1] < batch.text.shape[1]:
+def corrected(name: str, rows: slice, batch: Batch, module: Any, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
+    """A layer's output y (B, L, out) with S x taken off the target's columns of the own tokens' rows."""
+    count, length = batch.text.shape[:2]
+    x, found = (by_prompt(one, count, length) for one in (inputs[0], y))
+    if x is None or found is None:
         batch.run.warn_once(
-            f"{name} gets text of shape {tuple(x.shape)} instead of {tuple(batch.text.shape)} from another node; "
-            "concept masks do not act there"
+            f"{name} gets text of shape {tuple(inputs[0].shape)} instead of {tuple(batch.text.shape)} from another "
+            "node; concept masks do not act there"
         )
         return y
+    before = before_the_text(name, x.shape[1], length)
     for own in batch.own:
-        product = product_of(name, batch, own, module, x)
-        for first, count, at in own.runs if product is not None else ():
-            y[own.start : own.stop, first : first + count] -= product[:, at : at + count]  # in fp32, whatever y is
+        product = product_of(name, batch, own, module, x, before)
+        for first, some, at in own.runs if product is not None else ():
+            start = before + first
+            found[own.start : own.stop, start : start + some, rows] -= product[:, at : at + some]  # in fp32
     return y
 
 
-def product_of(name: str, batch: Batch, own: Own, module: Any, x: Tensor) -> Tensor | None:
+def product_of(name: str, batch: Batch, own: Own, module: Any, x: Tensor, before: int) -> Tensor | None:
     """S x of some rows' own tokens, (1 or rows, n, out); None where another node has put other text."""
     run = batch.run
     known = run.products.get((own.uuid, name))
     if known is not None and batch.lasting and not batch.patched:
         return known
-    vectors, text = own.of(x), run.texts[own.uuid]  # (rows, n, in), (n, D)
+    vectors, text = own.of(x, before), run.texts[own.uuid]  # (rows, n, in), (n, D)
     reads_text = vectors.shape[-1] == text.shape[-1] and torch.equal(vectors[0], text.to(x))
     if batch.patched and not reads_text:
         run.warn_once(f"another node gives {name} other text than the prompt; concept masks do not act there")
@@ -244,7 +247,9 @@ def shut_parts(name: str, masks: Strengths, owners: Sequence[Sequence[int]], mod
             "Concept Masks, or load the model from a .safetensors file"
         )
     matrices = []
-    with torch.no_grad(), weight_in_use(module, like.dtype, like.device) as (weight, _):
+    _, rows = layer_and_rows(name)
+    with torch.no_grad(), weight_in_use(module, like.dtype, like.device) as (whole, _):
+        weight = whole[rows]
         flat = weight.reshape(-1)
         for group in owners:
             matrix = torch.zeros(flat.numel(), device=flat.device)

@@ -17,6 +17,7 @@ from comfy.ops import CastWeightBiasOp, cast_bias_weight, uncast_bias_weight
 from torch import Tensor
 
 from ...cones_ops.errors import ConesError
+from ...cones_ops.targets import layer_and_rows, part_shapes, weight_and_rows
 
 PREFIX = "diffusion_model."
 
@@ -27,12 +28,24 @@ except ImportError:  # the host runs without its kernels package
 
 
 def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """Canonical name -> shape of every parameter below diffusion_model."""
+    """Canonical name -> shape of every parameter below diffusion_model, and of the K and V that are parts of one."""
     diffusion_model = getattr(model.model, "diffusion_model", None)
     if diffusion_model is None:
         kind = type(model.model).__name__
         raise ConesError(f"{kind} has no diffusion model inside; connect the MODEL of a checkpoint loader")
-    return {name: tuple(value.shape) for name, value in diffusion_model.named_parameters()}
+    return shapes_of(diffusion_model)
+
+
+def shapes_of(diffusion_model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """The same of a diffusion model itself."""
+    whole = {name: tuple(value.shape) for name, value in diffusion_model.named_parameters()}
+    return whole | part_shapes(whole)
+
+
+def layer_of(diffusion_model: Any, name: str) -> tuple[Any, slice]:
+    """The layer that holds a target, and the target's rows in its weight."""
+    path, rows = layer_and_rows(name)
+    return diffusion_model.get_submodule(path), rows
 
 
 def is_quantised(model: Any, key: str) -> bool:
@@ -41,12 +54,13 @@ def is_quantised(model: Any, key: str) -> bool:
 
 
 def base_weight(model: Any, key: str) -> Tensor:
-    """The parameter as the checkpoint has it, also while patches are loaded into the model; not to be written to."""
+    """A target or other parameter as the checkpoint has it, also while patches are loaded; not to be written to."""
+    key, rows = weight_and_rows(key)
     backup = model.backup.get(key)
     weight = comfy.utils.get_attr(model.model, key) if backup is None else backup.weight
     if isinstance(weight, QuantizedTensor):
         weight = weight.dequantize()
-    return weight.detach() if isinstance(weight, torch.Tensor) else weight
+    return weight.detach()[rows] if isinstance(weight, torch.Tensor) else weight
 
 
 @contextmanager

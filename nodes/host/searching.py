@@ -19,7 +19,7 @@ from ...cones_ops.find import SearchResult, find_concept_neurons
 from ...cones_ops.fingerprint import fingerprint
 from ...cones_ops.loss import Examples
 from ...cones_ops.search import OnStep, SearchSettings
-from ...cones_ops.targets import TargetChoice, reads_text, select_targets
+from ...cones_ops.targets import TargetChoice, own_tokens_at, select_targets
 from .denoiser import BorrowedModel, borrow
 from .parameters import PREFIX, base_weight, parameter_shapes
 from .token_places import Concept, own_of
@@ -140,10 +140,10 @@ def checked_latents(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]
 
 def own_token_facts(captions: Iterable[Any], concept: Concept, names: Sequence[str]) -> dict[str, str]:
     """Which tokens a search used, for the mask's provenance; ConesError where there are none to search at."""
-    if pictures := [name for name in names if not reads_text(name)]:
+    if others := [name for name in names if own_tokens_at(name) is None]:
         raise ConesError(
-            f"{listed(pictures)} do not read the text and so have no own tokens; choose text targets, or where = "
-            "everywhere"
+            f"{listed(others)} do not read the text, or not where its tokens can be told apart, and so have no own "
+            "tokens; choose text targets, or where = everywhere"
         )
     places = [one for caption in captions for one in own_of(caption, concept)]
     seen = dict.fromkeys(

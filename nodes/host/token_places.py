@@ -68,9 +68,9 @@ def multiple_of(tensor: Tensor, original: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Placed:
-    """One conditioning of a run: its tokens, how many of them were appended since, each concept's positions."""
+    """One conditioning of a run: its text (L, D), how many tokens of it were appended, each concept's positions."""
 
-    length: int
+    text: Tensor
     appended: int
     positions: tuple[Tensor, ...]  # one per concept
 
@@ -93,8 +93,8 @@ def placed(conds: Conds, concepts: Sequence[Concept]) -> dict[Any, Placed]:
         positions = tuple(places.of(concept) for concept in concepts) if places else ()
         if places and any(len(one) for one in positions):
             check_unchanged(places, cond.get("cross_attn"))
-            length = cond["cross_attn"].shape[1]
-            found[cond["uuid"]] = Placed(length, length - places.encoded.shape[1], positions)
+            text = cond["cross_attn"][0]
+            found[cond["uuid"]] = Placed(text, len(text) - places.encoded.shape[1], positions)
     return found
 
 
@@ -113,7 +113,7 @@ def text_and_options(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[An
 def rows_in(uuids: Sequence[Any], text: Tensor | None, by_uuid: Mapping[Any, Placed]) -> Iterator[Rows]:
     """The rows of one batch that hold own tokens. text (B, L, D): the batch's text, uuids: one per equal part of it.
 
-    The host repeats a shorter text until it is as long as the longest of the batch; so do the positions.
+    ConesError where the model makes another text of a prompt before it reads it.
     """
     if not any(uuid in by_uuid for uuid in uuids):
         return
@@ -128,9 +128,28 @@ def rows_in(uuids: Sequence[Any], text: Tensor | None, by_uuid: Mapping[Any, Pla
         one = by_uuid.get(uuid)
         if one is None:
             continue
-        repeats = text.shape[1] // one.length if text.shape[1] % one.length == 0 else 1
-        positions = tuple(torch.cat([own + one.length * k for k in range(repeats)]) for own in one.positions)
+        begins = beginnings(text[part * each], one.text)
+        positions = tuple(torch.cat([own + begin for begin in begins]) for own in one.positions)
         yield Rows(uuid, part * each, (part + 1) * each, positions)
+
+
+def beginnings(text: Tensor, encoded: Tensor) -> list[int]:
+    """Where a prompt's text (L, D) begins in what the model is given of it (L or more, D).
+
+    The host repeats a shorter text until it is as long as the longest of the batch; Flux 2 puts padding before it.
+    """
+    length, given = len(encoded), len(text)
+    if given == length:
+        return [0]
+    if given > length and text.shape[1] == encoded.shape[1]:
+        places = dict.fromkeys([*range(0, given - length + 1, length), given - length])
+        known = encoded.to(text.device, text.dtype)
+        if found := [at for at in places if torch.allclose(text[at : at + length], known, rtol=1e-2, atol=1e-3)]:
+            return found
+    raise ConesError(
+        f"this model makes another text (now {tuple(text.shape)}) of the prompt's {tuple(encoded.shape)} before it "
+        "reads it, in which own tokens cannot be told; use masks that act everywhere"
+    )
 
 
 EVERYWHERE = ", or choose where = everywhere"  # the way out that a search has
