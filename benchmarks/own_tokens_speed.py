@@ -13,93 +13,14 @@ with the masks, in turn first, inside one run; the first call with masks, which 
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
-PACK = "cones_concept_neurons"
-TOKENS, WIDTH = 77, 768
-UNET = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "num_heads": 8,
-    "num_head_channels": -1,
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "transformer_depth_middle": 1,
-    "context_dim": WIDTH,
-    "use_spatial_transformer": True,
-    "use_linear_in_transformer": False,
-    "use_temporal_attention": False,
-    "adm_in_channels": None,
-    "legacy": False,
-}
-
-
-def load_pack(comfyui: Path | None) -> None:
-    """Make `comfy` and the pack importable."""
-    sys.path.insert(0, str(ROOT))
-    from cones_ops.toy_world.comfyui_server import find_host
-
-    sys.path[0] = str(find_host(comfyui))  # our nodes/ would hide the host's nodes.py
-    from comfy.cli_args import args
-
-    args.cpu = True
-    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    assert spec is not None and spec.loader is not None
-    sys.modules[PACK] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[PACK])
-
-
-def pack(name: str) -> Any:
-    return importlib.import_module(f"{PACK}.{name}")
-
-
-def sd15_size_model() -> Any:
-    """A MODEL of Stable Diffusion 1.5's architecture with random weights."""
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    config = comfy.supported_models.SD15(dict(UNET))
-    config.set_inference_dtype(torch.float32, None)
-    cpu = torch.device("cpu")
-    model = config.get_model({}, device=cpu)
-    generator = torch.Generator().manual_seed(0)
-    for value in model.diffusion_model.parameters():
-        value.data.normal_(0, 1 / max(value[0].numel(), 1) ** 0.5 if value.ndim > 1 else 0.02, generator=generator)
-    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
-
-
-def random_masks(model: Any, count: int, density: float) -> list[tuple[Any, float]]:
-    """Own-token masks of `count` concepts."""
-    every = pack("nodes.host.parameters").parameter_shapes(model)
-    shapes = {name: every[name] for name in pack("cones_ops.targets").select_targets(every)}
-    generator = torch.Generator().manual_seed(1)
-    masks = []
-    for k in range(count):
-        index = {n: (torch.rand(s, generator=generator) < density).flatten().nonzero()[:, 0] for n, s in shapes.items()}
-        masks.append((pack("cones_ops.concept_mask").ConceptMask(index, shapes, f"id{k}", "thing", "own tokens"), 1.0))
-    return masks
-
-
-def conditioning(count: int, seed: int) -> Any:
-    """A random text in which `count` concepts have two tokens each."""
-    places = pack("nodes.host.token_places")
-    text = torch.randn(1, TOKENS, WIDTH, generator=torch.Generator().manual_seed(seed))
-    own = {(f"id{k}", "thing"): torch.tensor([2 + 4 * k, 3 + 4 * k]) for k in range(count)}
-    return [[text, {places.KEY: places.TokenPlaces(text, own, "identifier + class word")}]]
+from speed_model import SD15, conditioning, load_pack, pack, random_latent, random_masks, ratios, unet_model
 
 
 class Paired:
@@ -158,6 +79,30 @@ def vanilla(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "transformer_options": transformer}
 
 
+def measured(model: Any, pairs: int, masks: int, density: float, latent: int) -> dict[str, Any]:
+    """Steps of sampling with a text in which `masks` concepts are named, against the same steps without the masks."""
+    import comfy.samplers
+
+    applied = pack("nodes.host.applying").apply_masks(model, random_masks(model, masks, density))
+    guider = comfy.samplers.CFGGuider(applied)
+    guider.set_conds(conditioning(model, masks, 2), conditioning(model, 0, 3))
+    guider.set_cfg(7.0)
+    timing, noise = Paired(pairs), random_latent(latent)
+    with torch.inference_mode():
+        guider.sample(noise, torch.zeros_like(noise), timing, torch.tensor([10.0, 0.0]))
+    plain = [one for one, _ in timing.seconds]
+    return {
+        "own_tokens_sampling_ratio": ratios([one for _, one in timing.seconds], plain),
+        "hooks_over_vanilla_step": statistics.median(timing.hooks) / statistics.median(plain),
+        "first_step_over_vanilla": timing.first / statistics.median(plain),
+        "vanilla_step_seconds": statistics.median(plain),
+        "masks": masks,
+        "density": density,
+        "latent": latent,
+        "threads": torch.get_num_threads(),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pairs", type=int, default=10)
@@ -167,30 +112,7 @@ def main() -> None:
     parser.add_argument("--comfyui", type=Path, help="the ComfyUI checkout")
     given = parser.parse_args()
     load_pack(given.comfyui)
-    import comfy.samplers
-
-    model = sd15_size_model()
-    applied = pack("nodes.host.applying").apply_masks(model, random_masks(model, given.masks, given.density))
-    guider = comfy.samplers.CFGGuider(applied)
-    guider.set_conds(conditioning(given.masks, 2), conditioning(0, 3))
-    guider.set_cfg(7.0)
-    timing = Paired(given.pairs)
-    noise = torch.randn(1, 4, given.latent, given.latent, generator=torch.Generator().manual_seed(4))
-    with torch.inference_mode():
-        guider.sample(noise, torch.zeros_like(noise), timing, torch.tensor([10.0, 0.0]))
-    ratios = sorted(masked / plain for plain, masked in timing.seconds)
-    plain = statistics.median(one for one, _ in timing.seconds)
-    report = {
-        "own_tokens_sampling_ratio": {"min": ratios[0], "median": statistics.median(ratios), "max": ratios[-1]},
-        "hooks_over_vanilla_step": statistics.median(timing.hooks) / plain,
-        "first_step_over_vanilla": timing.first / plain,
-        "vanilla_step_seconds": plain,
-        "pairs": given.pairs,
-        "masks": given.masks,
-        "density": given.density,
-        "latent": given.latent,
-        "threads": torch.get_num_threads(),
-    }
+    report = measured(unet_model(SD15), given.pairs, given.masks, given.density, given.latent)
     print(json.dumps(report, indent=1))
 
 

@@ -1,4 +1,4 @@
-"""`cones bench`: `quality`, every method on the toy world, cell by cell; `dreambench`, on a real model."""
+"""`cones bench`: `quality`, methods on the toy world; `dreambench`, on a real model; `speed`, in a ComfyUI."""
 
 # ruff: noqa: T201 - a command line answers by printing
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,35 @@ def quality(options: argparse.Namespace) -> None:
     print(bench.markdown(found["summary"]), file=sys.stderr)
 
 
+def speed(options: argparse.Namespace) -> None:
+    """How fast searching, sampling and applying are in a ComfyUI, against its own ways; 15 minutes on 2 cores."""
+    from .toy_world.comfyui_server import PACK, find_host, find_python
+
+    benchmark, host = PACK / "benchmarks" / "speed.py", find_host(options.comfyui)
+    if not benchmark.is_file():
+        raise ConesError(f"{PACK} holds the library only; run this from a checkout of the whole pack")
+    command = [find_python(host), str(benchmark), "--comfyui", str(host), "--pairs", str(options.pairs)]
+    command += ["--quick"] if options.quick else []
+    command += ["--only", *options.only] if options.only else []
+    command += ["--json", str(options.json)] if options.json else []
+    if code := subprocess.run(command, check=False).returncode:
+        raise ConesError(f"the benchmark ended with code {code}; what it printed says why")
+
+
+def add_speed(kinds: Any) -> None:
+    command = kinds.add_parser("speed", help=speed.__doc__, description=speed.__doc__)
+    command.add_argument("--quick", action="store_true", help="a tiny UNet and two pairs: to see that it runs")
+    command.add_argument("--pairs", type=int, default=5, help="of searching and applying; twice as many of sampling")
+    command.add_argument(
+        "--only", nargs="+", choices=("search", "sampling", "apply", "files"), help="these parts (default: all)"
+    )
+    command.add_argument(
+        "--json", type=Path, nargs="?", metavar="FILE", help="write there too what is printed, which is always JSON"
+    )
+    command.add_argument("--comfyui", type=Path, help="the ComfyUI checkout")
+    command.set_defaults(run=speed)
+
+
 def _say(cell: dict[str, Any]) -> None:
     figures = {name: entry["value"] for name, entry in cell["figures"].items()}
     print(f"{cell['name']} {cell['cell_seconds']} s {json.dumps(figures)}", file=sys.stderr, flush=True)
@@ -54,10 +84,11 @@ def _say(cell: dict[str, Any]) -> None:
 
 def add_commands(commands: Any) -> None:
     """Describe the command to argparse."""
-    told = "Benchmarks, which print JSON: quality (the toy world), dreambench (a real model)."
+    told = "Benchmarks, which print JSON: quality (the toy world), dreambench (a real model), speed (in a ComfyUI)."
     bench = commands.add_parser("bench", help=told, description=told)
     kinds = bench.add_subparsers(required=True, metavar="benchmark")
     add_dreambench(kinds)
+    add_speed(kinds)
     command = kinds.add_parser("quality", help=quality.__doc__, description=quality.__doc__)
     command.add_argument(
         "--out", type=Path, default=Path("bench-out/quality"), help="folder of the cells; goes on there"

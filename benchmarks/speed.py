@@ -1,0 +1,113 @@
+"""How fast the pack is, against the host's own ways: searching, sampling, applying and files, as JSON.
+
+    cones bench speed [--quick] [--pairs 5] [--json FILE]     (or python benchmarks/speed.py)
+
+Needs a ComfyUI (COMFYUI_PATH, or ~/comfy/ComfyUI) and its requirements, and 16 GB of memory. One UNet of the host's own
+class in the size of Stable Diffusion 1.5, random weights, fp32, 32x32 latents, on the CPU. Everything is measured pair
+by pair in this one process; each ratio is given as min, median and max of its pairs. Goals stand beside them.
+"""
+
+# ruff: noqa: T201 - a benchmark answers by printing
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from speed_model import SD15, TINY, load_pack, parameters_of, unet_model
+
+GOALS = {
+    "search_step_over_forward": (0.0, 2.1),
+    "search_step_over_full_backward": (0.0, 0.60),
+    "search_step_over_native_lora_step": (0.0, 0.80),
+    "saved_bytes_over_native": (0.0, 0.60),
+    "checkpointed_saved_bytes_over_native": (0.0, 0.15),
+    "checkpointed_step_over_plain": (0.0, 1.6),
+    "sampling_ratio_1_mask": (0.98, 1.02),
+    "sampling_ratio_8_masks": (0.98, 1.02),
+    "own_tokens_sampling_ratio_4_masks": (0.98, 1.02),
+    "apply_8_masks_over_lora": (0.0, 1.2),
+    "apply_64_masks_over_lora": (0.0, 4.0),
+}  # for the median
+
+
+def files() -> dict[str, Any]:
+    """The figures of mask files, which are for one thread and so need a process of their own."""
+    benchmark = Path(__file__).with_name("files.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(benchmark.parents[1])}
+    ran = subprocess.run([sys.executable, str(benchmark)], env=environment, capture_output=True, check=True, text=True)
+    found: dict[str, Any] = json.loads(ran.stdout)
+    found["files_threads"] = found.pop("threads")
+    return found
+
+
+def measured(given: argparse.Namespace) -> dict[str, Any]:
+    """Everything, or the parts that were asked for."""
+    import speed_apply
+    import speed_sampling
+    import speed_search
+
+    model, side = unet_model(TINY if given.quick else SD15), 8 if given.quick else given.latent
+    pairs, sampling_pairs = (2, 2) if given.quick else (given.pairs, 2 * given.pairs)
+    parts = {
+        "search": lambda: speed_search.measured(model, side, pairs),
+        "sampling": lambda: speed_sampling.measured(model, side, sampling_pairs, given.density, given.own_density),
+        "apply": lambda: speed_apply.measured(model, pairs, given.density),
+        "files": lambda: {} if given.quick else files(),
+    }
+    report: dict[str, Any] = {
+        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "torch": torch.__version__,
+        "unet_parameters": parameters_of(model),
+        "latent": side,
+    }
+    for name, part in parts.items():
+        if name in given.only:
+            report |= part()
+            print(f"{name} done", file=sys.stderr, flush=True)
+    return report
+
+
+def table(report: dict[str, Any]) -> str:
+    """The figures that have a goal, as Markdown."""
+    lines = ["| figure | median | min | max | goal | met |", "|---|---|---|---|---|---|"]
+    for name, (low, high) in GOALS.items():
+        if name in report:
+            found, goal = report[name], f"<= {high:g}" if not low else f"{low:g} - {high:g}"
+            values = " | ".join(f"{found[key]:.3f}" for key in ("median", "min", "max"))
+            met = "yes" if low <= found["median"] <= high else "**no**"
+            lines.append(f"| `{name}` | {values} | {goal} | {met} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="cones bench speed", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a tiny UNet and two pairs: to see that it runs")
+    parser.add_argument("--pairs", type=int, default=5, help="of searching and applying; twice as many of sampling")
+    parser.add_argument("--latent", type=int, default=32, help="side of the latents")
+    parser.add_argument("--density", type=float, default=0.01, help="share of the text K and V in a mask")
+    parser.add_argument("--own-density", type=float, default=0.1, help="the same for masks at own tokens")
+    kinds = ("search", "sampling", "apply", "files")
+    parser.add_argument("--only", nargs="+", choices=kinds, default=kinds, help="these parts")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
+    parser.add_argument("--comfyui", type=Path, help="the ComfyUI checkout")
+    given = parser.parse_args()
+    load_pack(given.comfyui)
+    report = measured(given)
+    text = json.dumps(report, indent=1)
+    if given.json is not None:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    print(table(report), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
