@@ -6,9 +6,11 @@ Always on a clone; the user's own model is never edited. Strength 0, or no masks
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from ...cones_ops.concept_mask import ConceptMask, Where
 from ...cones_ops.errors import ConesError, listed
@@ -46,13 +48,18 @@ def apply_masks(
         add_masks(clone, placed)
     parts: dict[str, list[Part]] = {}
     for mask, strength in active:
-        for name, index in mask.index.items() if mask.where == "everywhere" else ():
-            weight, rows = weight_and_rows(name)
-            first = (rows.start or 0) * shapes[weight][1]
-            parts.setdefault(PREFIX + weight, []).append((index.cpu() + first, 1.0 - strength))
+        for weight, index in whole_weights(mask, shapes) if mask.where == "everywhere" else ():
+            parts.setdefault(PREFIX + weight, []).append((index, 1.0 - strength))
     if parts:
         add_parts(clone, parts, {PREFIX + name: shape for name, shape in shapes.items()})
     return clone
+
+
+def whole_weights(mask: ConceptMask, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Tensor]]:
+    """The mask's index by the model's own weights, of which targets may be rows; a weight may come more than once."""
+    for name, index in mask.index.items():
+        weight, rows = weight_and_rows(name)
+        yield weight, index.cpu() + (rows.start or 0) * shapes[weight][1]
 
 
 def acting(mask: ConceptMask, where: Where | None) -> ConceptMask:
