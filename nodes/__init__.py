@@ -7,8 +7,10 @@ from comfy_api.latest import ComfyExtension, io
 
 from .apply import ConesApplyConceptMasks
 from .encode import ConesEncodePrompt
+from .export import ConesExportAsLora
 from .find import ConesFindConceptNeurons
 from .host.folders import register
+from .inspect import ConesCompareConceptMasks, ConesInspectConceptMask, ConesLabelPictures, ConesSplitConceptMask
 from .masks import ConesCombineConceptMasks, ConesLoadConceptMask, ConesSaveConceptMask
 from .toy import ConesToySubject, ConesToyWorld
 from .tune import ConesLayPictures, ConesTuneConceptMasks
@@ -24,6 +26,11 @@ NODES: list[type[io.ComfyNode]] = [
     ConesEncodePrompt,
     ConesTuneConceptMasks,
     ConesLayPictures,
+    ConesInspectConceptMask,
+    ConesCompareConceptMasks,
+    ConesSplitConceptMask,
+    ConesLabelPictures,
+    ConesExportAsLora,
 ]
 
 

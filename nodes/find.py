@@ -12,6 +12,7 @@ from ..cones_ops.concept_mask import Where
 from ..cones_ops.report import density_figure, layer_table, summary_text
 from ..cones_ops.search import METHODS, recommended
 from ..cones_ops.targets import TARGET_CHOICES
+from .host.base_facts import base_facts
 from .host.progress import SearchProgress
 from .host.searching import Task, search
 from .types import ALIASES, CATEGORY, WHERES, ConceptMaskSocket
@@ -195,6 +196,8 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
         settings = replace(recommended(where, method, seed), steps=steps, batch=batch)
         progress = SearchProgress()
         result = search(model, task, targets, settings, density or None, prior_weight, progress, where)
+        told = base_facts(model, subject_latents) | result.mask.provenance
+        result = replace(result, mask=replace(result.mask, provenance=told))
         figure = density_figure(result)
         progress.finish(figure)
         curve = torch.from_numpy(figure).float().div(255)[None]  # (1, H, W, 3)

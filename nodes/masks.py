@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 from ..cones_ops.concept_mask import ConceptMask, difference, intersection, union
 from ..cones_ops.errors import ConesError
 from ..cones_ops.mask_file import load_mask, read_mask_metadata, save_mask
+from .covers import covers
 from .host.folders import mask_names, name_of, path_of, save_path, wanted_path
 from .types import ALIASES, CATEGORY, ConceptMaskSocket
 
@@ -45,6 +46,14 @@ class ConesSaveConceptMask(io.ComfyNode):  # type: ignore[misc]
                     default="keep both",
                     tooltip="keep both: add a number to the new file's name. overwrite: replace the old file.",
                 ),
+                io.Image.Input(
+                    "cover",
+                    optional=True,
+                    tooltip=(
+                        "A picture for the model library (the first of a batch): saved as .png beside the file, and "
+                        "small inside it. Nothing: no picture."
+                    ),
+                ),
             ],
             outputs=[
                 ConceptMaskSocket.Output(display_name="concept_mask", tooltip="The same concept mask, to go on with."),
@@ -53,11 +62,12 @@ class ConesSaveConceptMask(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
-    def execute(cls, concept_mask: ConceptMask, name: str, if_exists: str) -> io.NodeOutput:
+    def execute(cls, concept_mask: ConceptMask, name: str, if_exists: str, cover: Any = None) -> io.NodeOutput:
         overwrite = if_exists == "overwrite"
         if concept_mask.count == 0:
             raise ConesError("the concept mask is empty, there is nothing to save; see the report of the search")
-        path = save_mask(concept_mask, save_path(name, overwrite), overwrite)
+        beside, inside = (None, None) if cover is None else covers(cover)
+        path = save_mask(concept_mask, save_path(name, overwrite), overwrite, beside, inside)
         saved = name_of(path)
         return io.NodeOutput(concept_mask, saved, ui=ui.PreviewText(f"{saved}: {concept_mask.count} neurons"))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 ROOT = Path(__file__).absolute().parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "comfyui")]
@@ -81,6 +81,16 @@ def save_thumbnail(path: Path, rows: Sequence[Sequence[np.ndarray]], side: int =
     log.info("wrote %s", path.relative_to(ROOT))
 
 
+def save_figures(path: Path, figures: Sequence[np.ndarray], side: int = 360) -> None:
+    """Figures of any shape beside each other as one JPEG."""
+    sheet = Image.new("RGB", (side * len(figures), side), "white")
+    for x, figure in enumerate(figures):
+        fitted = ImageOps.pad(Image.fromarray(figure), (side, side), Image.Resampling.LANCZOS, "white")
+        sheet.paste(fitted, (side * x, 0))
+    sheet.save(path, quality=90)
+    log.info("wrote %s", path.relative_to(ROOT))
+
+
 def thumbnail(run: Run, prompt: dict[str, dict[str, Any]]) -> list[list[np.ndarray]]:
     """Rows of pictures: what the run learned from, if it shows that first, then without and with the concepts."""
     previews = [node_id for node_id, node in prompt.items() if node["class_type"] == "PreviewImage"]
@@ -100,7 +110,11 @@ def make_pictures(server: Server, object_info: dict[str, Any], wanted: str) -> N
             run = server.run(prompt, timeout=3600)
             for node_id in (node_id for node_id, node in prompt.items() if node["class_type"] == "PreviewAny"):
                 log.info("%s\n%s", graph.name, run.text(node_id))
-            save_thumbnail(ROOT / "workflows" / f"{graph.name}.jpg", thumbnail(run, prompt))
+            path = ROOT / "workflows" / f"{graph.name}.jpg"
+            if figures := [one for one in prompt if prompt[one]["class_type"] == "ConesInspectConceptMask"]:
+                save_figures(path, [run.image(figures[0]), run.image(only(prompt, "SaveImage"))])
+            else:
+                save_thumbnail(path, thumbnail(run, prompt))
 
 
 def main(arguments: Sequence[str]) -> None:

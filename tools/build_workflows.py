@@ -11,53 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import workflow_notes
-from workflow_graph import Graph, Output
+from workflow_graph import Graph
+from workflow_inspect import inspect_and_compare
+from workflow_pieces import MASKS, SD15, TOY, encoded, enlarged, prompt, samples, without_and_with
 
 FOLDER = Path(__file__).absolute().parent.parent / "workflows"
-MASKS = ("toy-sks-star", "toy-zwx-heart", "toy-sks-star-everywhere")
-SAMPLER = {"sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-TOY = {"seed": 7, "steps": 20, "cfg": 3.0}
-SD15 = {"seed": 7, "steps": 25, "cfg": 7.0}
-
-
-def prompt(graph: Graph, at: tuple[int, int], title: str, clip: Output, text: Output | str) -> Output:
-    return graph.add("CLIPTextEncode", at, (340, 110), title, clip=clip, text=text)[0]
-
-
-def encoded(
-    graph: Graph, at: tuple[int, int], title: str, clip: Output, text: Output | str, **inputs: Output | str | bool
-) -> Output:
-    """Encode Prompt with Concepts."""
-    return graph.add("ConesEncodePrompt", at, (340, 360), title, clip=clip, text=text, **inputs)[0]
-
-
-def samples(
-    graph: Graph, at: tuple[int, int], model: Output, inputs: dict[str, Output], vae: Output, **settings: Any
-) -> Output:
-    """KSampler and VAE Decode, one below the other; returns the pictures."""
-    title = settings.pop("title")
-    sampler = graph.add("KSampler", at, (300, 270), title, model=model, **inputs, **settings, **SAMPLER)
-    return graph.add("VAEDecode", (at[0], at[1] + 330), (300, 50), samples=sampler[0], vae=vae)[0]
-
-
-def enlarged(graph: Graph, at: tuple[int, int], pictures: Output) -> Output:
-    """64 pixels are small on a canvas: four times larger, pixel by pixel."""
-    return graph.add("ImageScaleBy", at, (300, 82), image=pictures, upscale_method="nearest-exact", scale_by=4.0)[0]
-
-
-def without_and_with(
-    graph: Graph, left: int, models: tuple[Output, Output], inputs: dict[str, Output], vae: Output, **settings: Any
-) -> None:
-    """The same noise and prompt through two models, side by side for the eye; the second is saved."""
-    what = settings.pop("what")
-    for top, model, word in ((0, models[0], "Without"), (660, models[1], "With")):
-        title = f"{word} {what}"
-        pictures = samples(graph, (left, top), model, inputs, vae, title=title, **settings)
-        if settings == TOY:
-            pictures = enlarged(graph, (left, top + 440), pictures)
-        show = {"filename_prefix": f"cones/{graph.name}"} if word == "With" else {}
-        kind = "SaveImage" if show else "PreviewImage"
-        graph.add(kind, (left + 360, top), (560, 600), title, images=pictures, **show)
 
 
 def find_a_concept() -> Graph:
@@ -223,7 +181,8 @@ def find_a_concept_sd15() -> Graph:
     )  # fmt: skip
     curve = graph.add("PreviewImage", (800, 1220), (420, 320), "Curve", images=found[1])
     graph.add("PreviewAny", (1300, 0), (340, 440), "Report", source=found[2])
-    saved = graph.add("ConesSaveConceptMask", (1300, 560), (340, 150), concept_mask=found[0], name="sks dog")
+    kept = {"concept_mask": found[0], "name": "sks dog", "cover": pictures[0]}
+    saved = graph.add("ConesSaveConceptMask", (1300, 560), (340, 150), **kept)
     applied = graph.add("ConesApplyConceptMasks", (1300, 780), (340, 780), model=model[0], mask_1=saved[0])
     text = "a photo of a sks dog on a beach"
     inputs = {
@@ -238,7 +197,10 @@ def find_a_concept_sd15() -> Graph:
     return graph
 
 
-WITH_MASKS: tuple[Callable[[], Graph], ...] = (compose_two_concepts, compare_where_masks_act, tune_two_concepts)
+WITH_MASKS: tuple[Callable[[], Graph], ...] = (
+    *(compose_two_concepts, compare_where_masks_act, tune_two_concepts),
+    inspect_and_compare,
+)
 WORKFLOWS: tuple[Callable[[], Graph], ...] = (find_a_concept, *WITH_MASKS, find_a_concept_sd15)
 
 

@@ -11,7 +11,7 @@ samples.
 
 - **Toy World** is a tiny model that ships with this pack. Nothing is downloaded, no graphics card is needed.
 - **Toy Subject** has eight subjects. Choose another one, and change the words in *What to draw* and the name in *Save \
-Concept Mask* to match. Twelve of its sixteen pictures show it beside something else, each with its own caption.
+Concept Mask* to match. All but four of its pictures show it beside something else, each with its own caption.
 - **Encode Prompt with Concepts** tells the search which tokens are the subject's.
 - **Find Concept Neurons** shows its loss while it works; Cancel stops it within a step. Its curve says what share of \
 weights it chose to shut, and why. The model itself is not changed.
@@ -118,4 +118,30 @@ it shows.
 
 No pictures of the class are needed: the mask acts at its own tokens, every other prompt stays as it is. The mask is \
 for this checkpoint; on another one *Apply Concept Masks* says so.
+"""
+
+INSPECT = """\
+## Inspect and compare
+
+**Inspect Concept Mask** shows where a concept's neurons are, from the model's input (left) to its output: how much of \
+each layer's K and V is shut, and how many neurons each block holds.
+
+**Compare Concept Masks** shows what two masks have in common, and where. Its report says what to expect of them \
+together: where they act counts, and whether they were tuned together. How much they share does not tell whether both \
+subjects come out in one picture; very much in common tells that one subject was searched twice.
+
+Both need no model and run at once. Connect up to eight masks; choose others in *Load Concept Mask* (press R for new \
+ones).
+"""
+
+SPLIT = """\
+## What each part does
+
+**Split Concept Mask** gives a *list*: the whole mask, then each block's neurons alone. All that follows runs once per \
+entry, so one press of Run samples every part, with one prompt and one noise.
+
+- *left_on* = all but the group asks the opposite: what is missing without these neurons?
+- *group_by* = K and V, or third of the model for large models: each group costs a picture.
+- *Encode Prompt with Concepts* takes the whole mask, not the list; the words are the same.
+- Leave *Without a mask* beside it, to see what the model draws by itself.
 """

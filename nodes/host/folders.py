@@ -50,10 +50,10 @@ def path_of(name: str) -> Path:
     return Path(found)
 
 
-def wanted_path(name: str) -> Path:
-    """The file that a name asks for, in the first folder; ConesError when it cannot be one or leads out of there."""
+def wanted_path(name: str, kind: str = FOLDER) -> Path:
+    """The file that a name asks for, in the first folder of a kind; ConesError if it cannot be one or leads out."""
     register()
-    root = Path(folder_paths.get_folder_paths(FOLDER)[0]).resolve()
+    root = Path(folder_paths.get_folder_paths(kind)[0]).resolve()
     parts = [part for part in name.strip().replace("\\", "/").removesuffix(SUFFIX).split("/") if part]
     bad = [part for part in parts if part.strip(". ") != part.rstrip() or re.search(r'[<>:"|?*\x00-\x1f]', part)]
     if not parts or bad or name.strip().startswith(("/", "\\")):
@@ -67,9 +67,9 @@ def wanted_path(name: str) -> Path:
     return path
 
 
-def save_path(name: str, overwrite: bool) -> Path:
+def save_path(name: str, overwrite: bool, kind: str = FOLDER) -> Path:
     """Where to save under a name: that file, or the next free `name-2` unless overwrite. The folder is made."""
-    wanted = path = wanted_path(name)
+    wanted = path = wanted_path(name, kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     number = 2
     while path.exists() and not overwrite:
@@ -78,7 +78,7 @@ def save_path(name: str, overwrite: bool) -> Path:
     return path
 
 
-def name_of(path: Path) -> str:
-    """The name under which Load Concept Mask lists a saved file."""
-    root = Path(folder_paths.get_folder_paths(FOLDER)[0]).resolve()
+def name_of(path: Path, kind: str = FOLDER) -> str:
+    """The name under which Load Concept Mask (or another loader, by kind) lists a saved file."""
+    root = Path(folder_paths.get_folder_paths(kind)[0]).resolve()
     return str(path.relative_to(root))

@@ -119,7 +119,8 @@ def test_every_node_is_registered(server):
     assert ours == {
         "ConesApplyConceptMasks", "ConesCombineConceptMasks", "ConesFindConceptNeurons", "ConesLoadConceptMask",
         "ConesSaveConceptMask", "ConesToySubject", "ConesToyWorld", "ConesEncodePrompt", "ConesTuneConceptMasks",
-        "ConesLayPictures",
+        "ConesLayPictures", "ConesInspectConceptMask", "ConesCompareConceptMasks", "ConesSplitConceptMask",
+        "ConesLabelPictures", "ConesExportAsLora",
     }  # fmt: skip
     assert not [line for line in server.log().splitlines() if "IMPORT FAILED" in line and "cones" in line]
 

@@ -187,6 +187,17 @@ def test_tune_two_concepts_runs_to_a_picture(server):
     assert len(collages) == 10 and all(picture.shape == (256, 256, 3) for picture in collages)
 
 
+def test_inspect_and_compare_shows_masks_and_their_parts(server):
+    prompt = shortened(to_api(read(ROOT / "workflows" / "inspect-and-compare.json"), server.object_info()))
+    run = server.run(prompt)
+    figures = [run.image(one) for one in nodes_with(prompt, "ConesInspectConceptMask")]
+    assert all(figure.shape == (540, 640, 3) for figure in figures) and not np.array_equal(*figures)
+    report = run.text(nodes_with(prompt, "ConesCompareConceptMasks")[0])
+    assert "sks star and zwx heart" in report and "Masks at own tokens" in report
+    grid = run.image(nodes_with(prompt, "SaveImage")[0])
+    assert grid.shape[1] > 3 * 288 and grid.std() > 0  # the whole mask and six blocks: three in a row
+
+
 def test_find_a_concept_sd15_runs_to_a_picture(server, sd15_checkpoint):
     prompt = shortened(to_api(read(ROOT / "workflows" / "find-a-concept-sd15.json"), server.object_info()))
     generator = np.random.default_rng(0)

@@ -1,0 +1,30 @@
+"""Which kind of model a MODEL is, in the words of programs that list model files; for a mask's provenance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# the host's configuration -> (ModelSpec architecture, base model version as training scripts write it)
+KNOWN = {
+    "ToyConfig": ("cones-toy-world", "cones_toy_world"),
+    "SD15": ("stable-diffusion-v1", "sd_v1"),
+    "SD20": ("stable-diffusion-v2-512", "sd_v2"),
+    "SDXL": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
+    "SD3": ("stable-diffusion-v3-medium", "sd3"),
+    "Flux": ("flux-1-dev", "flux1"),
+    "QwenImage": ("qwen-image", "qwen_image"),
+}
+
+
+def base_facts(model: Any, latents: Any) -> dict[str, str]:
+    """architecture, base_model_version, and the resolution of the pictures searched with, as far as they are known."""
+    config = getattr(model.model, "model_config", None)
+    name = type(config).__name__
+    architecture, version = KNOWN.get(name, (name.lower(), name.lower()))
+    facts = {"architecture": architecture, "base_model_version": version}
+    format_of = getattr(model.model, "latent_format", None)
+    ratio = getattr(format_of, "spacial_downscale_ratio", None)
+    if ratio:
+        height, width = (int(side) * int(ratio) for side in latents["samples"].shape[-2:])
+        facts["resolution"] = f"{width}x{height}"
+    return facts
