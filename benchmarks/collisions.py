@@ -5,9 +5,10 @@ samples: each subject alone with both masks loaded, and both in one picture, in 
 its overlap and shares, the rank correlation of overlap and shares, and what masks of one subject have in common.
 cones_ops/collisions.py says what follows from it. Half an hour on one core.
 
-    uv run python benchmarks/collisions.py bench-out/quality/kept > benchmarks/results/collisions.json
+    uv run python benchmarks/collisions.py bench-out/quality/kept --compare bench-out/quality24/kept > collisions.json
 
---measured FILE takes the sampled pairs of an earlier run's lines (its standard error) and only sums up.
+results/collisions.json sampled masks found with 12 collages, and only compared those with 24. --measured FILE takes the
+sampled pairs of an earlier run's lines (its standard error) and only sums up.
 """
 
 # ruff: noqa: T201 - a benchmark answers by printing
@@ -129,10 +130,20 @@ def summarised(rows: list[dict[str, Any]], alike: list[dict[str, Any]]) -> dict[
     return {"two_subjects": two, "one_subject": {"pairs": len(alike), **ranges(alike, MEASURES)}}
 
 
+def only_compared(folder: Path, where: str) -> dict[str, Any]:
+    """What masks of two subjects, and of one, have in common."""
+    found = {}
+    for name, same in (("two_subjects", False), ("one_subject", True)):
+        rows = [compared(where, *pair) for pair in pairs(found_in(folder, where), same)]
+        found[name] = {"pairs": len(rows), **ranges(rows, MEASURES)}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="the kept/ folder of a quality benchmark")
     parser.add_argument("--measured", type=Path, help="lines of JSON of an earlier run, instead of sampling")
+    parser.add_argument("--compare", type=Path, help="a second such folder, whose masks are compared, not sampled")
     given = parser.parse_args()
     rows = []
     if given.measured:
@@ -145,7 +156,10 @@ def main() -> None:
     for where in WHERES:
         alike = [compared(where, *pair) for pair in pairs(found_in(given.folder, where), same=True)]
         summary[where] = summarised([row for row in rows if row["where"] == where], alike)
-    print(json.dumps({"versions": versions(), "summary": summary, "pairs": rows}, indent=1))
+    report = {"versions": versions(), "summary": summary, "pairs": rows}
+    if given.compare:
+        report["compared_only"] = {where: only_compared(given.compare, where) for where in WHERES}
+    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

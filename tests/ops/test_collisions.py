@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from cones_ops.collisions import ADVICE, SAME_SUBJECT, collision_report, jaccard
 MIDDLE = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
 LAST = "output_blocks.3.1.transformer_blocks.0.attn2.to_v.weight"
 SHAPES = {MIDDLE: (50, 10), LAST: (50, 10)}  # 1000 entries
+KINDS = {"own tokens": ("at own tokens, tuned", "at own tokens"), "everywhere": ("everywhere, tuned", "everywhere")}
 EVIDENCE = Path(__file__).absolute().parents[2] / "benchmarks" / "results" / "collisions.json"
 
 
@@ -112,10 +114,10 @@ def test_bad_input() -> None:
 def test_the_thresholds_and_shares_are_those_of_the_evidence(where: str) -> None:
     if not EVIDENCE.is_file():
         pytest.skip("benchmarks are not part of this package")
-    found = json.loads(EVIDENCE.read_text())["summary"][where]
-    two, one = found["two_subjects"], found["one_subject"]
-    assert two["jaccard"]["most"] < SAME_SUBJECT[where] < one["jaccard"]["least"]
-    assert two["pairs"] + one["pairs"] == {"own tokens": 66, "everywhere": 28}[where]
+    evidence = json.loads(EVIDENCE.read_text())
+    for found in (evidence["compared_only"][where], evidence["summary"][where]):
+        two, one = found["two_subjects"], found["one_subject"]
+        assert two["jaccard"]["most"] < SAME_SUBJECT[where] < one["jaccard"]["least"]
     text = ADVICE["everywhere" if where == "everywhere" else "at own tokens"]
     quoted = [two["both_in_one_picture"][name] for name in ("mean", "least", "most")]
     if where == "everywhere":
@@ -127,5 +129,17 @@ def test_the_thresholds_and_shares_are_those_of_the_evidence(where: str) -> None
     assert abs(told["jaccard, both_in_one_picture"]) < 0.1
     if where == "everywhere":
         assert -0.6 < told["jaccard, each_with_both_loaded"] < -0.4
-        pairs = [pair for pair in json.loads(EVIDENCE.read_text())["pairs"] if pair["where"] == where]
+        pairs = [pair for pair in evidence["pairs"] if pair["where"] == where]
         assert all(pair["each_with_both_loaded"] < pair["each_by_itself"] for pair in pairs)
+
+
+@pytest.mark.parametrize("where", ["own tokens", "everywhere"])
+def test_what_joint_steps_do_is_quoted_from_the_benchmark(where: str) -> None:
+    if not EVIDENCE.is_file():
+        pytest.skip("benchmarks are not part of this package")
+    cells = json.loads(EVIDENCE.with_name("quality.json").read_text())["cells"]
+    tuned = [c for name, c in cells.items() if name.startswith(f"several/tuned/{where}/") and name.count("+") == 1]
+    shares = [fmean(cell["figures"][figure]["value"] for cell in tuned) for figure in ("alone", "all")]
+    tuned_text, text = (ADVICE[kind] for kind in KINDS[where])
+    assert all(f"{share:.0%}".replace("%", " %") in tuned_text for share in shares)
+    assert f"{shares[1]:.0%}".replace("%", " %") in text
