@@ -9,6 +9,7 @@ from .apply import ConesApplyConceptMasks
 from .encode import ConesEncodePrompt
 from .export import ConesExportAsLora
 from .find import ConesFindConceptNeurons
+from .hooks import ConesConceptMaskHook
 from .host.folders import register
 from .inspect import ConesCompareConceptMasks, ConesInspectConceptMask, ConesLabelPictures, ConesSplitConceptMask
 from .masks import ConesCombineConceptMasks, ConesLoadConceptMask, ConesSaveConceptMask
@@ -31,6 +32,7 @@ NODES: list[type[io.ComfyNode]] = [
     ConesSplitConceptMask,
     ConesLabelPictures,
     ConesExportAsLora,
+    ConesConceptMaskHook,
 ]
 
 

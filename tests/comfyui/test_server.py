@@ -120,7 +120,7 @@ def test_every_node_is_registered(server):
         "ConesApplyConceptMasks", "ConesCombineConceptMasks", "ConesFindConceptNeurons", "ConesLoadConceptMask",
         "ConesSaveConceptMask", "ConesToySubject", "ConesToyWorld", "ConesEncodePrompt", "ConesTuneConceptMasks",
         "ConesLayPictures", "ConesInspectConceptMask", "ConesCompareConceptMasks", "ConesSplitConceptMask",
-        "ConesLabelPictures", "ConesExportAsLora",
+        "ConesLabelPictures", "ConesExportAsLora", "ConesConceptMaskHook",
     }  # fmt: skip
     assert not [line for line in server.log().splitlines() if "IMPORT FAILED" in line and "cones" in line]
 
