@@ -134,11 +134,17 @@ def replaced_forwards(
         path, rows = layer_and_rows(name)
         targets.setdefault(path, []).append((name, rows))
     blocks = {one for one in blocks_in(diffusion_model) if "forward" not in one.__dict__}
+
+    def wanted() -> bool:
+        again = checkpoint()
+        taps.copies |= again  # a block that is run again is not checked for what it writes into: keep copies at once
+        return again
+
     replaced: list[Any] = []
     try:
         for path, module in diffusion_model.named_modules():
             if module in blocks:
-                forward = checkpointed_forward(module, lambda: taps.at(taps.own, taps.text_shape), checkpoint)
+                forward = checkpointed_forward(module, lambda: taps.at(taps.own, taps.text_shape), wanted)
             else:
                 forward = new_forward(path, module, targets, taps)
             if forward is not None:

@@ -147,6 +147,23 @@ def test_the_picture_equals_a_dense_model(name, where):
     assert (found - vanilla).abs().max() > 10 * (found - expected).abs().max()
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_blocks_that_are_run_again_give_the_same_gradients(name):
+    family, model = loaded(name)
+    targets, latents = select_targets(parameter_shapes(model)), latents_of(family)
+
+    def body(host):
+        sigma = host.sigma_at(torch.tensor([0.3, 0.6]))
+        x = host.noised(host.latents["subject"], torch.ones_like(latents), sigma)
+        return host.gradients(lambda: host.denoise(x, sigma, ["subject", "subject"]).square().mean())
+
+    given = {"subject": prompt_of(family)}, {"subject": latents}, targets, body
+    (loss, plain), (same, again) = (borrow(model, *given, checkpoint=one) for one in (False, True))
+    assert same == pytest.approx(float(loss), rel=1e-6)
+    for one in targets:
+        assert (plain[one] - again[one]).abs().max() <= 1e-5 * plain[one].abs().max(), one
+
+
 @pytest.mark.parametrize(("name", "where"), WHERE)
 def test_taps_equal_dense_autograd(name, where, monkeypatch):
     family, model = loaded(name)
