@@ -72,7 +72,15 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
         if name in given.only:
             report |= part()
             print(f"{name} done", file=sys.stderr, flush=True)
+            write(report, given.json)
     return report
+
+
+def write(report: dict[str, Any], file: Path | None) -> None:
+    """After each part, so that an interrupted run leaves something."""
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def table(report: dict[str, Any]) -> str:
@@ -101,11 +109,7 @@ def main() -> None:
     given = parser.parse_args()
     load_pack(given.comfyui)
     report = measured(given)
-    text = json.dumps(report, indent=1)
-    if given.json is not None:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    print(json.dumps(report, indent=1))
     print(table(report), file=sys.stderr)
 
 
