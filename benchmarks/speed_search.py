@@ -57,7 +57,7 @@ def options() -> dict[str, Any]:
 
 
 def plain_steps(model: Any, side: int) -> Steps:
-    """A forward as the host makes it, and one with the gradients of all weights."""
+    """A forward as the host makes it; with the gradients of all weights, and of the text K and V, by plain autograd."""
     import comfy.model_management
 
     x, text, sigma = random_latent(side), random_text(model, 2), torch.tensor([1.0])
@@ -66,8 +66,7 @@ def plain_steps(model: Any, side: int) -> Steps:
     def forward() -> Any:
         return inner.apply_model(x, sigma, c_crossattn=text, transformer_options=options())
 
-    def full_backward() -> None:
-        parameters = list(inner.diffusion_model.parameters())
+    def backward(parameters: list[torch.nn.Parameter]) -> None:
         try:
             for value in parameters:
                 value.requires_grad_(True)
@@ -78,15 +77,20 @@ def plain_steps(model: Any, side: int) -> Steps:
                 value.requires_grad_(False)
                 value.grad = None
 
-    def loaded(run: Callable[[], Any]) -> Callable[[], Any]:
+    def loaded(run: Callable[..., Any], *given: Any) -> Callable[[], Any]:
         def step() -> None:
             with torch.inference_mode(False), torch.no_grad():
-                run()
+                run(*given)
 
         return step
 
     comfy.model_management.load_models_gpu([model])
-    return {"forward": loaded(forward), "full_backward": loaded(full_backward)}
+    unet = inner.diffusion_model
+    return {
+        "forward": loaded(forward),
+        "full_backward": loaded(backward, list(unet.parameters())),
+        "kv_backward": loaded(backward, [unet.get_parameter(name) for name in targets_of(model)]),
+    }
 
 
 def search_step(host: Any) -> Callable[[], None]:
@@ -176,7 +180,7 @@ def kept_by(model: Any, side: int, kind: str) -> Kept:
 
 def measured(model: Any, side: int, pairs: int) -> dict[str, Any]:
     """The search's figures, under the names they have in the report."""
-    ours = ("forward", "search", "full_backward", "checkpointed_search")
+    ours = ("forward", "search", "kv_backward", "full_backward", "checkpointed_search")
     first, second = Measured(), Measured()
     paired(model, side, pairs, False, ours, first)
     paired(model, side, max(2, pairs // 2), True, ("search", "checkpointed_search"), second)
@@ -186,6 +190,8 @@ def measured(model: Any, side: int, pairs: int) -> dict[str, Any]:
     return {
         "search_step_over_forward": ratios(taken["search"], taken["forward"]),
         "search_step_over_full_backward": ratios(taken["search"], taken["full_backward"]),
+        "search_step_over_kv_backward": ratios(taken["search"], taken["kv_backward"]),  # what autograd alone would take
+        "kv_backward_over_full_backward": ratios(taken["kv_backward"], taken["full_backward"]),
         "search_step_over_native_lora_step": ratios(taken["search"], taken["native"]),
         "saved_bytes_over_native": spread([search.saved / native.saved]),
         "checkpointed_saved_bytes_over_native": spread([kept["checkpointed_search"].saved / native.saved]),

@@ -66,7 +66,9 @@ def speed(options: argparse.Namespace) -> None:
 def add_speed(kinds: Any) -> None:
     command = kinds.add_parser("speed", help=speed.__doc__, description=speed.__doc__)
     command.add_argument("--quick", action="store_true", help="a tiny UNet and two pairs: to see that it runs")
-    command.add_argument("--pairs", type=int, default=5, help="of searching and applying; twice as many of sampling")
+    command.add_argument(
+        "--pairs", type=int, default=5, help="of searching and applying; six times as many of sampling"
+    )
     command.add_argument(
         "--only", nargs="+", choices=("search", "sampling", "apply", "files"), help="these parts (default: all)"
     )
