@@ -24,10 +24,14 @@ SPARSE = 64  # below one masked entry in so many, sorting is faster than a look 
 
 
 def merged(parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
-    """One (index, factor) for many; factors on the same entry are multiplied smallest first, for any order of parts."""
-    if len(parts) == 1:
-        ((index, value),) = parts
-        return index, torch.full((index.numel(),), value)
+    """One (index, factor) for many; factors on the same entry are multiplied smallest first, for any order of parts.
+
+    A single number for a factor is that of all entries; if it is 0, an entry may be there more than once.
+    """
+    values = {value for _, value in parts}
+    if len(parts) == 1 or values == {0.0}:  # shut by several is shut: no need to look for entries that they share
+        index = parts[0][0] if len(parts) == 1 else torch.cat([one for one, _ in parts])
+        return index, torch.tensor(values.pop(), dtype=torch.float32)
     ordered = sorted((part for part in parts if part[0].numel()), key=lambda part: part[1])
     reach = max((int(index[-1]) + 1 for index, _ in ordered), default=0)
     if sum(index.numel() for index, _ in ordered) * SPARSE < reach:
@@ -37,8 +41,6 @@ def merged(parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
     for one, _ in ordered:
         held.index_fill_(0, one, True)
     index = held.nonzero().flatten()
-    if not any(value for _, value in ordered):
-        return index, torch.zeros(index.numel())
     return index, multiplied(ordered, reach, lambda one: one)[index].float()
 
 
@@ -65,7 +67,7 @@ def scale_entries(weight: Tensor, index: Tensor, factor: Tensor) -> Tensor:
 
 
 class SparseMask(WeightAdapterBase):  # type: ignore[misc]
-    """The patch: weights = (index int64 CPU, factor fp32 CPU, shape). `parts` is what it was folded from."""
+    """The patch: weights = (index int64 CPU, factor fp32 CPU, shape), as `merged` gives them from `parts`."""
 
     name = "cones"
 

@@ -59,7 +59,7 @@ def whole_weights(mask: ConceptMask, shapes: Mapping[str, tuple[int, ...]]) -> I
     """The mask's index by the model's own weights, of which targets may be rows; a weight may come more than once."""
     for name, index in mask.index.items():
         weight, rows = weight_and_rows(name)
-        yield weight, index.cpu() + (rows.start or 0) * shapes[weight][1]
+        yield weight, index.cpu() + rows.start * shapes[weight][1] if rows.start else index.cpu()
 
 
 def acting(mask: ConceptMask, where: Where | None) -> ConceptMask:
