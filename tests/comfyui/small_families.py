@@ -243,7 +243,7 @@ def prompt_of(family: Family, seed: int = 0, named: bool = True) -> Any:
     generator = torch.Generator().manual_seed(100 + seed)
     text = torch.randn(1, TOKENS, WIDTH, generator=generator)
     places = TokenPlaces(text, {SKS: torch.tensor(OWN)} if named else {}, "identifier + class word")
-    extra: dict[str, Any] = {KEY: places}
+    extra: dict[str, Any] = {"pooled_output": None, KEY: places}  # None, as the host gives for encoders without one
     for key, shape in family.extra.items():
         extra[key] = torch.ones(shape, dtype=torch.int64) if "mask" in key else torch.randn(shape, generator=generator)
     if family.pooled:

@@ -114,6 +114,6 @@ def test_refusals(model, mask, text):
     with pytest.raises(ConesError, match="the model has no"):
         sampled(model, hooked(text[0], hooks_of(elsewhere)), text[1])
     with torch.inference_mode():
-        packed = small_unet(torch.bfloat16, "int8_tensorwise")
+        packed = small_unet(torch.bfloat16, "float8_e4m3fn")
     with pytest.raises(ConesError, match="are quantised, and a hook would round"):
         sampled(packed, hooked(text[0], hooks_of(mask)), text[1])
