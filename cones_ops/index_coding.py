@@ -152,6 +152,6 @@ def _unary(bits: Array, count: int) -> Array:
     ones = np.flatnonzero(bits.view(np.bool_))  # several times faster than of numbers
     if len(ones) != count or len(bits) - (int(ones[-1]) + 1 if count else 0) >= 8:
         raise ConesError(f"the bytes do not end with the last of {count} neurons; {_DAMAGED}")
-    rest = ones.copy()
+    rest: Array = ones.copy()
     rest[1:] -= ones[:-1] + 1
     return rest
