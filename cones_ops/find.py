@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from .concept_mask import ConceptMask, from_ranking
 from .errors import ConesError
+from .estimate import Estimate, OnEstimate, estimate
 from .fingerprint import fingerprint
 from .hostmodel import HostModel, Multiplier
 from .loss import Examples, concept_implanting_loss, denoised_draws, draw, per_draw_loss
@@ -33,13 +35,17 @@ _PARTS = (0.7, 0.8, 0.9, 1.0)  # of that set: its gain falls off steeply below, 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A mask, how its density was chosen, the loss of each step, the scores of all searched entries, seconds taken."""
+    """A mask, how its density was chosen, the loss of each step, the scores of all searched entries, seconds taken.
+
+    `estimate` is what was measured before the first step, where somebody wanted to hear it.
+    """
 
     mask: ConceptMask
     curve: DensityCurve
     history: list[float]
     scores: dict[str, Tensor]
     seconds: float
+    estimate: Estimate | None = None
 
     @property
     def found(self) -> bool:
@@ -79,17 +85,22 @@ def find_concept_neurons(
     prior_weight: float = 1.0,
     distill: bool = False,
     on_step: OnStep | None = None,
+    on_estimate: OnEstimate | None = None,
 ) -> SearchResult:
     """Search with `settings` (default: `recommended(model.where)`), then shut `density`, or as many as helps (None).
 
     `prior`: class pictures and captions; with `distill`, any pictures (the subject's will do) under the class caption.
     It may be left out at own tokens only, where other prompts cannot change. `on_step` may raise to cancel.
+    `on_estimate`: hears, before the first step, what the search will need; it costs two gradients on small batches.
     """
     started = time.monotonic()
     settings = settings or recommended(model.where)
     task = Task(model, subject, prior, prior_weight, distill)
     history: list[float] = []
     with torch.inference_mode(False), torch.enable_grad():
+        expected = estimate(model, partial(sample_loss, task), settings) if on_estimate else None
+        if on_estimate and expected:
+            on_estimate(expected)
         stopping = held_out_loss(task, settings, _STOPPING) if settings.method == "progressive" else None
         method, record = METHODS[settings.method], _recording(history, on_step)
         scores = method(model, sample_loss(task, settings), settings, on_step=record, held_out=stopping)
@@ -107,7 +118,7 @@ def find_concept_neurons(
         )
     if not curve.helps:
         log.warning("'%s %s': density %g does not lower the held-out loss", identifier, class_word, curve.chosen)
-    return SearchResult(mask, curve, history, scores, time.monotonic() - started)
+    return SearchResult(mask, curve, history, scores, time.monotonic() - started, expected)
 
 
 def sample_loss(task: Task, settings: SearchSettings) -> SampleLoss:

@@ -57,6 +57,8 @@ def summary_text(result: SearchResult) -> str:
         f"(gain {curve.gains[at]:.5f} +- {curve.standard_errors[at]:.5f})",
         f"{len(result.history)} steps, {result.seconds:.1f} s",
     ]
+    if result.estimate:
+        lines.append(f"expected before it: {result.estimate}")
     if "own_tokens" in told:
         lines.insert(1, f"own tokens: {told['own_tokens']}")
     if not result.found:

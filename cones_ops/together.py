@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from .concept_mask import ConceptMask, Where, multiplier
 from .errors import ConesError, listed
+from .estimate import OnEstimate, estimate
 from .find import generator_of
 from .hostmodel import HostModel, Multiplier
 from .loss import Examples, denoised_draws, draw, per_draw_loss
@@ -115,11 +117,13 @@ def tune_concept_masks(
     settings: SearchSettings,
     prior_weight: float = 1.0,
     on_step: OnStep | None = None,
+    on_estimate: OnEstimate | None = None,
 ) -> TuneResult:
     """Joint steps on `masks`, one per concept, with `subjects` in the same order; `together`: pictures of them all.
 
     model: offers every target once per concept (`slot`). prior: pictures under class captions whose denoised latents
     must stay those of the untouched model; needed everywhere, useless at own tokens. `on_step` may raise to cancel.
+    `on_estimate`: hears, before the first step, what the steps will need.
     """
     started = time.monotonic()
     _check(model, masks, subjects, prior)
@@ -134,6 +138,8 @@ def tune_concept_masks(
             on_step(step)
 
     with torch.inference_mode(False), torch.enable_grad():
+        if on_estimate:
+            on_estimate(estimate(model, partial(_sample_loss, model, terms), settings))
         given = {slot(k, n): multiplier(m, n) for k, m in enumerate(masks) for n in m.shapes}
         start = {key: 0.5 - NEAR + 2 * NEAR * on for key, on in given.items()}
         scores = learned(model, _sample_loss(model, terms, settings), settings, on_step=record, start=start)

@@ -5,14 +5,20 @@ The bar counts thousandths: the search takes the first 85 %, choosing the densit
 
 from __future__ import annotations
 
+import logging
 import time
 
 import comfy.model_management
 import comfy.utils
 import numpy as np
+from comfy_execution.utils import get_executing_context
 from PIL import Image, ImageDraw
+from server import PromptServer
 
+from ...cones_ops.estimate import Estimate
 from ...cones_ops.search import Step
+
+log = logging.getLogger("cones")
 
 TOTAL = 1000
 SEARCH_SHARE = 0.85
@@ -40,6 +46,13 @@ class SearchProgress:
             self.previewed = time.monotonic()
             preview = ("JPEG", curve_picture(losses, step), WIDTH)
         self.bar.update_absolute(round(TOTAL * value), TOTAL, preview)
+
+    def expect(self, expected: Estimate) -> None:
+        """Tell what the search will need, in the log and on the node, before its first step."""
+        log.info("%s", expected)
+        server, context = getattr(PromptServer, "instance", None), get_executing_context()
+        if server is not None and context is not None:
+            server.send_progress_text(str(expected), context.node_id)
 
     def finish(self, figure: np.ndarray) -> None:
         """Leave the result's figure (H, W, 3) uint8 where the frontend goes on showing the last preview."""

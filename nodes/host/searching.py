@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...cones_ops.concept_mask import Where
 from ...cones_ops.errors import ConesError, listed
+from ...cones_ops.estimate import OnEstimate
 from ...cones_ops.find import SearchResult, find_concept_neurons
 from ...cones_ops.fingerprint import fingerprint
 from ...cones_ops.loss import Examples
@@ -48,6 +49,7 @@ def search(
     prior_weight: float,
     on_step: OnStep | None = None,
     where: Where = "everywhere",
+    on_estimate: OnEstimate | None = None,
 ) -> SearchResult:
     """Find the concept's neurons; the model is the same afterwards. At own tokens the class inputs are not used."""
     names = select_targets(parameter_shapes(model), choice)
@@ -70,6 +72,7 @@ def search(
             prior_weight=prior_weight,
             distill=prior is not None and CLASS not in host.latents,
             on_step=on_step,
+            on_estimate=on_estimate,
         )
 
     conditionings = captions | prior_inputs[1]

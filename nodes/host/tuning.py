@@ -15,6 +15,7 @@ import torch
 
 from ...cones_ops.concept_mask import ConceptMask
 from ...cones_ops.errors import ConesError, listed
+from ...cones_ops.estimate import OnEstimate
 from ...cones_ops.fingerprint import fingerprint
 from ...cones_ops.loss import Examples
 from ...cones_ops.search import OnStep, SearchSettings
@@ -52,6 +53,7 @@ def tune(
     settings: SearchSettings,
     prior_weight: float,
     on_step: OnStep | None = None,
+    on_estimate: OnEstimate | None = None,
 ) -> TuneResult:
     """Tune the masks together; the model is the same afterwards. together: latents and CONDITIONING of them all."""
     masks = [one.mask for one in subjects]
@@ -92,6 +94,7 @@ def tune(
             settings=settings,
             prior_weight=prior_weight,
             on_step=on_step,
+            on_estimate=on_estimate,
         )
 
     wanted = concepts if where == "own tokens" else []
