@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .concept_mask import Where
 
-Multiplier = Mapping[str, Tensor]
+Multiplier = Mapping[str, Tensor]  # numbers, or bool: True = as it is, False = shut
 
 
 class HostModel(Protocol):
@@ -46,4 +46,7 @@ class HostModel(Protocol):
         """Inside, each named target acts as theta * multiplier; None and names left out change nothing."""
 
     def gradients(self, loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run `loss` with gradients enabled: its detached value and dL/d(effective weight) per target, fp32."""
+        """Run `loss` with gradients enabled: its detached value and dL/d(effective weight) per target, fp32.
+
+        The mapping is the caller's, who takes tensors out of it to free them.
+        """

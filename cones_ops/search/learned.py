@@ -34,8 +34,8 @@ def learned(
     pushed = {name: torch.zeros_like(score) for name, score in s.items()}
     rms = root_mean_square(measured(model, sample_loss(0), None)[1]) if start else 0.0
     for i in range(settings.steps):
-        mask = {name: (score > 0.5).to(score) for name, score in s.items()}
-        loss, a = measured(model, sample_loss(i), mask)
+        on = {name: score > 0.5 for name, score in s.items()}
+        loss, a = measured(model, sample_loss(i), on)
         rms = max(rms, root_mean_square(a)) if i == 0 else rms
         pace = 0.01 * settings.rate * (1 - i / settings.steps)
         for name in s:

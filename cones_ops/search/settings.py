@@ -97,7 +97,9 @@ def measured(
         raise ConesError(f"the loss is {float(value)}; are latents and conditioning those of this model, in range?")
     weights = model.weights
     assert set(gradient) == set(weights), "a host returns a gradient for each of its targets"
-    return float(value), {name: weights[name] * gradient[name].to(weights[name]) for name in sorted(weights)}
+    return float(value), {
+        n: weights[n] * gradient.pop(n).to(weights[n]) for n in sorted(weights)
+    }  # one layer's copy at a time
 
 
 def share_shut(scores: Mapping[str, Tensor]) -> float:

@@ -32,7 +32,7 @@ from .token_places import Concept, Placed, Rows, placed, rows_in, text_and_optio
 
 T = TypeVar("T")
 ACTIVATIONS = 3  # what a pass with a backward keeps, in units of what the host reserves for one without
-ON_DEVICE_LIMIT = 2**27  # searched weights beyond this many are copied to the CPU
+ON_DEVICE_LIMIT = 2**27  # beyond this many, searched weights, their gradients and statistics are on the CPU
 
 
 class BorrowedModel:
@@ -63,7 +63,7 @@ class BorrowedModel:
     def _copies(self, names: Sequence[str]) -> dict[str, Tensor]:
         """fp32 copies of the effective weights (patches of other nodes included)."""
         total = size_of(names, shapes_of(self.inner_model.diffusion_model))
-        store = self.device if total <= ON_DEVICE_LIMIT else torch.device("cpu")
+        store = self.taps.store = self.device if total <= ON_DEVICE_LIMIT else torch.device("cpu")
         copies = {}
         for name in names:
             module, rows = layer_of(self.inner_model.diffusion_model, name)
@@ -147,8 +147,8 @@ class BorrowedModel:
             self.loss_scale /= 2
         gradients = {}
         for name, weight in self.weights.items():
-            found = sink.get(name)
-            gradients[name] = torch.zeros_like(weight) if found is None else (found / self.loss_scale).to(weight.device)
+            found = sink.pop(name, None)
+            gradients[name] = torch.zeros_like(weight) if found is None else found.div_(self.loss_scale)
         return value.detach(), gradients
 
 

@@ -38,6 +38,7 @@ class Taps:
         self.own: tuple[OwnRows | None, ...] = ()  # each concept's own tokens in the batch under way; () = none at all
         self.multiplier: Mapping[str, Tensor] = {}
         self.sink: dict[str, Tensor] = {}
+        self.store: torch.device | None = None  # where gradients are put as soon as they are there; None: left
         self.copies = False  # whether norms keep copies of their inputs
         self.anchor: Tensor | None = None  # set while gradients are recorded; makes tapped outputs differentiable
 
@@ -92,7 +93,7 @@ class Taps:
         """Accumulate dL/dW_eff of one call of the layer: g (..., out), x (..., in)."""
         g, x = g.flatten(0, -2).float(), x.flatten(0, -2).float()
         for name, rows in parts:
-            gradient = g[:, rows].T @ x  # (out, in)
+            gradient = (g[:, rows].T @ x).to(self.store)  # (out, in)
             self.sink[name] = self.sink[name].add_(gradient) if name in self.sink else gradient
 
 
