@@ -154,6 +154,7 @@ def prepare_host(path: Path) -> Host:
     from comfyui_version import __version__
 
     load_module("cones_small_models", ROOT / "tests" / "comfyui" / "small_models.py")  # stands on the host's classes
+    load_module("cones_packed_layers", ROOT / "tests" / "comfyui" / "packed_layers.py")
     load_module("cones_small_families", ROOT / "tests" / "comfyui" / "small_families.py")
     return Host(path, __version__, base)
 

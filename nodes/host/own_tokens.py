@@ -241,7 +241,7 @@ def product_of(name: str, batch: Batch, own: Own, module: Any, x: Tensor, before
 
 def shut_parts(name: str, masks: Strengths, owners: Sequence[Sequence[int]], module: Any, like: Tensor) -> list[Tensor]:
     """S (out, in) in fp32 for each group of masks (their numbers) that own tokens together."""
-    if not is_linear(module) or hasattr(module, "is_ggml_quantized"):
+    if not is_linear(module):
         raise ConesError(
             f"{name} is a {type(module).__name__}, whose weight cannot be read; choose where = everywhere in Apply "
             "Concept Masks, or load the model from a .safetensors file"

@@ -60,12 +60,33 @@ def base_weight(model: Any, key: str) -> Tensor:
     weight = comfy.utils.get_attr(model.model, key) if backup is None else backup.weight
     if isinstance(weight, QuantizedTensor):
         weight = weight.dequantize()
+    elif is_packed(layer := comfy.utils.get_attr(model.model, key.rpartition(".")[0])):
+        weight = unpacked(layer)
     return weight.detach()[rows] if isinstance(weight, torch.Tensor) else weight
+
+
+def is_packed(layer: Any) -> bool:
+    """Whether a GGUF loader's layer holds its weight as blocks of bytes, which only the layer itself can read."""
+    return hasattr(layer, "is_ggml_quantized") and bool(layer.is_ggml_quantized())
+
+
+def unpacked(layer: Any) -> Tensor:
+    """A packed layer's weight without the patches that ride on it, fp32."""
+    packed = layer.weight
+    riding, packed.patches = getattr(packed, "patches", []), []
+    try:
+        weight: Tensor = layer.get_weight(packed, torch.float32)
+        return weight
+    finally:
+        packed.patches = riding
 
 
 @contextmanager
 def weight_in_use(module: Any, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[Tensor, Tensor | None]]:
     """(weight, bias) as the layer would use them now; valid inside only, read only."""
+    if is_packed(module):
+        yield module.cast_bias_weight(dtype=dtype, device=device, bias_dtype=dtype)
+        return
     weight, bias, stream = cast_bias_weight(module, dtype=dtype, device=device, bias_dtype=dtype, offloadable=True)
     try:
         plain = (weight.dequantize() if isinstance(weight, QuantizedTensor) else weight).to(dtype)
