@@ -30,7 +30,9 @@ class ConesApplyConceptMasks(io.ComfyNode):  # type: ignore[misc]
                 ConceptMaskSocket.Input(
                     f"mask_{i}",
                     optional=True,
-                    tooltip="A concept mask (neurons, not an image mask). Chain a second node for more than eight.",
+                    tooltip=(
+                        "A concept mask (neurons, not an image mask) to apply. Chain a second node for more than eight."
+                    ),
                 ),
                 io.Float.Input(
                     f"strength_{i}",
@@ -41,14 +43,17 @@ class ConesApplyConceptMasks(io.ComfyNode):  # type: ignore[misc]
                     round=0.001,
                     optional=True,
                     advanced=i > 2,
-                    tooltip=f"How far the neurons of mask_{i} are shut: 0 = not at all, 1 = completely.",
+                    tooltip=(
+                        f"How far the neurons of mask_{i} are shut, 0 to 1: 0 = not at all, the same picture bit for "
+                        "bit; higher = more; 1 = completely."
+                    ),
                 ),
                 io.Boolean.Input(
                     f"enabled_{i}",
                     default=True,
                     optional=True,
                     advanced=i > 2,
-                    tooltip=f"Switch mask_{i} off without unplugging it.",
+                    tooltip=f"On: mask_{i} is applied. Off: as if it were not connected.",
                 ),
             ]
         return io.Schema(
@@ -61,7 +66,7 @@ class ConesApplyConceptMasks(io.ComfyNode):  # type: ignore[misc]
                 "prompt as it was. The order of masks does not matter. Put it after LoRA loaders. Sampling costs "
                 "next to nothing extra."
             ),
-            search_aliases=[*ALIASES, "compose", "multi concept", "apply mask"],
+            search_aliases=[*ALIASES, "compose", "multi subject", "apply mask"],
             inputs=[
                 io.Model.Input(
                     "model",
@@ -77,7 +82,8 @@ class ConesApplyConceptMasks(io.ComfyNode):  # type: ignore[misc]
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Apply masks that were found on other base weights too (with a warning) instead of stopping."
+                        "Off: stop when a mask was found on other base weights. On: apply it all the same, with a "
+                        "warning in the log."
                     ),
                 ),
                 io.Combo.Input(

@@ -68,8 +68,9 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Which tokens count as the concept's own. Use the same for searching and for sampling. With "
-                        "the end tokens a mask reaches the whole picture, not only its subject."
+                        "Which tokens count as the concept's own; with more of them a mask changes more. Use the same "
+                        "for searching and for sampling. With the end tokens a mask reaches the whole picture, not "
+                        "only its subject."
                     ),
                 ),
                 io.Boolean.Input(

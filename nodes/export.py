@@ -27,7 +27,7 @@ class ConesExportAsLora(io.ComfyNode):  # type: ignore[misc]
                 "on this base model only. The file is dense: many megabytes for what a concept mask says in some "
                 "kilobytes. Masks at their own tokens cannot be exported."
             ),
-            search_aliases=[*ALIASES, "save lora", "convert", "export", "diff"],
+            search_aliases=[*ALIASES, "save lora", "convert", "export", "extract lora", "diff"],
             is_output_node=True,
             inputs=[
                 io.Model.Input(
@@ -56,12 +56,15 @@ class ConesExportAsLora(io.ComfyNode):  # type: ignore[misc]
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Export for other base weights than the mask was found on (with a warning), not stopping.",
+                    tooltip=(
+                        "Off: stop when the mask was found on other base weights. On: export all the same, with a "
+                        "warning."
+                    ),
                 ),
             ],
             outputs=[
                 io.String.Output(display_name="lora_name", tooltip="The name under which LoRA loaders list the file."),
-                io.String.Output(display_name="report", tooltip="Size of the file, and what to know about it."),
+                io.String.Output(display_name="report", tooltip="Size of the file in MB, and what to know about it."),
             ],
         )
 

@@ -32,20 +32,21 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                 "subject of your pictures. Needs 4-5 pictures and a prompt with a rare identifier, through Encode "
                 "Prompt with Concepts. The model itself is not changed."
             ),
-            search_aliases=[*ALIASES, "train", "find neurons"],
+            search_aliases=[*ALIASES, "train", "train lora", "fine-tune", "learn subject", "find neurons"],
             is_output_node=True,
             inputs=[
                 io.Model.Input(
                     "model",
                     tooltip=(
-                        "The model to search in: SD 1.x, SD 2.x, SDXL, Qwen-Image or the toy world. It is borrowed "
-                        "and given back unchanged."
+                        "The model to search in: SD 1.x, SD 2.x, SDXL, SD 3, Flux, Qwen-Image, the toy world and "
+                        "others (docs/models.md lists them). It is borrowed and given back unchanged."
                     ),
                 ),
                 io.Latent.Input(
                     "subject_latents",
                     tooltip=(
-                        "The subject's pictures, encoded with VAE Encode as one batch; 4-5 are enough, all of one size."
+                        "The subject's pictures, all of one size, encoded with VAE Encode as one batch: 4-5 of it "
+                        "alone; at own tokens better with some 24 beside other things too (Lay Pictures Side by Side)."
                     ),
                 ),
                 io.Conditioning.Input(
@@ -74,12 +75,12 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                 io.String.Input(
                     "identifier",
                     default="sks",
-                    tooltip="The rare word that names the subject in the prompt; written into the mask.",
+                    tooltip='The rare word that names the subject in the prompt, such as "sks"; written into the mask.',
                 ),
                 io.String.Input(
                     "class_word",
                     default="star",
-                    tooltip="What kind of thing the subject is, in one word; written into the mask.",
+                    tooltip='What kind of thing the subject is, such as "star" or "dog"; written into the mask.',
                 ),
                 io.Combo.Input(
                     "method",
@@ -107,8 +108,8 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     step=0.0001,
                     round=0.000001,
                     tooltip=(
-                        "Share of the searched weights to shut. 0 = choose the sparsest that helps on held-out noise "
-                        "(recommended)."
+                        "Share of the searched weights to shut, 0 to 1; higher shuts more (0.04 = 4 %). 0 = choose the "
+                        "sparsest that helps on held-out noise (recommended)."
                     ),
                 ),
                 io.Int.Input(
@@ -116,7 +117,10 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     default=300,
                     min=1,
                     max=10000,
-                    tooltip="How many batches the search looks at. The benchmark in docs/science.md was made with 300.",
+                    tooltip=(
+                        "How many batches the search looks at; more takes longer in proportion. The benchmark in "
+                        "docs/science.md was made with 300."
+                    ),
                 ),
                 io.Int.Input(
                     "batch",
@@ -124,8 +128,8 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     min=1,
                     max=256,
                     tooltip=(
-                        "Noisy pictures per step: 8 at own tokens, 16 everywhere. Less needs less memory and finds "
-                        "less."
+                        "Noisy pictures per step: 8 at own tokens, 16 everywhere. More needs more memory and time, "
+                        "less finds less."
                     ),
                 ),
                 io.Float.Input(
@@ -135,8 +139,8 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     max=100.0,
                     step=0.1,
                     tooltip=(
-                        "Everywhere: how much keeping the class prompt as it was counts against drawing the subject. "
-                        "Not used at own tokens."
+                        "Everywhere: how much keeping the class prompt as it was counts against drawing the subject: 0 "
+                        "= nothing, 1 = as much, higher = more. Not used at own tokens."
                     ),
                 ),
                 io.Int.Input(

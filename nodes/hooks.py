@@ -38,10 +38,15 @@ class ConesConceptMaskHook(io.ComfyNode):  # type: ignore[misc]
                     max=1.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="How far the neurons are shut: 0 = not at all, 1 = completely. Keyframes multiply it.",
+                    tooltip=(
+                        "How far the neurons are shut, 0 to 1: 0 = not at all, higher = more, 1 = completely. "
+                        "Keyframes multiply it."
+                    ),
                 ),
                 io.Hooks.Input(
-                    "prev_hooks", optional=True, tooltip="Hooks to go with it: LoRA or other concept masks."
+                    "prev_hooks",
+                    optional=True,
+                    tooltip="Hooks to go with it: LoRA or other concept masks. Nothing: this one alone.",
                 ),
             ],
             outputs=[

@@ -96,10 +96,10 @@ class ConesCompareConceptMasks(io.ComfyNode):  # type: ignore[misc]
                 "Tells before any sampling what concept masks have in common, and what to expect when they are "
                 "loaded together. What it says was measured in the toy world. Needs no model and runs at once."
             ),
-            search_aliases=[*ALIASES, "overlap", "collision", "multi concept", "identity bleed", "similarity"],
+            search_aliases=[*ALIASES, "overlap", "collision", "multi subject", "identity bleed", "similarity"],
             is_output_node=True,
             inputs=[
-                ConceptMaskSocket.Input("mask_1", tooltip="The first concept mask."),
+                ConceptMaskSocket.Input("mask_1", tooltip="The first concept mask (neurons, not an image mask)."),
                 ConceptMaskSocket.Input("mask_2", tooltip="The second concept mask."),
                 *more,
             ],
@@ -162,7 +162,9 @@ class ConesSplitConceptMask(io.ComfyNode):  # type: ignore[misc]
                     ),
                 ),
                 io.Boolean.Input(
-                    "with_whole", default=True, tooltip="Begin the list with the whole mask, to compare with."
+                    "with_whole",
+                    default=True,
+                    tooltip="On: begin the list with the whole mask, to compare with. Off: the groups only.",
                 ),
             ],
             outputs=[
@@ -208,10 +210,19 @@ class ConesLabelPictures(io.ComfyNode):  # type: ignore[misc]
                     "labels", force_input=True, tooltip="A list of labels, one per entry of images, in the same order."
                 ),
                 io.Int.Input(
-                    "columns", default=0, min=0, max=64, tooltip="Pictures per row. 0 = as square as it gets."
+                    "columns",
+                    default=0,
+                    min=0,
+                    max=64,
+                    tooltip="Pictures per row, 1 to 64; more make a wider grid. 0 = as square as it gets.",
                 ),
                 io.Int.Input(
-                    "side", default=224, min=64, max=1024, step=8, tooltip="Width of each picture (or batch) in pixels."
+                    "side",
+                    default=224,
+                    min=64,
+                    max=1024,
+                    step=8,
+                    tooltip="Width of each picture (or batch) in pixels, 64 to 1024; higher makes a larger grid.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The labelled pictures as one picture.")],

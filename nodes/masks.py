@@ -29,7 +29,7 @@ class ConesSaveConceptMask(io.ComfyNode):  # type: ignore[misc]
             description=(
                 "Saves a concept mask as a small .safetensors file in models/concept_masks, for Load Concept Mask."
             ),
-            search_aliases=[*ALIASES, "save mask"],
+            search_aliases=[*ALIASES, "save mask", "export"],
             is_output_node=True,
             inputs=[
                 ConceptMaskSocket.Input(
@@ -95,7 +95,7 @@ class ConesLoadConceptMask(io.ComfyNode):  # type: ignore[misc]
                 "Loads a concept mask from models/concept_masks (and your own concept_masks folders). Press R to "
                 "refresh."
             ),
-            search_aliases=[*ALIASES, "load mask"],
+            search_aliases=[*ALIASES, "load mask", "open"],
             inputs=[
                 io.Combo.Input(
                     "mask_name",
@@ -141,7 +141,9 @@ class ConesCombineConceptMasks(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def define_schema(cls) -> io.Schema:
         more = [
-            ConceptMaskSocket.Input(f"mask_{i}", optional=True, tooltip="A further concept mask (optional).")
+            ConceptMaskSocket.Input(
+                f"mask_{i}", optional=True, tooltip="A further concept mask, found on the same weights."
+            )
             for i in range(3, SLOTS + 1)
         ]
         return io.Schema(
@@ -162,7 +164,7 @@ class ConesCombineConceptMasks(io.ComfyNode):  # type: ignore[misc]
                 ConceptMaskSocket.Input(
                     "mask_1", tooltip="The first concept mask; difference takes the others away from it."
                 ),
-                ConceptMaskSocket.Input("mask_2", tooltip="The second concept mask."),
+                ConceptMaskSocket.Input("mask_2", tooltip="The second concept mask, found on the same weights."),
                 *more,
             ],
             outputs=[ConceptMaskSocket.Output(display_name="concept_mask", tooltip="The combined concept mask.")],

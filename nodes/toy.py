@@ -29,12 +29,16 @@ class ConesToyWorld(io.ComfyNode):  # type: ignore[misc]
             search_aliases=[*ALIASES, "toy", "demo", "tiny model", "checkpoint"],
             inputs=[],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The denoising model."),
+                io.Model.Output(
+                    display_name="model", tooltip="The denoising model, for a sampler, a search or a mask."
+                ),
                 io.Clip.Output(
                     display_name="clip",
                     tooltip='The text encoder; it knows words such as "a red striped star left of a blue circle".',
                 ),
-                io.Vae.Output(display_name="vae", tooltip="Pictures to latents and back, 8 pixels per step."),
+                io.Vae.Output(
+                    display_name="vae", tooltip="Pictures to latents and back; a latent pixel is 8x8 pixels."
+                ),
             ],
         )
 
@@ -68,7 +72,11 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
                     ),
                 ),
                 io.Int.Input(
-                    "pictures", default=5, min=1, max=64, tooltip="How many pictures, each on another background."
+                    "pictures",
+                    default=5,
+                    min=1,
+                    max=64,
+                    tooltip="How many pictures, 1 to 64, on four backgrounds in turn.",
                 ),
                 io.Int.Input(
                     "seed",

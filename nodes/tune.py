@@ -55,7 +55,7 @@ class ConesTuneConceptMasks(io.ComfyNode):  # type: ignore[misc]
                 "picture. Each concept keeps a mask of its own. Give it pictures that show the subjects together (Lay "
                 "Pictures Side by Side makes them); without those only masks everywhere gain anything."
             ),
-            search_aliases=[*ALIASES, "joint tuning", "collaborative capturing", "multi concept", "train"],
+            search_aliases=[*ALIASES, "joint tuning", "collaborative capturing", "multi subject", "fine-tune", "train"],
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The model the masks were found on, without Apply Concept Masks before it."
@@ -91,14 +91,20 @@ class ConesTuneConceptMasks(io.ComfyNode):  # type: ignore[misc]
                     default=settings.steps,
                     min=1,
                     max=10000,
-                    tooltip="How many joint steps. The benchmark in docs/science.md was made with 200.",
+                    tooltip=(
+                        "How many joint steps; more take longer in proportion. The benchmark in docs/science.md was "
+                        "made with 200."
+                    ),
                 ),
                 io.Int.Input(
                     "batch",
                     default=settings.batch,
                     min=1,
                     max=256,
-                    tooltip=("Noisy pictures of each subject, and of them together, per step. Less needs less memory."),
+                    tooltip=(
+                        "Noisy pictures of each subject, and of them together, per step; the benchmark's is 8. More "
+                        "needs more memory and time."
+                    ),
                 ),
                 io.Float.Input(
                     "prior_weight",
@@ -106,7 +112,10 @@ class ConesTuneConceptMasks(io.ComfyNode):  # type: ignore[misc]
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Everywhere: how much keeping the class prompts counts. Not used at own tokens.",
+                    tooltip=(
+                        "Everywhere: how much keeping the class prompts as they were counts: 0 = nothing, 1 = as much "
+                        "as the subjects, higher = more. Not used at own tokens."
+                    ),
                 ),
                 io.Int.Input(
                     "seed",
@@ -211,8 +220,8 @@ class ConesLayPictures(io.ComfyNode):  # type: ignore[misc]
                     max=1.0,
                     step=0.05,
                     tooltip=(
-                        "Scale of each picture. 0.5 shows whole pictures, two in a row; higher cuts their sides off, "
-                        "lower fills with their edges."
+                        "Scale of each picture, 0.1 to 1. 0.5 shows whole pictures, two in a row; higher cuts their "
+                        "sides off, lower fills with their edges."
                     ),
                 ),
             ],

@@ -11,4 +11,7 @@ from ..cones_ops.concept_mask import Where
 WHERES: tuple[Where, ...] = get_args(Where)[::-1]  # own tokens first: what users should try first
 ConceptMaskSocket = io.Custom("CONES_CONCEPT_MASK")  # a ConceptMask: plain data, CPU tensors and strings
 CATEGORY = "Cones"
-ALIASES = ["cones", "concept neurons", "personalization", "subject", "dreambooth", "lora alternative"]
+ALIASES = [
+    *("cones", "concept neurons", "personalization", "personalisation", "subject", "custom subject", "multi concept"),
+    *("dreambooth", "lora alternative", "textual inversion", "custom diffusion"),
+]

@@ -66,6 +66,16 @@ def test_everything_is_explained(nodes):
         assert schema.category.startswith("Cones")
         for one in (*schema.inputs, *schema.outputs):
             assert one.tooltip, f"{schema.node_id}.{one.id or one.display_name} has no tooltip"
+        for one in schema.inputs:
+            if one.get_io_type() in ("INT", "FLOAT") and one.id != "seed":
+                assert re.search(r"\d", one.tooltip), f"{schema.node_id}.{one.id}: no range, no usual value"
+
+
+def test_nodes_are_found_by_the_words_of_users(nodes):
+    for node in nodes:
+        aliases = node.GET_SCHEMA().search_aliases
+        assert {"personalization", "dreambooth", "lora alternative", "multi concept"} < set(aliases)
+        assert len(aliases) == len(set(aliases)) and all(alias == alias.lower() for alias in aliases)
 
 
 def test_ids_are_what_the_manager_reads_from_the_source(nodes):
