@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cli_bench, cli_masks
-from .cli_models import add_commands
+from . import cli_bench, cli_masks, cli_models
+from .cli_help import add_command
 from .errors import ConesError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 = done, 2 = something the user can put right."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         options.run(options)
     except ConesError as error:
@@ -52,26 +52,50 @@ def demo(options: argparse.Namespace) -> None:
     print(f"pictures, masks and numbers are in {options.out}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cones", description="Concept neurons for diffusion models.")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    command = commands.add_parser("demo", help=demo.__doc__, description=demo.__doc__)
-    command.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for everything it writes")
-    command.add_argument("--json", type=Path, help="write the numbers to this file too")
-    command.add_argument("--quick", action="store_true", help="fewer steps and samples: under 2 minutes")
-    command.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    top = argparse.ArgumentParser(
+        prog="cones",
+        description="Concept neurons for diffusion models: find, tune, apply, inspect and export concept masks.",
+        epilog="`cones COMMAND --help` has examples. Exit code: 0 = done, 2 = something you can put right.",
+    )
+    commands = top.add_subparsers(required=True, metavar="command")
+    _add_demo(commands)
+    cli_models.add_commands(commands)
+    cli_masks.add_commands(commands)
+    cli_bench.add_commands(commands)
+    return top
+
+
+def _add_demo(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "demo",
+        demo,
+        """
+        cones demo
+        cones demo --quick --out demo-quick --json demo-quick.json
+        cones demo --comfyui ~/comfy/ComfyUI
+        """,
+        """
+        Needs no model and no network: a small text-to-image model ships with the pack. Writes the
+        picture demo.png, the numbers demo.json and the mask files to one folder; shares are of
+        pictures that show what was asked, by the judge that ships with it.
+        """,
+    )
+    add = command.add_argument
+    add("--out", type=Path, default=Path("demo-out"), help="folder for everything it writes")
+    add("--json", type=Path, metavar="FILE", help="write the numbers to this file too")
+    add("--quick", action="store_true", help="fewer steps and samples: under 2 minutes")
+    add(
         "--comfyui",
         nargs="?",
         const=Path(),
         type=Path,
         metavar="PATH",
-        help="do it in a real ComfyUI server, with the shipped workflow (default: COMFYUI_PATH or ~/comfy/ComfyUI)",
+        help="do it in a real ComfyUI server, with the shipped workflow; without PATH in COMFYUI_PATH, the ComfyUI "
+        "this pack is installed in, or ~/comfy/ComfyUI",
     )
-    command.set_defaults(run=demo)
-    cli_masks.add_commands(commands)
-    add_commands(commands)
-    cli_bench.add_commands(commands)
-    return parser
 
 
 def _table(report: dict[str, Any]) -> str:

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .cli_dreambench import add_command as add_dreambench
+from .cli_dreambench import add_dreambench
+from .cli_help import Formatter, add_command
 from .errors import ConesError
 
 
@@ -63,22 +64,6 @@ def speed(options: argparse.Namespace) -> None:
         raise ConesError(f"the benchmark ended with code {code}; what it printed says why")
 
 
-def add_speed(kinds: Any) -> None:
-    command = kinds.add_parser("speed", help=speed.__doc__, description=speed.__doc__)
-    command.add_argument("--quick", action="store_true", help="a tiny UNet and two pairs: to see that it runs")
-    command.add_argument(
-        "--pairs", type=int, default=5, help="of searching and applying; six times as many of sampling"
-    )
-    command.add_argument(
-        "--only", nargs="+", choices=("search", "sampling", "apply", "files"), help="these parts (default: all)"
-    )
-    command.add_argument(
-        "--json", type=Path, nargs="?", metavar="FILE", help="write there too what is printed, which is always JSON"
-    )
-    command.add_argument("--comfyui", type=Path, help="the ComfyUI checkout")
-    command.set_defaults(run=speed)
-
-
 def _say(cell: dict[str, Any]) -> None:
     figures = {name: entry["value"] for name, entry in cell["figures"].items()}
     print(f"{cell['name']} {cell['cell_seconds']} s {json.dumps(figures)}", file=sys.stderr, flush=True)
@@ -87,24 +72,66 @@ def _say(cell: dict[str, Any]) -> None:
 def add_commands(commands: Any) -> None:
     """Describe the command to argparse."""
     told = "Benchmarks, which print JSON: quality (the toy world), dreambench (a real model), speed (in a ComfyUI)."
-    bench = commands.add_parser("bench", help=told, description=told)
+    more = "Each is a command of its own with its own --help, e.g. cones bench quality --help"
+    bench = commands.add_parser("bench", help=told, description=told, epilog=more, formatter_class=Formatter)
     kinds = bench.add_subparsers(required=True, metavar="benchmark")
+    _add_quality(kinds)
     add_dreambench(kinds)
-    add_speed(kinds)
-    command = kinds.add_parser("quality", help=quality.__doc__, description=quality.__doc__)
-    command.add_argument(
-        "--out", type=Path, default=Path("bench-out/quality"), help="folder of the cells; goes on there"
+    _add_speed(kinds)
+
+
+def _add_quality(kinds: Any) -> None:
+    command = add_command(
+        kinds,
+        "quality",
+        quality,
+        """
+        cones bench quality --smoke --out bench-out/smoke
+        cones bench quality --list
+        cones bench quality --only learned --json quality.json --markdown quality.md
+        """,
+        """
+        One cell is one method on one subject, or several, with one seed; all cells take hours
+        on a CPU. Each leaves a file in --out, and a run that was stopped goes on there.
+        docs/science.md holds the tables that this made.
+        """,
     )
-    command.add_argument("--smoke", action="store_true", help="few steps and pictures, 5 minutes; needs its own --out")
-    command.add_argument(
-        "--beside", type=int, metavar="N", help="collages of each subject with another thing; needs its own --out"
+    add = command.add_argument
+    add("--out", type=Path, default=Path("bench-out/quality"), help="folder of the cells; goes on there")
+    add("--smoke", action="store_true", help="few steps and pictures, 5 minutes; needs its own --out")
+    add("--beside", type=int, metavar="N", help="collages of each subject with another thing; needs its own --out")
+    add("--only", metavar="PATTERN", help="cells whose name has this regular expression in it")
+    add("--again", action="store_true", help="make cells again that are there already")
+    add("--resume", type=Path, metavar="JSON", help="take over the cells of an earlier run's --json")
+    add("--list", action="store_true", help="print the names of the cells and stop")
+    add("--processes", type=int, default=1, metavar="N", help="share the cells out among so many processes")
+    add("--json", type=Path, metavar="FILE", help="write cells and summary there too")
+    add("--grid", type=Path, metavar="PNG", help="also draw pictures of the subjects, alone and together")
+    add("--markdown", type=Path, metavar="FILE", help="write the tables there too")
+
+
+def _add_speed(kinds: Any) -> None:
+    command = add_command(
+        kinds,
+        "speed",
+        speed,
+        """
+        cones bench speed --quick
+        cones bench speed --comfyui ~/comfy/ComfyUI --only search apply --json speed.json
+        """,
+        """
+        Needs a ComfyUI checkout, its requirements, and a checkout of this whole pack (benchmarks/
+        is not in the wheel). Times are taken in pairs, ours and the host's own way in turn.
+        """,
     )
-    command.add_argument("--only", metavar="PATTERN", help="cells whose name has this regular expression in it")
-    command.add_argument("--again", action="store_true", help="make cells again that are there already")
-    command.add_argument("--resume", type=Path, metavar="JSON", help="take over the cells of an earlier run's --json")
-    command.add_argument("--list", action="store_true", help="print the names of the cells and stop")
-    command.add_argument("--processes", type=int, default=1, help="share the cells out among so many processes")
-    command.add_argument("--json", type=Path, help="write cells and summary there too")
-    command.add_argument("--grid", type=Path, help="also draw pictures of the subjects, alone and together, as a PNG")
-    command.add_argument("--markdown", type=Path, help="write the tables there too")
-    command.set_defaults(run=quality)
+    add = command.add_argument
+    add("--quick", action="store_true", help="a tiny UNet and two pairs: to see that it runs")
+    add("--pairs", type=int, default=5, metavar="N", help="of searching and applying; six times as many of sampling")
+    add("--only", nargs="+", choices=("search", "sampling", "apply", "files"), help="these parts (default: all)")
+    add("--json", type=Path, nargs="?", metavar="FILE", help="write there too what is printed, which is always JSON")
+    add(
+        "--comfyui",
+        type=Path,
+        metavar="PATH",
+        help="the ComfyUI checkout (default: COMFYUI_PATH, the one this pack is installed in, or ~/comfy/ComfyUI)",
+    )

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from .cli_dreambench_cell import Group, load, run_cell
-from .cli_models import read_pictures
+from .cli_help import add_command
 from .dreambench import Protocol, read_pairs, read_protocol, scores
 from .dreambench.prompts import PAIR_PROMPTS
 from .errors import ConesError, listed
+from .hosts.diffusers_concepts import read_pictures
+from .search import recommended
 
 _SETTINGS = ("samples", "steps", "guidance", "size", "seed", "identifiers", "find_steps", "batch", "untouched")
 
@@ -131,30 +133,46 @@ def _brief(cell: dict[str, Any]) -> dict[str, float]:
     return {name: cell[name] for name in scores.SCORES}
 
 
-def add_command(kinds: Any) -> None:
+def add_dreambench(kinds: Any) -> None:
     """Describe the command to argparse, below `cones bench`."""
-    command = kinds.add_parser("dreambench", help=dreambench.__doc__, description=dreambench.__doc__)
+    command = add_command(
+        kinds,
+        "dreambench",
+        dreambench,
+        """
+        cones bench dreambench --model sd15 --data dreambooth/dataset --dino dino-vits16 \\
+            --clip clip-vit-base-patch32 --device cuda --subjects dog backpack --json dreambench.json
+        """,
+        """
+        You bring the model, the two judges and the pictures; nothing is downloaded.
+        docs/dreambench.md says where they are and how the figures are to be read.
+        """,
+    )
     add = command.add_argument
     add("--model", type=Path, required=True, help="folder of a Stable Diffusion 1.x or 2.x model saved by diffusers")
     add("--data", type=Path, required=True, help="folder with a folder of pictures per subject")
     add("--dino", type=Path, required=True, help="folder of the ViT that judges likeness, dino-vits16")
     add("--clip", type=Path, required=True, help="folder of the CLIP model that judges likeness and prompts")
-    add("--pairs", type=Path, help="two subjects to a picture: CSV with the columns subject_a,subject_b")
-    add("--subjects", nargs="+", metavar="NAME", help="only these subjects, or pairs of these")
-    add("--prompts", type=int, metavar="N", help="only the first N prompts")
+    add("--pairs", type=Path, metavar="CSV", help="two subjects to a picture: the columns subject_a,subject_b")
+    add("--subjects", nargs="+", metavar="NAME", help="only these subjects, or pairs of these (default: all)")
+    add("--prompts", type=int, metavar="N", help="only the first N prompts (default: all)")
     add("--samples", type=int, default=4, help="pictures per prompt")
     add("--steps", type=int, default=50, help="sampling steps")
-    add("--guidance", type=float, default=7.5)
+    add("--guidance", type=float, default=7.5, help="classifier-free guidance scale; 1 = none")
     add("--size", type=int, default=512, help="side of all pictures in pixels")
     add(
-        "--identifiers", nargs=2, default=["sks", "ktn"], metavar=("FIRST", "SECOND"), help="rare words; names in pairs"
+        "--identifiers",
+        nargs=2,
+        default=["sks", "ktn"],
+        metavar=("FIRST", "SECOND"),
+        help="rare words that name the subject, or the first and the second of a pair (default: sks ktn)",
     )
-    add("--find-steps", type=int, help="steps of each search (default: as recommended)")
-    add("--batch", type=int, help="batch of each search; a smaller one needs less memory")
+    own = recommended("own tokens")
+    add("--find-steps", type=int, help=f"gradient steps of each search (default: {own.steps})")
+    add("--batch", type=int, help=f"batch of each search; a smaller one needs less memory (default: {own.batch})")
     add("--untouched", action="store_true", help="no masks: what the model scores by itself, to compare with")
-    add("--seed", type=int, default=0)
-    add("--device", default="cpu", help="cpu, cuda, mps")
+    add("--seed", type=int, default=0, help="of all searches and samples")
+    add("--device", default="cpu", help="where model and judges run, a torch device: cpu, cuda, cuda:1, mps")
     add("--out", type=Path, default=Path("bench-out/dreambench"), help="masks, pictures, results; goes on there")
     add("--again", action="store_true", help="find, sample and score again what is there already")
-    add("--json", type=Path, help="write summary and all cells there too")
-    command.set_defaults(run=dreambench)
+    add("--json", type=Path, metavar="FILE", help="write summary and all cells there too")

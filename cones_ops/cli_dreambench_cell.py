@@ -16,9 +16,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .cli_models import read_pictures
 from .concept_mask import ConceptMask
 from .dreambench import Subject, scores
+from .hosts.diffusers_concepts import read_pictures
 from .search import SearchSettings, Step, recommended
 
 Group = tuple[Subject, ...]  # one subject, or two to a picture

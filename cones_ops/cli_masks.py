@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .cli_help import add_command
 from .errors import ConesError
 
 
@@ -54,15 +55,35 @@ def export(options: argparse.Namespace) -> None:
 
 def add_commands(commands: Any) -> None:
     """Describe both commands to argparse."""
-    command = commands.add_parser("info", help=info.__doc__, description=info.__doc__)
-    command.add_argument("file", type=Path, help="a concept mask, .safetensors")
-    command.set_defaults(run=info)
-    command = commands.add_parser("export", help=export.__doc__, description=export.__doc__)
-    command.add_argument("mask", type=Path, help="a concept mask that acts everywhere, .safetensors")
-    command.add_argument(
-        "base", type=Path, help="the base it was found on: a checkpoint (.safetensors), or a folder saved by diffusers"
+    command = add_command(
+        commands,
+        "info",
+        info,
+        "cones info sks-dog.safetensors",
+        """
+        Needs the file alone, no model. The table gives, for each searched weight, the number of
+        neurons, the number of entries and the share of neurons among them.
+        """,
     )
-    command.add_argument("--out", type=Path, required=True, help="the LoRA file to write, .safetensors")
-    command.add_argument("--any-base", action="store_true", help="also for other weights than it was found on")
-    command.add_argument("--overwrite", action="store_true")
-    command.set_defaults(run=export)
+    command.add_argument("file", type=Path, help="a concept mask, .safetensors")
+    command = add_command(
+        commands,
+        "export",
+        export,
+        """
+        cones export sks-dog-all.safetensors v1-5-pruned-emaonly.safetensors --out loras/sks-dog.safetensors
+        cones export sks-dog-all.safetensors sd15 --out sks-dog-lora.safetensors
+        """,
+        """
+        For programs that load LoRA files and know nothing of concept masks. The file holds, for
+        every weight with neurons, the whole difference to the base (keys end in .diff), so at
+        strength 1 it does what the mask does, on this base only. A mask that acts at its own
+        tokens cannot be written so, because a LoRA acts for every token.
+        """,
+    )
+    add = command.add_argument
+    add("mask", type=Path, help="a concept mask that acts everywhere, .safetensors")
+    add("base", type=Path, help="the base it was found on: a checkpoint (.safetensors), or a folder saved by diffusers")
+    add("--out", type=Path, required=True, help="the LoRA file to write, .safetensors")
+    add("--any-base", action="store_true", help="also for other weights than it was found on, instead of refusing them")
+    add("--overwrite", action="store_true", help="replace the file if it exists")

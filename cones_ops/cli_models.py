@@ -9,66 +9,54 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from .cli_help import add_command
 from .concept_mask import Where
 from .errors import ConesError
-from .search import MethodName, Step, recommended
+from .search import MethodName, OnStep, SearchSettings, Step, recommended
 from .targets import TARGET_CHOICES
+from .together import tuning
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+MODEL = "folder of a Stable Diffusion 1.x or 2.x model saved by diffusers (it holds model_index.json)"
 
 
 def find(options: argparse.Namespace) -> None:
     """Find a subject's concept neurons from a few pictures of it, and save them as a concept mask."""
     from tqdm import tqdm
 
-    from .find import find_concept_neurons
-    from .hosts import diffusers_pipeline as host
+    from .hosts import diffusers_concepts as host
     from .mask_file import save_mask
     from .report import summary_text
 
     if options.out.exists() and not options.overwrite:
         raise ConesError(f"{options.out} exists already; choose another name, or allow --overwrite")
-    phrase = f"{options.identifier} {options.class_word}"
-    pictures = read_pictures(options.pictures, options.size)
+    pictures = host.read_pictures(options.pictures, options.size)
+    concept = host.Concept(options.identifier, options.class_word, pictures)
     pipeline = host.load(options.model, options.device)
-    subject = host.examples(pipeline, pictures, [f"a photo of a {phrase}"], options.identifier, options.class_word)
-    prior = None
-    if options.where == "everywhere":  # the frozen model's own answer to the class prompt; needs no class pictures
-        prior = host.examples(pipeline, pictures, [f"a photo of a {options.class_word}"])
-    settings = recommended(options.where, options.method, options.seed)
-    settings = replace(settings, steps=options.steps or settings.steps, batch=options.batch or settings.batch)
-    with tqdm(total=settings.steps, desc=f"find {phrase}") as bar:
-
-        def on_step(step: Step) -> None:
-            bar.set_postfix(loss=f"{step.loss:.4f}", phase=step.phase)
-            bar.update(step.phase == "search")
-
-        result = find_concept_neurons(
-            host.host_model(pipeline, options.where, options.targets),
-            subject,
-            prior,
-            identifier=options.identifier,
-            class_word=options.class_word,
+    settings = _asked(recommended(options.where, options.method, options.seed), options)
+    with tqdm(total=settings.steps, desc=f"find {concept.phrase}") as bar:
+        result = host.find(
+            pipeline,
+            concept,
+            options.where,
+            targets=options.targets,
             settings=settings,
             density=options.density,
-            distill=prior is not None,
-            on_step=on_step,
+            on_step=_shown_on(bar),
         )
     print(summary_text(result))
     if result.mask.count:
         print(f"saved {save_mask(result.mask, options.out, options.overwrite)}")
+    else:
+        print("saved nothing: there are no neurons to shut")
 
 
 def tune(options: argparse.Namespace) -> None:
     """Tune concept masks together, so that their subjects come out in one picture; one tuned mask per concept."""
-    import torch
     from tqdm import tqdm
 
-    from .collage import collages
-    from .hosts import diffusers_pipeline as host
+    from .hosts import diffusers_concepts as host
     from .mask_file import load_mask, save_mask
     from .report import tuning_text
-    from .together import UnionModel, tune_concept_masks, tuning
 
     given = [(Path(mask), Path(folder)) for mask, folder in options.concept]
     files = [options.out / mask.name for mask, _ in given]
@@ -77,40 +65,21 @@ def tune(options: argparse.Namespace) -> None:
     if there := [str(file) for file in files if file.exists() and not options.overwrite]:
         raise ConesError(f"{', '.join(there)} exist already; choose another folder, or allow --overwrite")
     masks = [load_mask(mask) for mask, _ in given]
-    batches = [read_pictures(folder, options.size) for _, folder in given]
-    concepts = [(mask.identifier, mask.class_word) for mask in masks]
-    phrases = [f"a {identifier} {class_word}" for identifier, class_word in concepts]
-    laid, captions = collages(batches, phrases, options.zoom)
+    concepts = [
+        host.Concept(mask.identifier, mask.class_word, host.read_pictures(folder, options.size))
+        for mask, (_, folder) in zip(masks, given, strict=True)
+    ]
     pipeline = host.load(options.model, options.device)
-    everywhere = all(mask.where == "everywhere" for mask in masks)
-    model: Any = host.host_model(pipeline, "own tokens", options.targets, len(masks))
-    prior = None
-    if everywhere:
-        model = UnionModel(host.host_model(pipeline, "everywhere", options.targets), len(masks))
-        texts = [f"a photo of a {word}" for (_, word), some in zip(concepts, batches, strict=True) for _ in some]
-        prior = host.examples(pipeline, torch.cat(batches), texts)
-
-    def examples(pictures: Any, texts: list[str]) -> Any:
-        if everywhere:
-            return host.examples(pipeline, pictures, texts)
-        return host.joint_examples(pipeline, pictures, texts, concepts)
-
-    settings = tuning(options.seed)
-    settings = replace(settings, steps=options.steps or settings.steps, batch=options.batch or settings.batch)
-    with tqdm(total=settings.steps, desc=f"tune {' and '.join(phrases)}") as bar:
-
-        def on_step(step: Step) -> None:
-            bar.set_postfix(loss=f"{step.loss:.4f}")
-            bar.update()
-
-        result = tune_concept_masks(
-            model,
+    settings = _asked(tuning(options.seed), options)
+    with tqdm(total=settings.steps, desc=f"tune {' and '.join(one.phrase for one in concepts)}") as bar:
+        result = host.tune(
+            pipeline,
             masks,
-            [examples(some, [f"a photo of {phrase}"]) for some, phrase in zip(batches, phrases, strict=True)],
-            examples(laid, captions),
-            prior,
+            concepts,
+            targets=options.targets,
+            zoom=options.zoom,
             settings=settings,
-            on_step=on_step,
+            on_step=_shown_on(bar),
         )
     print(tuning_text(result, masks))
     for mask, file in zip(result.masks, files if result.tuned else [], strict=result.tuned):
@@ -119,7 +88,7 @@ def tune(options: argparse.Namespace) -> None:
 
 def apply(options: argparse.Namespace) -> None:
     """Sample prompts with concept masks shut, beside the untouched model's picture from the same noise."""
-    from .hosts import diffusers_pipeline as host
+    from .hosts import diffusers_concepts as host
     from .mask_file import load_mask
 
     masks = [(load_mask(file), options.strength) for file in options.masks]
@@ -135,42 +104,96 @@ def apply(options: argparse.Namespace) -> None:
             print(f"saved {options.out / f'{i:02}-{name}.png'}")
 
 
-def read_pictures(folder: Path, size: int | None) -> Any:
-    """The pictures in a folder, cropped to a centred square: (n, 3, size, size) in [0, 1]."""
-    import numpy as np
-    import torch
-    from PIL import Image, ImageOps
+def _asked(settings: SearchSettings, options: argparse.Namespace) -> SearchSettings:
+    """The recommended settings, with the steps and the batch that were asked for."""
+    return replace(settings, steps=options.steps or settings.steps, batch=options.batch or settings.batch)
 
-    files = sorted(file for file in folder.glob("*") if file.suffix.lower() in PICTURES)
-    if not files:
-        raise ConesError(
-            f"{folder}: no pictures there ({', '.join(sorted(PICTURES))}); give a folder with 3 to 6 of them"
-        )
-    side = size or 512
-    fitted = [ImageOps.fit(ImageOps.exif_transpose(Image.open(file)).convert("RGB"), (side, side)) for file in files]
-    return torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1).float() / 255 for one in fitted])
+
+def _shown_on(bar: Any) -> OnStep:
+    def on_step(step: Step) -> None:
+        bar.set_postfix(loss=f"{step.loss:.4f}", phase=step.phase)
+        bar.update(step.phase == "search")
+
+    return on_step
 
 
 def add_commands(commands: Any) -> None:
-    """Describe both commands to argparse."""
-    command = commands.add_parser("find", help=find.__doc__, description=find.__doc__)
-    command.add_argument("model", type=Path, help="folder of a Stable Diffusion 1.x or 2.x model saved by diffusers")
-    command.add_argument("pictures", type=Path, help="folder with 3 to 6 pictures of the subject")
-    command.add_argument("--identifier", default="sks", help="the rare word that is to name the subject")
-    command.add_argument("--class-word", required=True, help="what the subject is, e.g. dog")
-    command.add_argument("--out", type=Path, required=True, help="the concept mask to write, .safetensors")
-    command.add_argument("--where", choices=get_args(Where), default="own tokens", help="where the mask is to act")
-    command.add_argument("--method", choices=get_args(MethodName), default="learned")
-    command.add_argument("--targets", choices=TARGET_CHOICES, default="text K+V")
-    command.add_argument("--density", type=float, help="share of neurons to shut (default: chosen on held-out noise)")
-    command.add_argument("--steps", type=int)
-    command.add_argument("--batch", type=int)
-    command.add_argument("--overwrite", action="store_true")
-    _common(command)
-    command.set_defaults(run=find)
-    command = commands.add_parser("tune", help=tune.__doc__, description=tune.__doc__)
-    command.add_argument("model", type=Path, help="folder of the model the masks were found on")
-    command.add_argument(
+    """Describe the commands to argparse."""
+    _add_find(commands)
+    _add_tune(commands)
+    _add_apply(commands)
+
+
+def _add_find(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "find",
+        find,
+        """
+        cones find sd15 pictures/dog --class-word dog --out sks-dog.safetensors --device cuda
+        cones find sd15 pictures/dog --class-word dog --where everywhere --out sks-dog-all.safetensors
+        """,
+        """
+        Give a handful of pictures that show the subject and little else; each is cropped to a
+        centred square. The mask keeps the two words, so a prompt uses the concept as
+        "<identifier> <class word>". How many neurons are shut is chosen on noise the search
+        never saw; if no number of them helps, nothing is saved and the report says so.
+        The model's files are never changed, and nothing is downloaded.
+        """,
+    )
+    add = command.add_argument
+    add("model", type=Path, help=MODEL)
+    add("pictures", type=Path, help="folder with 3 to 6 pictures of the subject (.png, .jpg, .jpeg, .webp, .bmp)")
+    add("--class-word", required=True, help="what the subject is, in the model's own words, e.g. dog")
+    add("--out", type=Path, required=True, help="the concept mask to write, .safetensors")
+    add("--identifier", default="sks", help="the rare word that is to name the subject")
+    add(
+        "--where",
+        choices=get_args(Where),
+        default="own tokens",
+        help="where the mask is to act: in the K and V of its own words only, which leaves every other prompt's "
+        "picture as it is, or in the weights themselves, for every token, as in the paper",
+    )
+    add("--method", choices=get_args(MethodName), default="learned", help="the search; docs/method.md tells them apart")
+    add(
+        "--targets",
+        choices=TARGET_CHOICES,
+        default="text K+V",
+        help="the projections searched: K and V, or one of them, of the layers that read the text, or of "
+        "self-attention too (everywhere only)",
+    )
+    add("--density", type=float, help="share of neurons to shut, 0 to 1 (default: chosen on held-out noise)")
+    own, all_over = recommended("own tokens"), recommended("everywhere")
+    add("--steps", type=int, help=f"gradient steps (default: {own.steps} at own tokens, {all_over.steps} everywhere)")
+    add(
+        "--batch",
+        type=int,
+        help="noisy pictures per step; fewer need less memory "
+        f"(default: {own.batch} at own tokens, {all_over.batch} everywhere)",
+    )
+    add("--overwrite", action="store_true", help="replace the file if it exists")
+    _common(command, "side to which the pictures are scaled, in pixels; a multiple of 8 (default: 512)")
+
+
+def _add_tune(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "tune",
+        tune,
+        """
+        cones tune sd15 --concept sks-dog.safetensors pictures/dog \\
+            --concept ktn-cat.safetensors pictures/cat --out tuned --device cuda
+        """,
+        """
+        Masks found apart seldom bring two subjects into one picture. This takes some joint steps
+        from where their searches ended, on the pictures of each subject and on collages of all of
+        them. The given files stay as they are; if the joint held-out loss does not fall, nothing
+        is saved and the report says so.
+        """,
+    )
+    add = command.add_argument
+    add("model", type=Path, help="folder of the model the masks were found on, saved by diffusers")
+    add(
         "--concept",
         action="append",
         nargs=2,
@@ -178,28 +201,43 @@ def add_commands(commands: Any) -> None:
         metavar=("MASK", "PICTURES"),
         help="a concept mask and the folder of its subject's pictures; give it two to four times",
     )
-    command.add_argument("--out", type=Path, required=True, help="folder for the tuned masks, under their own names")
-    command.add_argument("--zoom", type=float, default=0.6, help="scale of each picture where several share one")
-    command.add_argument("--targets", choices=TARGET_CHOICES, default="text K+V", help="as the masks were found")
-    command.add_argument("--steps", type=int)
-    command.add_argument("--batch", type=int)
-    command.add_argument("--overwrite", action="store_true")
-    _common(command)
-    command.set_defaults(run=tune)
-    command = commands.add_parser("apply", help=apply.__doc__, description=apply.__doc__)
-    command.add_argument("model", type=Path, help="folder of the model the masks were found on")
-    command.add_argument("masks", type=Path, nargs="+", help="concept masks, .safetensors")
-    command.add_argument("--prompt", action="append", required=True, help="may be given several times")
-    command.add_argument("--strength", type=float, default=1.0, help="0 = untouched, 1 = shut")
-    command.add_argument("--steps", type=int, default=30)
-    command.add_argument("--guidance", type=float, default=7.5)
-    command.add_argument("--any-base", action="store_true", help="apply masks found on other weights too")
-    command.add_argument("--out", type=Path, default=Path("samples"), help="folder for the pictures")
-    _common(command)
-    command.set_defaults(run=apply)
+    add("--out", type=Path, required=True, help="folder for the tuned masks, under their own names")
+    add("--zoom", type=float, default=0.6, help="scale of each picture where several share one, above 0 to 1")
+    add("--targets", choices=TARGET_CHOICES, default="text K+V", help="the projections the masks were searched in")
+    add("--steps", type=int, help=f"joint gradient steps (default: {tuning().steps})")
+    add("--batch", type=int, help=f"noisy pictures per step and term of the loss (default: {tuning().batch})")
+    add("--overwrite", action="store_true", help="replace files in the folder that exist")
+    _common(command, "side to which the pictures are scaled, in pixels; a multiple of 8 (default: 512)")
 
 
-def _common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--size", type=int, help="side of the pictures in pixels (find: 512 unless told)")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--device", default="cpu", help="cpu, cuda, mps")
+def _add_apply(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "apply",
+        apply,
+        """
+        cones apply sd15 sks-dog.safetensors --prompt "a sks dog on a beach" --device cuda
+        cones apply sd15 tuned/sks-dog.safetensors tuned/ktn-cat.safetensors \\
+            --prompt "a sks dog on the left and a ktn cat on the right" --out together
+        """,
+        """
+        Writes two pictures per prompt, NN-vanilla.png and NN-masked.png, NN counting the prompts
+        from 00. Each mask acts where it was found to act. The order of the masks does not matter.
+        """,
+    )
+    add = command.add_argument
+    add("model", type=Path, help="folder of the model the masks were found on, saved by diffusers")
+    add("masks", type=Path, nargs="+", help="concept masks, .safetensors")
+    add("--prompt", action="append", required=True, help="what to draw, may be given several times")
+    add("--strength", type=float, default=1.0, help="of all masks: 0 = untouched, bit for bit, 1 = shut")
+    add("--steps", type=int, default=30, help="sampling steps of the model's own scheduler")
+    add("--guidance", type=float, default=7.5, help="classifier-free guidance scale; 1 = none")
+    add("--any-base", action="store_true", help="apply masks found on other weights too, instead of refusing them")
+    add("--out", type=Path, default=Path("samples"), help="folder for the pictures; those of an earlier run go")
+    _common(command, "side of the pictures in pixels, a multiple of 8 (default: the model's own)")
+
+
+def _common(command: argparse.ArgumentParser, size: str) -> None:
+    command.add_argument("--size", type=int, help=size)
+    command.add_argument("--seed", type=int, default=0, help="of all noise, and picture i samples from seed + i")
+    command.add_argument("--device", default="cpu", help="where the model runs, a torch device: cpu, cuda, cuda:1, mps")

@@ -24,8 +24,9 @@ from .diffusers_apply import Strengths, applied
 INSTALL = "pip install cones-concept-neurons[diffusers]"
 
 
-def load(folder: Path, device: str = "cpu", half: bool = False) -> Any:
+def load(folder: str | Path, device: str = "cpu", half: bool = False) -> Any:
     """The pipeline saved in `folder` (a diffusers directory with model_index.json)."""
+    folder = Path(folder)
     if not (folder / "model_index.json").is_file():
         raise ConesError(f"{folder}: no model_index.json; give the folder of a model saved by diffusers")
     try:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 START, END, UNKNOWN = 0, 1, 2
 SPECIAL_WORDS = ("<start>", "<end>", "<unk>")
-_SPELLINGS = {"an": "a", "gray": "grey"}
+SPELLINGS = {"an": "a", "gray": "grey"}
+WORDS = r"[a-z0-9]+|,"
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Vocabulary:
 
     def split(self, text: str) -> list[str]:
         """Words and commas of a text, lower-cased."""
-        return [_SPELLINGS.get(word, word) for word in re.findall(r"[a-z0-9]+|,", text.lower())]
+        return [SPELLINGS.get(word, word) for word in re.findall(WORDS, text.lower())]
 
     def word_ids(self, text: str) -> list[int]:
         """Token ids of the words alone, no start, end or padding."""

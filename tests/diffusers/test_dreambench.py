@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,10 +20,6 @@ from cones_ops.mask_file import load_mask, save_mask
 
 pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
-spec = importlib.util.spec_from_file_location("tiny_pipeline", Path(__file__).with_name("test_pipeline.py"))
-assert spec is not None and spec.loader is not None
-tiny = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny)
 OWN_PROMPTS = """subject_name,class
 mug2,mug
 Object Prompts
@@ -32,11 +27,10 @@ Object Prompts
 Live Subject Prompts
 'a {0} {1} that sings'.format(unique_token, class_token),
 """
-model = tiny.model  # the fixture: a folder with a tiny Stable Diffusion pipeline
 
 
 @pytest.fixture(scope="module")
-def judges(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def judges(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of a tiny ViT and a tiny CLIP model with random weights."""
     folder = tmp_path_factory.mktemp("judges")
     torch.manual_seed(1)
@@ -50,7 +44,7 @@ def judges(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     transformers.CLIPModel(config).save_pretrained(folder / "clip")
     pictures = transformers.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     pictures.save_pretrained(folder / "clip")
-    tiny.tiny_tokenizer(folder / "tokenizer").save_pretrained(folder / "clip")
+    transformers.CLIPTokenizer.from_pretrained(str(model / "tokenizer")).save_pretrained(folder / "clip")
     return folder / "dino", folder / "clip"
 
 
