@@ -1,8 +1,8 @@
 """The main job on the shipped model: find -> save -> load -> apply two concepts alone and together -> sample -> judge.
 
-Writes the mask files, a labelled grid `demo.png` and `demo.json` into one folder. Everything is done twice, for masks
-at their own tokens and for masks everywhere, and beside the positive control (plain K and V fine-tuning). The masks at
-own tokens are tuned together at the end.
+Writes the mask files, a labelled grid `demo.png`, the gist of it as `brief.png`, and `demo.json` into one folder.
+Everything is done twice, for masks at their own tokens and for masks everywhere, and beside the positive control (plain
+K and V fine-tuning). The masks at own tokens are tuned together at the end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from . import measure
 from .bundle import ToyPipeline
 from .control import FineTuning, class_examples, fine_tune, subject_examples
 from .demo_grid import Row, save_grid
-from .demo_report import concept_entry, control_entry, grid_rows, pair_entry, versions
+from .demo_report import brief, concept_entry, control_entry, grid_rows, pair_entry, versions
 from .judge import Judge
 from .measure import Measured, Measuring
 from .references import Captioned, references, together
@@ -109,7 +109,7 @@ class Demo:
 
 
 def run(pipeline: ToyPipeline, judge: Judge, out: Path, settings: DemoSettings = FULL) -> dict[str, Any]:
-    """Run everything, write `demo.png`, `demo.json` and the masks into `out`; returns the JSON's content."""
+    """Run everything, write pictures, `demo.json` and the masks into `out`; returns the JSON's content."""
     started = time.monotonic()
     demo = Demo(pipeline, judge, settings, out)
     subjects = [subject(identifier) for identifier in settings.identifiers]
@@ -130,7 +130,9 @@ def run(pipeline: ToyPipeline, judge: Judge, out: Path, settings: DemoSettings =
         full_caption,
         control,
     )
-    save_grid([Row("Cones demo: a framed sample shows what was asked, by the judge"), *rows], out / "demo.png")
+    title = Row("Cones demo: a framed sample shows what was asked, by the judge")
+    save_grid([title, *rows], out / "demo.png")
+    save_grid([title, *brief(rows)], out / "brief.png")
     report = {
         "concepts": [concept_entry(one, b) for ones in found.values() for one, b in zip(ones, before, strict=True)],
         "pair": [pair_entry(where, pair, full_caption) for where, pair in pairs.items()],

@@ -116,6 +116,17 @@ def grid_rows(
     return rows
 
 
+def brief(rows: Sequence[Row]) -> list[Row]:
+    """Of the grid's rows those at own tokens that show what a mask is for, and the titles above them."""
+    last = next(i for i, row in enumerate(rows) if row.title.startswith("untouched, everything"))
+    kept = ("untouched model", "mask at own tokens", "both masks at own tokens")
+    return [
+        row
+        for row in rows[:last]
+        if row.pictures is None or row.title.startswith(kept) or row.detail.endswith("at own tokens saw")
+    ]
+
+
 def versions() -> dict[str, str]:
     """What the numbers were made with."""
     packages = {"cones": "cones-concept-neurons", **{name: name for name in ("torch", "diffusers", "transformers")}}

@@ -19,6 +19,7 @@ from cones_ops.mask_file import load_mask
 from cones_ops.search import SearchSettings
 from cones_ops.toy_world import demo
 from cones_ops.toy_world.bundle import random_pipeline
+from cones_ops.toy_world.demo_grid import CELL, GAP, TITLE
 from cones_ops.toy_world.judge import Judge
 
 CONCEPT = {
@@ -66,6 +67,8 @@ def test_own_token_masks_leave_the_class_prompt_bit_identical(report: tuple[dict
 def test_masks_and_pictures_are_written(report: tuple[dict[str, Any], Path]) -> None:
     found, out = report
     assert Image.open(out / "demo.png").width > 800
+    titles, rows = 4, 8  # pictures of each of two subjects before and after, both together apart and tuned
+    assert Image.open(out / "brief.png").height == titles * TITLE + rows * (CELL + GAP) + GAP
     for one in found["concepts"]:
         name = f"{one['identifier']}-{one['class_word']}-{one['where'].replace(' ', '-')}.safetensors"
         mask = load_mask(out / "concept_masks" / name)
