@@ -199,9 +199,10 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
         task = Task(subject_latents, subject_conditioning, class_latents, class_conditioning, identifier, class_word)
         settings = replace(recommended(where, method, seed), steps=steps, batch=batch)
         progress = SearchProgress()
-        result = search(model, task, targets, settings, density or None, prior_weight, progress, where)
-        told = base_facts(model, subject_latents) | result.mask.provenance
-        result = replace(result, mask=replace(result.mask, provenance=told))
+        fixed = density or None
+        result = search(model, task, targets, settings, fixed, prior_weight, progress, where, progress.expect)
+        facts = base_facts(model, subject_latents) | result.mask.provenance
+        result = replace(result, mask=replace(result.mask, provenance=facts))
         figure = density_figure(result)
         progress.finish(figure)
         curve = torch.from_numpy(figure).float().div(255)[None]  # (1, H, W, 3)

@@ -157,7 +157,7 @@ class ConesTuneConceptMasks(io.ComfyNode):  # type: ignore[misc]
         together = None if together_latents is None else (together_latents, together_conditioning)
         settings = replace(tuning(seed), steps=steps, batch=batch)
         progress = SearchProgress()
-        result = tune(model, subjects, together, class_conditioning, settings, prior_weight, progress)
+        result = tune(model, subjects, together, class_conditioning, settings, prior_weight, progress, progress.expect)
         masks: list[ConceptMask | None] = [None] * SLOTS
         for k, mask in zip(used, result.masks, strict=True):
             masks[k - 1] = mask

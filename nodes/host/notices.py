@@ -1,4 +1,4 @@
-"""Warnings that a user sees: in the log, and as text on the node that is being run."""
+"""What a user should see: in the log, and as text on the node that is being run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ log = logging.getLogger("cones")
 
 
 def warn(text: str) -> None:
+    """Say `text` as a warning."""
+    tell(text, logging.WARNING)
+
+
+def tell(text: str, level: int = logging.INFO) -> None:
     """Say `text` in the log and, where a server runs the prompt, on the node under way."""
-    log.warning("%s", text)
+    log.log(level, "%s", text)
     context = get_executing_context()
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if context is not None and server is not None:

@@ -5,20 +5,17 @@ The bar counts thousandths: the search takes the first 85 %, choosing the densit
 
 from __future__ import annotations
 
-import logging
 import time
 
 import comfy.model_management
 import comfy.utils
 import numpy as np
-from comfy_execution.utils import get_executing_context
+import torch
 from PIL import Image, ImageDraw
-from server import PromptServer
 
 from ...cones_ops.estimate import Estimate
 from ...cones_ops.search import Step
-
-log = logging.getLogger("cones")
+from .notices import tell, warn
 
 TOTAL = 1000
 SEARCH_SHARE = 0.85
@@ -49,10 +46,11 @@ class SearchProgress:
 
     def expect(self, expected: Estimate) -> None:
         """Tell what the search will need, in the log and on the node, before its first step."""
-        log.info("%s", expected)
-        server, context = getattr(PromptServer, "instance", None), get_executing_context()
-        if server is not None and context is not None:
-            server.send_progress_text(str(expected), context.node_id)
+        free = comfy.model_management.get_free_memory(torch.device("cpu"))
+        if expected.statistics > free:
+            warn(f"{expected}. Only {free / 1e6:,.0f} MB are free: search text V or text K alone, which needs half")
+        else:
+            tell(str(expected))
 
     def finish(self, figure: np.ndarray) -> None:
         """Leave the result's figure (H, W, 3) uint8 where the frontend goes on showing the last preview."""

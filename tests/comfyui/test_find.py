@@ -16,7 +16,7 @@ from cones_concept_neurons.cones_ops.report import summary_text
 from cones_concept_neurons.cones_ops.search import SearchSettings, recommended
 from cones_concept_neurons.cones_ops.toy_world.bundle import load_pipeline, random_pipeline, save_pipeline
 from cones_concept_neurons.nodes import apply, encode, find, masks, toy
-from cones_concept_neurons.nodes.host import searching
+from cones_concept_neurons.nodes.host import notices, progress, searching
 from cones_concept_neurons.nodes.host.applying import apply_masks
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
@@ -141,6 +141,22 @@ def test_cancel_stops_within_a_step_and_gives_the_model_back(checkpoint, inputs,
     assert len(steps) == 1
     assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
     assert not any("forward" in module.__dict__ for module in model.model.modules())
+
+
+def test_what_a_search_will_need_is_told_before_its_first_step(checkpoint, inputs, monkeypatch):
+    model, said = checkpoint[0], []
+    monkeypatch.setattr(notices, "tell", lambda text, *level: said.append(text))
+    monkeypatch.setattr(progress, "tell", lambda text: said.append(text))
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, *_, **__: said.append(value))
+    report = run_find(model, inputs).args[2]
+    size = run_find(model, inputs).args[0].size
+    assert "s for 2 steps; memory beyond the model: " in said[0] and "for the backward pass" in said[0]
+    assert f"{12 * size / 1e6:,.0f} MB for the statistics" in said[0]
+    assert isinstance(said[1], int) and f"expected before it: {said[0]}" in report
+
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: 1e6)
+    run_find(model, inputs)
+    assert any("Only 1 MB are free: search text V or text K alone" in str(text) for text in said)
 
 
 @pytest.mark.parametrize("method", ["taylor", "learned"])
