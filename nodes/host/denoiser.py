@@ -148,7 +148,9 @@ class BorrowedModel:
         gradients = {}
         for name, weight in self.weights.items():
             found = sink.pop(name, None)
-            gradients[name] = torch.zeros_like(weight) if found is None else found.div_(self.loss_scale)
+            if found is None:
+                found = torch.zeros_like(weight)
+            gradients[name] = found if self.loss_scale == 1 else found.div_(self.loss_scale)
         return value.detach(), gradients
 
 

@@ -137,7 +137,7 @@ class FrozenConv(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         (g,) = grads
         m = ctx.module
-        x = g.new_empty(1).expand(ctx.shape)  # only its shape matters for the gradient of the input
+        x = g.new_empty(ctx.shape)  # only its shape matters for the gradient of the input; not read, not written
         with weight_in_use(m, g.dtype, g.device) as (weight, _):
             dx, _, _ = torch.ops.aten.convolution_backward(
                 g, x, weight, None, m.stride, m.padding, m.dilation, False, [0] * len(m.stride), m.groups,
