@@ -55,11 +55,11 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
     import speed_search
 
     model, side = unet_model(TINY if given.quick else SD15), 8 if given.quick else given.latent
-    pairs, sampling_pairs = (2, 2) if given.quick else (given.pairs, 6 * given.pairs)
+    pairs, apply_pairs, sampling_pairs = (2, 2, 2) if given.quick else (given.pairs, 3 * given.pairs, 6 * given.pairs)
     parts = {
         "search": lambda: speed_search.measured(model, side, pairs),
         "sampling": lambda: speed_sampling.measured(model, side, sampling_pairs, given.density, given.own_density),
-        "apply": lambda: speed_apply.measured(model, pairs, given.density),
+        "apply": lambda: speed_apply.measured(model, apply_pairs, given.density),
         "files": lambda: {} if given.quick else files(),
     }
     report: dict[str, Any] = {
@@ -77,10 +77,11 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def write(report: dict[str, Any], file: Path | None) -> None:
-    """After each part, so that an interrupted run leaves something."""
+    """After each part, so that an interrupted run leaves something; parts of an earlier run that are not new stay."""
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        file.write_text(json.dumps(before | report, indent=1) + "\n", encoding="utf-8")
 
 
 def table(report: dict[str, Any]) -> str:
@@ -98,7 +99,12 @@ def table(report: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="cones bench speed", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tiny UNet and two pairs: to see that it runs")
-    parser.add_argument("--pairs", type=int, default=5, help="of searching and applying; six times as many of sampling")
+    parser.add_argument(
+        "--pairs",
+        type=int,
+        default=5,
+        help="steps beside the host's trainer; thrice as many of the others and of applying, six times of sampling",
+    )
     parser.add_argument("--latent", type=int, default=32, help="side of the latents")
     parser.add_argument("--density", type=float, default=0.01, help="share of the text K and V in a mask")
     parser.add_argument("--own-density", type=float, default=0.1, help="the same for masks at own tokens")

@@ -1,8 +1,8 @@
 """A search step against a forward, a forward with a full backward, and a step of the host's own Train LoRA node.
 
-All on one UNet, latent, text and noise level, fp32, batch 1, in turn within the run of the host's trainer: after each
-of its steps the others are made, in an order that turns around. The trainer works on a second load of the model, as it
-always does, once without gradient checkpointing and once with it, which is how the node is set by default.
+All on one UNet, latent, text and noise level, fp32, batch 1. Our own steps, the forward and plain autograd's take turns,
+then the search's and the host's trainer's, within the trainer's run. The trainer works on a second load
+of the model, as it always does, once without gradient checkpointing and once with it, as the node is set by default.
 The search step is the whole of one: noise, loss, gradient of the text K and V through taps, running score.
 """
 
@@ -167,6 +167,15 @@ def paired(model: Any, side: int, pairs: int, checkpointing: bool, kinds: tuple[
     trained(model, side, pairs + 2, checkpointing, around)
 
 
+def in_turn(model: Any, side: int, rounds: int, kinds: tuple[str, ...], found: Measured) -> None:
+    """Time each kind of step once a round, in an order that turns around; the first round is to warm up."""
+    for k in range(rounds + 1):
+        for kind in kinds if k % 2 else reversed(kinds):
+            taken = once(kind, model, side, seconds)
+            if k:
+                found.seconds.setdefault(kind, []).append(taken)
+
+
 def kept_by(model: Any, side: int, kind: str) -> Kept:
     """What a step of ours keeps."""
 
@@ -181,18 +190,19 @@ def kept_by(model: Any, side: int, kind: str) -> Kept:
 def measured(model: Any, side: int, pairs: int) -> dict[str, Any]:
     """The search's figures, under the names they have in the report."""
     ours = ("forward", "search", "kv_backward", "full_backward", "checkpointed_search")
-    first, second = Measured(), Measured()
-    paired(model, side, pairs, False, ours, first)
+    alone, first, second = Measured(), Measured(), Measured()
+    in_turn(model, side, 3 * pairs, ours, alone)
+    paired(model, side, pairs, False, ("search",), first)
     paired(model, side, max(2, pairs // 2), True, ("search", "checkpointed_search"), second)
     kept = first.kept | second.kept | {kind: kept_by(model, side, kind) for kind in ours}
-    taken = first.seconds
+    taken, beside = alone.seconds, first.seconds
     search, native = kept["search"], kept["native"]
     return {
         "search_step_over_forward": ratios(taken["search"], taken["forward"]),
         "search_step_over_full_backward": ratios(taken["search"], taken["full_backward"]),
         "search_step_over_kv_backward": ratios(taken["search"], taken["kv_backward"]),  # what autograd alone would take
         "kv_backward_over_full_backward": ratios(taken["kv_backward"], taken["full_backward"]),
-        "search_step_over_native_lora_step": ratios(taken["search"], taken["native"]),
+        "search_step_over_native_lora_step": ratios(beside["search"], beside["native"]),
         "saved_bytes_over_native": spread([search.saved / native.saved]),
         "checkpointed_saved_bytes_over_native": spread([kept["checkpointed_search"].saved / native.saved]),
         "checkpointed_step_over_plain": ratios(taken["checkpointed_search"], taken["search"]),
@@ -202,7 +212,7 @@ def measured(model: Any, side: int, pairs: int) -> dict[str, Any]:
         "checkpointed_step_over_native_checkpointed_step": ratios(
             second.seconds["checkpointed_search"], second.seconds["native_checkpointed"]
         ),
-        "step_seconds": {name: spread(values) for name, values in (second.seconds | taken).items()},
+        "step_seconds": {name: spread(values) for name, values in (second.seconds | beside | taken).items()},
         "step_memory": {
             name: {"saved_bytes": one.saved, "resident_peak_bytes": one.resident} for name, one in sorted(kept.items())
         },
