@@ -1,7 +1,7 @@
 """A search step against a forward, a forward with a full backward, and a step of the host's own Train LoRA node.
 
-All on one UNet, latent, text and noise level, fp32, batch 1. Our own steps, the forward and those of plain autograd take
-turns, then the search and the host's trainer, within the trainer's run. The trainer works on a second load
+All on one UNet, latent, text and noise level, fp32, batch 1. Our own steps, the forward and plain autograd take turns,
+then the search and the trainer of the host, within its run. The trainer works on a second load
 of the model, as it always does, once without gradient checkpointing and once with it, as the node is set by default.
 The search step is the whole of one: noise, loss, gradient of the text K and V through taps, running score.
 """
