@@ -42,6 +42,7 @@ def find(options: argparse.Namespace) -> None:
             settings=settings,
             density=options.density,
             on_step=_shown_on(bar),
+            on_estimate=lambda expected: bar.write(str(expected)),
         )
     print(summary_text(result))
     if result.mask.count:
@@ -80,6 +81,7 @@ def tune(options: argparse.Namespace) -> None:
             zoom=options.zoom,
             settings=settings,
             on_step=_shown_on(bar),
+            on_estimate=lambda expected: bar.write(str(expected)),
         )
     print(tuning_text(result, masks))
     for mask, file in zip(result.masks, files if result.tuned else [], strict=result.tuned):

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..collage import ZOOM, collages
 from ..concept_mask import ConceptMask, Where
 from ..errors import ConesError
+from ..estimate import OnEstimate
 from ..find import SearchResult, find_concept_neurons
 from ..search import OnStep, SearchSettings, recommended
 from ..targets import TargetChoice
@@ -71,6 +72,7 @@ def find(
     settings: SearchSettings | None = None,
     density: float | None = None,
     on_step: OnStep | None = None,
+    on_estimate: OnEstimate | None = None,
 ) -> SearchResult:
     """Find the concept's neurons: `.mask` is its ConceptMask, empty if nothing helps (`.found`).
 
@@ -96,6 +98,7 @@ def find(
         density=density,
         distill=prior is not None,
         on_step=on_step,
+        on_estimate=on_estimate,
     )
 
 
@@ -108,6 +111,7 @@ def tune(
     zoom: float = ZOOM,
     settings: SearchSettings | None = None,
     on_step: OnStep | None = None,
+    on_estimate: OnEstimate | None = None,
 ) -> TuneResult:
     """Joint steps on the masks of 2 to 4 concepts, so that they share a picture: `.masks`, one per concept, in order.
 
@@ -141,4 +145,5 @@ def tune(
         prior,
         settings=settings or tuning(),
         on_step=on_step,
+        on_estimate=on_estimate,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,11 +28,12 @@ def test_own_tokens_of_a_caption(model: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["own tokens", "everywhere"])
-def test_find_then_apply(model: Path, pictures: Path, tmp_path: Path, where: str) -> None:
+def test_find_then_apply(model: Path, pictures: Path, tmp_path: Path, where: str, capsys: Any) -> None:
     mask = tmp_path / "sks.safetensors"
     find = ["find", str(model), str(pictures), "--class-word", "star", "--out", str(mask), "--where", where]
     assert cli.main([*find, "--steps", "2", "--batch", "32", "--size", "16", "--density", "0.3"]) == 0
     assert load_mask(mask).where == where
+    assert "for 2 steps; memory beyond the model: " in capsys.readouterr().out  # told before it starts
     out = tmp_path / "out"
     prompts = ["--prompt", "a sks star", "--prompt", "a star"]
     assert cli.main(["apply", str(model), str(mask), *prompts, "--steps", "2", "--out", str(out), "--size", "16"]) == 0
@@ -42,7 +44,7 @@ def test_find_then_apply(model: Path, pictures: Path, tmp_path: Path, where: str
 
 
 @pytest.mark.parametrize("where", ["own tokens", "everywhere"])
-def test_tune_masks_together(model: Path, pictures: Path, tmp_path: Path, where: str) -> None:
+def test_tune_masks_together(model: Path, pictures: Path, tmp_path: Path, where: str, capsys: Any) -> None:
     files = []
     for word in ("sks", "zwx"):
         files.append(tmp_path / f"{word}.safetensors")
@@ -54,6 +56,7 @@ def test_tune_masks_together(model: Path, pictures: Path, tmp_path: Path, where:
     tune = ["tune", str(model), *concepts, "--steps", "4", "--batch", "2", "--size", "16", "--out"]
     assert cli.main([*tune, str(tmp_path / "tuned")]) == 0
     tuned = sorted(file.name for file in (tmp_path / "tuned").glob("*"))
+    assert "for 4 steps; memory beyond the model: " in capsys.readouterr().out
     assert tuned in ([], ["sks.safetensors", "zwx.safetensors"])  # none if the joint loss did not fall
     assert [file.read_bytes() for file in files] == before
     assert cli.main([*tune, str(tmp_path)]) == 2  # would overwrite

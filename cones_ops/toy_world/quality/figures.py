@@ -130,7 +130,8 @@ def losses(implanted: Implanted, subject: Subject, pictures: Captioned, count: i
 def acting_model(implanted: Implanted) -> tuple[DiffusersModel, AbstractContextManager[Any]]:
     """The pipeline behind the boundary, and the context in which it acts as the method left it."""
     if implanted.mask is not None:
-        model = model_of(implanted.pipeline, implanted.mask.where)
+        where = implanted.mask.where
+        model = model_of(implanted.pipeline, where, "text K+V" if where == "own tokens" else "text + self K+V")
         return model, model.multiplied(multipliers(implanted.mask))
     if implanted.own_weights is not None:
         model = model_of(implanted.pipeline)
