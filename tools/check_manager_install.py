@@ -1,0 +1,244 @@
+"""Install the pack as ComfyUI-Manager does, into a bare copy of a ComfyUI, start it, and see that every node is there.
+
+    python tools/check_manager_install.py [PATH OF COMFYUI] [--folder FOLDER]
+
+Without a path: COMFYUI_PATH, else ~/comfy/ComfyUI. Needs git, uv and a package index; some minutes, and some gigabytes
+in the temporary folder, which holds everything it writes: the copy, an environment with the requirements of ComfyUI and
+of the ComfyUI-Manager that it names, a clone of this checkout's HEAD. Two ways are taken, each by Manager's own command
+`cm-cli install`, each followed by a start of the server and `cm-cli uninstall`:
+
+git        from a git address, as "Install via Git URL" does; the clone is served on 127.0.0.1
+registry   from a zip by id and version, as the Manager's window does; a stand-in for the registry answers on 127.0.0.1
+
+It prints what it saw and ends with 1 when something is missing. Not taken: the real registry, GitHub, Manager's window.
+"""
+
+# ruff: noqa: T201 - a tool answers by printing
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).absolute().parent.parent
+NAME = "cones-concept-neurons"
+LEFT_OUT = {".git", ".venv", "venv", "custom_nodes", "models", "input", "output", "temp", "user", "tests-unit", "tests"}
+OFFLINE = "[default]\nnetwork_mode = offline\n"
+# cm-cli, with the registry's address replaced by ours
+CM_CLI = "import sys; from comfyui_manager.common import cnr_utils; cnr_utils.base_url = sys.argv.pop(1); "
+CM_CLI += "from cm_cli import main; main()"
+
+
+def said(command: list[str], **options: Any) -> str:
+    """Run a command; its output, or the end of the program with it."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **options)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command[:4])} ... ended with {done.returncode}:\n{done.stdout[-4000:]}")
+    return done.stdout
+
+
+def bare_copy(host: Path, to: Path) -> Path:
+    """A ComfyUI as somebody has just downloaded it: no packs, no models."""
+    shutil.copytree(host, to, ignore=lambda folder, names: LEFT_OUT & {*names} if Path(folder) == host else set())
+    for folder in ("custom_nodes", "models/concept_masks", "input", "output", "user/__manager"):
+        (to / folder).mkdir(parents=True)
+    (to / "user" / "__manager" / "config.ini").write_text(OFFLINE)
+    return to
+
+
+def environment(host: Path, to: Path) -> str:
+    """A Python with the host's requirements and the Manager it asks for; nothing of ours."""
+    python = str(to / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+    if not to.exists():
+        said(["uv", "venv", "--quiet", "--seed", str(to)])
+    needed = ["-r", str(host / "requirements.txt"), "-r", str(host / "manager_requirements.txt"), "torch<2.12"]
+    said(["uv", "pip", "install", "--quiet", "--python", python, *needed])
+    return python
+
+
+def packed(clone: Path) -> bytes:
+    """The zip that the registry would serve: the tracked files of HEAD minus .comfyignore."""
+    work = clone.with_name("work")
+    said(["git", "clone", "--quiet", str(clone), str(work)])
+    tracked = said(["git", "-C", str(work), "ls-files"]).splitlines()
+    ignored = said(["git", "-C", str(work), "ls-files", "-c", "-i", "--exclude-from=.comfyignore"]).splitlines()
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in sorted({*tracked} - {*ignored}):
+            file.write(work / name, name)
+    return content.getvalue()
+
+
+@contextlib.contextmanager
+def served(folder: Path, package: bytes, version: str) -> Iterator[str]:
+    """The address of a server on 127.0.0.1: the files in `folder`, and what the installer asks a registry for."""
+
+    class Answers(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(folder))
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            address = f"http://{self.headers['Host']}"
+            here = {"id": NAME, "version": version, "downloadUrl": f"{address}/package.zip"}
+            here |= {"status": "NodeVersionStatusActive"}
+            pack = {"id": NAME, "name": NAME, "repository": f"{address}/elsewhere", "latest_version": here}
+            answers = {
+                "/nodes": {"nodes": [pack], "totalPages": 1, "total": 1},
+                f"/nodes/{NAME}/install": here,
+                f"/nodes/{NAME}/versions": [here],
+            }
+            if path not in answers and path != "/package.zip":
+                super().do_GET()
+                return
+            body = package if path == "/package.zip" else json.dumps(answers[path]).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):  # the installer asks once more only to follow redirections
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def started(python: str, host: Path) -> Iterator[str]:
+    """The address of the copied ComfyUI, with the Manager on; stopped at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [python, "main.py", "--cpu", "--port", str(port), "--enable-manager", "--disable-auto-launch"]
+    command += ["--disable-api-nodes"]
+    log = host / "server.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=host, stdout=out, stderr=subprocess.STDOUT)
+    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 900
+    try:
+        while True:
+            with contextlib.suppress(OSError):
+                asked(address, "/system_stats")
+                break
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"ComfyUI did not start:\n{log.read_text(errors='replace')[-4000:]}")
+            time.sleep(0.5)
+        yield address
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        process.kill()
+
+
+def asked(address: str, path: str) -> bytes:
+    with urllib.request.urlopen(address + path, timeout=60) as answer:
+        return bytes(answer.read())
+
+
+def missing_from(address: str, nodes: set[str]) -> list[str]:
+    """What a running ComfyUI with the pack lacks, in words."""
+    found = set(json.loads(asked(address, "/object_info")))
+    lacking = [f"node {one}" for one in sorted(nodes - found)]
+    templates = json.loads(asked(address, "/workflow_templates")).get(NAME, [])
+    lacking += [] if templates else ["example workflows"]
+    page = asked(address, f"/extensions/{NAME}/docs/ConesFindConceptNeurons.md")
+    lacking += [] if page.startswith(b"#") else ["the help page of Find Concept Neurons"]
+    known = json.loads(asked(address, "/v2/customnode/installed"))
+    lacking += (
+        [] if NAME in known else [f"{NAME} among what the Manager has installed: {', '.join(known) or 'nothing'}"]
+    )
+    print(
+        f"  {len(nodes & found)} of {len(nodes)} nodes, {len(templates)} example workflows; Manager: {known.get(NAME)}"
+    )
+    return lacking
+
+
+def check(way: str, python: str, host: Path, registry: str, target: str, nodes: set[str]) -> list[str]:
+    """Install `target`, start, look, uninstall; what was missing."""
+    print(f"{way}: cm-cli install {target}")
+    surroundings = {**os.environ, "COMFYUI_PATH": str(host)}
+
+    def cm_cli(*arguments: str) -> str:
+        return said([python, "-c", CM_CLI, registry, *arguments], env=surroundings, cwd=host)
+
+    told = cm_cli("install", target, "--mode", "local", "--exit-on-fail")
+    folder = host / "custom_nodes" / NAME
+    if not (folder / "pyproject.toml").is_file():
+        return [f"{way}: {folder} after the installation, which said:\n{told[-3000:]}"]
+    print(
+        f"  {sum(1 for one in folder.rglob('*') if one.is_file() and '.git' not in one.parts)} files in {folder.name}"
+    )
+    lacking = [] if "matplotlib" in said(["uv", "pip", "list", "--python", python]) else ["matplotlib"]
+    with started(python, host) as address:
+        lacking += missing_from(address, nodes)
+    log = (host / "server.log").read_text(errors="replace")
+    lacking += [line.strip() for line in log.splitlines() if "IMPORT FAILED" in line or "Traceback" in line]
+    cm_cli("uninstall", NAME if way == "registry" else f"{NAME}@unknown", "--mode", "local")
+    lacking += ["an uninstallation that removes the folder"] if folder.exists() else []
+    return [f"{way}: {one}" for one in lacking]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("comfyui", nargs="?", type=Path, help="the ComfyUI checkout to copy")
+    parser.add_argument("--folder", type=Path, help="work here, keep it, and use the environment that is there already")
+    options = parser.parse_args()
+    host = options.comfyui or Path(os.environ.get("COMFYUI_PATH") or "~/comfy/ComfyUI").expanduser()
+    work = options.folder or Path(tempfile.mkdtemp(prefix="cones-manager-"))
+    for old in ("served", "ComfyUI"):
+        shutil.rmtree(work / old, ignore_errors=True)
+    try:
+        clone = work / "served" / NAME
+        said(["git", "clone", "--quiet", "--bare", str(ROOT), str(clone)])
+        said(["git", "-C", str(clone), "update-server-info"])
+        ids = re.findall(
+            r'node_id="(\w+)"', said(["git", "-C", str(clone), "grep", "-h", "node_id=", "HEAD", "--", "nodes/"])
+        )
+        version = re.findall(
+            r'^version = "(.+)"', said(["git", "-C", str(clone), "show", "HEAD:pyproject.toml"]), re.M
+        )[0]
+        package = packed(clone)
+        copy, python = bare_copy(host, work / "ComfyUI"), environment(host, work / "venv")
+        manager = said(["uv", "pip", "show", "--python", python, "comfyui-manager"]).split("Version: ")[1]
+        print(
+            f"ComfyUI of {host}, Manager {manager.split()[0]}, {NAME} {version} (a zip of {len(package) / 1e6:.1f} MB)"
+        )
+        lacking = []
+        with served(clone.parent, package, version) as address:
+            for way, target in (("git", f"{address}/{NAME}"), ("registry", f"{NAME}@{version}")):
+                said(["uv", "pip", "uninstall", "--quiet", "--python", python, "matplotlib"])
+                lacking += check(way, python, copy, address, target, set(ids))
+    finally:
+        if options.folder is None:
+            shutil.rmtree(work, ignore_errors=True)
+    print("\n".join(f"MISSING {one}" for one in lacking) or "everything is there")
+    return 1 if lacking else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
