@@ -73,12 +73,17 @@ def toy_pipeline(toy: ToyPipeline | None = None) -> Any:
 
 
 def save_pictures(identifier: str, folder: str | Path) -> Path:
-    """Write a toy subject's pictures, one on each background, as PNG files into `folder`; returns the folder."""
+    """Write a toy subject's pictures, one on each background and named after it, as PNG files; returns the folder.
+
+    In the order of their names the pictures of two subjects share their backgrounds, as things in this world do.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures, _ = alone(subject(identifier))
-    for i, picture in enumerate(pictures):
-        Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy()).save(folder / f"{identifier}-{i}.png")
+    pictures, captions = alone(subject(identifier))
+    for picture, caption in zip(pictures, captions, strict=True):
+        background = caption.split()[-2]  # "... on a grey background"
+        drawn = (picture * 255).round().byte().permute(1, 2, 0).numpy()  # (64, 64, 3)
+        Image.fromarray(drawn).save(folder / f"{identifier}-{background}.png")
     return folder
 
 

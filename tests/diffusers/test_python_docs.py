@@ -21,7 +21,9 @@ from cones_ops.hosts import diffusers_concepts as concepts
 from cones_ops.hosts import diffusers_pipeline as host
 from cones_ops.toy_world import sampling
 from cones_ops.toy_world.bundle import load_pipeline
+from cones_ops.toy_world.references import alone
 from cones_ops.toy_world.stable_diffusion import save_pictures, toy_pipeline
+from cones_ops.toy_world.subjects import subject
 
 PAGE = Path(__file__).absolute().parents[2] / "docs" / "python.md"
 TOY, REAL, FILES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -84,17 +86,11 @@ def test_a_pipeline_of_the_toy_world_samples_what_the_toy_world_samples() -> Non
 
 def test_pictures_survive_the_folder(tmp_path: Path) -> None:
     read = concepts.read_pictures(save_pictures("sks", tmp_path / "deep" / "star"), size=64)
-    drawn, _ = sampling_pictures("sks")
-    assert read.shape == (4, 3, 64, 64) and (read - drawn).abs().max() <= 0.5 / 255 + 1e-6
+    drawn, captions = alone(subject("sks"))
+    order = sorted(range(4), key=lambda i: captions[i].split()[-2])  # by background, as every subject's
+    assert read.shape == (4, 3, 64, 64) and (read - drawn[order]).abs().max() <= 0.5 / 255 + 1e-6
     with pytest.raises(ConesError, match="no pictures"):
         concepts.read_pictures(tmp_path)
-
-
-def sampling_pictures(identifier: str) -> Any:
-    from cones_ops.toy_world.references import alone
-    from cones_ops.toy_world.subjects import subject
-
-    return alone(subject(identifier))
 
 
 def test_what_is_refused() -> None:
