@@ -12,6 +12,7 @@ from typing import Any
 
 import workflow_notes
 from workflow_graph import Graph
+from workflow_hooks import compose_with_hooks
 from workflow_inspect import inspect_and_compare
 from workflow_pieces import MASKS, SD15, TOY, encoded, enlarged, prompt, samples, without_and_with
 
@@ -199,7 +200,7 @@ def find_a_concept_sd15() -> Graph:
 
 WITH_MASKS: tuple[Callable[[], Graph], ...] = (
     *(compose_two_concepts, compare_where_masks_act, tune_two_concepts),
-    inspect_and_compare,
+    *(inspect_and_compare, compose_with_hooks),
 )
 WORKFLOWS: tuple[Callable[[], Graph], ...] = (find_a_concept, *WITH_MASKS, find_a_concept_sd15)
 

@@ -145,3 +145,36 @@ entry, so one press of Run samples every part, with one prompt and one noise.
 - *Encode Prompt with Concepts* takes the whole mask, not the list; the words are the same.
 - Leave *Without a mask* beside it, to see what the model draws by itself.
 """
+
+HOOKS = """\
+## A region, a stretch of the sampling
+
+**Experimental.** A mask that acts everywhere changes every word of a prompt. **Create Hook Concept Mask** lets it act \
+in one prompt of several. Here prompt and noise are the same three times:
+
+1. **Everywhere** (*Apply Concept Masks*): the circle becomes the subject (orange and purple stripes), and the square \
+loses its blue in all four pictures.
+2. **In the left half**: *Cond Set Props* gives the prompt the hook and an image mask; *Cond Set Default Combine* \
+gives the rest of the picture the same prompt without a hook. The square is blue in all four; the circle \
+is the subject in every detail in three of four (two in the first row).
+3. **Until 60 %**: the same, and keyframes stop the hook after 60 % of the sampling; the plain model finishes. Again \
+three of four.
+
+Four pictures are one draw. Masks at own tokens need none of this and are the better choice where they work: \
+docs/science.md compares them, *compose-two-concepts* uses them. Hooks are for masks that act everywhere.
+"""
+
+HOOKS_MORE = """\
+## Other uses
+
+- *strength* of the hook and *strength_mult* of the keyframes multiply. *Create Hook Keyframes Interp.* fades a \
+concept in or out.
+- A range of the sampling per prompt: *Timesteps Range* into *Cond Set Props*.
+- *prev_hooks* adds LoRA hooks or more concept masks; masks in one group act as their union.
+- Your own region: *Load Image (as Mask)*, or paint one in the mask editor.
+
+**What it costs.** Prompts with different hooks run one after the other, so a step takes longer, and every change of a \
+keyframe patches the weights again. With low VRAM, LoRA patches of the model are added after the hook.
+
+This mask is one of the benchmark's (`cones bench quality`), found on pictures of the subject beside other things.
+"""
