@@ -199,7 +199,7 @@ class Canvas:
         """What a file keeps of the graph: types, titles and widget values by node, and the links."""
         script = """() => {
             const saved = window.app.graph.serialize();
-            const nodes = saved.nodes.map(node => [node.id, [node.type, node.title, node.widgets_values]]);
+            const nodes = saved.nodes.map(node => [node.id, [node.type, node.title, node.widgets_values ?? []]]);
             return { nodes: Object.fromEntries(nodes), links: saved.links.map(link => link.slice(1)) };
         }"""
         kept = dict(self.evaluate(script))
