@@ -169,11 +169,28 @@ def test_find_a_concept_runs_to_a_picture(server):
     assert (server.base / "models" / "concept_masks" / "shortened.safetensors").is_file()
 
 
-@pytest.mark.parametrize("name", ["compose-two-concepts", "compare-where-masks-act"])
+@pytest.mark.parametrize("name", ["compose-two-concepts", "compare-where-masks-act", "compose-with-hooks"])
 def test_it_runs_to_a_picture_with_the_example_masks(server, name):
     assert not list((server.base / "models" / "concept_masks").glob("toy-*"))
     prompt = shortened(to_api(read(ROOT / "workflows" / f"{name}.json"), server.object_info()))
     check_run(server, prompt, (256, 256, 3))
+
+
+def test_the_hook_acts_in_its_region_and_nowhere_else(server):
+    """After one step the left half is that of a prompt with the hook, the right half that of one without."""
+    prompt = shortened(to_api(read(ROOT / "workflows" / "compose-with-hooks.json"), server.object_info()))
+    for node_id in nodes_with(prompt, "KSampler"):
+        prompt[node_id]["inputs"]["steps"] = 1
+    (hook,), saved = nodes_with(prompt, "ConesConceptMaskHook"), nodes_with(prompt, "SaveImage")[0]
+    region = np.stack(server.run(prompt).images(saved))
+    for node_id in nodes_with(prompt, "ConditioningSetProperties"):
+        del prompt[node_id]["inputs"]["mask"]
+    hooked = np.stack(server.run(prompt).images(saved))
+    prompt[hook]["inputs"]["strength"] = 0.0
+    plain = np.stack(server.run(prompt).images(saved))
+    left, right = np.s_[:, :, :128], np.s_[:, :, 128:]
+    assert np.array_equal(region[left], hooked[left]) and np.array_equal(region[right], plain[right])
+    assert not np.array_equal(hooked[left], plain[left]) and not np.array_equal(hooked[right], plain[right])
 
 
 def test_tune_two_concepts_runs_to_a_picture(server):
