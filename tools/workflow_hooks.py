@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import workflow_notes
 from workflow_graph import Graph, Node, Output
-from workflow_pieces import FROM_BENCHMARK, TOY, enlarged, prompt, samples
+from workflow_pieces import MASKS, TOY, enlarged, prompt, samples
 
 
 def left_half(graph: Graph, left: int, top: int) -> list[Node]:
@@ -30,7 +30,7 @@ def compose_with_hooks() -> Graph:
     graph.note((0, 0), (340, 560), "A region, a stretch of the sampling", workflow_notes.HOOKS)
     graph.note((840, 0), (340, 560), "Other uses", workflow_notes.HOOKS_MORE)
     world = graph.add("ConesToyWorld", (0, 680), (340, 90))
-    mask = graph.add("ConesLoadConceptMask", (0, 840), (340, 110), mask_name=f"{FROM_BENCHMARK}.safetensors")
+    mask = graph.add("ConesLoadConceptMask", (0, 840), (340, 110), mask_name=f"{MASKS[3]}.safetensors")
     hook = graph.add("ConesConceptMaskHook", (0, 1030), (340, 110), mask=mask[0])
     applied = graph.add("ConesApplyConceptMasks", (0, 1260), (340, 780), "Everywhere", model=world[0], mask_1=mask[0])
     text = "a mfj circle on the left and a blue plain square on the right on a white background"

@@ -6,8 +6,7 @@ from typing import Any
 
 from workflow_graph import Graph, Output
 
-MASKS = ("toy-sks-star", "toy-zwx-heart", "toy-sks-star-everywhere")
-FROM_BENCHMARK = "toy-mfj-circle-everywhere"  # `cones bench quality --only single/learned/everywhere/mfj/1`, in kept/
+MASKS = ("toy-sks-star", "toy-zwx-heart", "toy-sks-star-everywhere", "toy-mfj-circle-everywhere")
 SAMPLER = {"sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
 TOY = {"seed": 7, "steps": 20, "cfg": 3.0}
 SD15 = {"seed": 7, "steps": 25, "cfg": 7.0}

@@ -39,7 +39,7 @@ OnStep = Callable[[Step], None]
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Settings of every method; the defaults are what worked for "everywhere" (see `recommended`)."""
+    """Settings of every method; `recommended` has what the benchmark found best."""
 
     method: MethodName = "learned"
     steps: int = 300
@@ -67,10 +67,8 @@ class SearchSettings:
 
 
 def recommended(where: Where, method: MethodName = "learned", seed: int = 0) -> SearchSettings:
-    """The benchmark's winners (docs/science.md). At own tokens larger moves do no harm to other prompts."""
-    if where == "own tokens":
-        return SearchSettings(method, steps=300, batch=8, seed=seed, rate=30.0, sparsity=0.5)
-    return SearchSettings(method, seed=seed)
+    """The benchmark's winners (docs/science.md)."""
+    return SearchSettings(method, batch=8 if where == "own tokens" else 16, seed=seed, rate=30.0, sparsity=0.5)
 
 
 class Method(Protocol):

@@ -128,14 +128,12 @@ def changed(prompt: Prompt, class_type: str, **inputs: Any) -> None:
 
 
 def searching_everywhere(prompt: Prompt) -> None:
-    """Change find-a-concept: pictures of the subject alone, one prompt for all, the class prompt as the prior."""
+    """Change find-a-concept: the same pictures and captions, with the class prompt as the prior."""
     (subject,) = [name for name, node in prompt.items() if node["class_type"] == "ConesToySubject"]
     (find,) = [node for node in prompt.values() if node["class_type"] == "ConesFindConceptNeurons"]
     encode = prompt[find["inputs"]["subject_conditioning"][0]]["inputs"]
-    encode.update(text=[subject, 1], prompt_per_line=False)
     prompt["class"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": encode["clip"], "text": [subject, 2]}}
     find["inputs"].update(where="everywhere", class_conditioning=["class", 0], steps=300, batch=16)
-    prompt[subject]["inputs"]["beside"] = 0
 
 
 def _mask_name(one: Subject, where: Where) -> str:

@@ -190,4 +190,5 @@ def test_settings_are_checked() -> None:
         SearchSettings(steps=0, batch=-1, held_out=1, seed=-1, rate=0, momentum=1, densest=2)
     own, everywhere = recommended("own tokens"), recommended("everywhere", "cones", seed=3)
     assert (own.steps, own.rate, own.sparsity) == (300, 30.0, 0.5)
-    assert (everywhere.method, everywhere.steps, everywhere.sparsity, everywhere.seed) == ("cones", 300, 0.1, 3)
+    assert (everywhere.method, everywhere.batch, everywhere.rate, everywhere.sparsity) == ("cones", 16, 30.0, 0.5)
+    assert (own.batch, everywhere.steps, everywhere.seed) == (8, 300, 3)

@@ -50,6 +50,7 @@ VARIANTS: dict[Where, dict[str, Method]] = {
     "own tokens": {
         "no sparsity": searched("own tokens", sparsity=0.0),
         "sparsity 0.3": searched("own tokens", sparsity=0.3),
+        "sparsity 0.7": searched("own tokens", sparsity=0.7),
         "rate 10": searched("own tokens", rate=10.0),
         "text V": searched("own tokens", targets="text V"),
         "text K": searched("own tokens", targets="text K"),
@@ -57,10 +58,15 @@ VARIANTS: dict[Where, dict[str, Method]] = {
         "half the steps": searched("own tokens", steps=150),
     },
     "everywhere": {
+        "sparsity 0.1, rate 10": searched("everywhere", sparsity=0.1, rate=10.0),
+        "sparsity 0.1, rate 20": searched("everywhere", sparsity=0.1, rate=20.0),
+        "sparsity 0.3, rate 20": searched("everywhere", sparsity=0.3, rate=20.0),
+        "sparsity 0.1, rate 10, distilled prior": searched("everywhere", distill=True, sparsity=0.1, rate=10.0),
+        "sparsity 0.1, rate 10, with self-attention": searched(
+            "everywhere", targets="text + self K+V", sparsity=0.1, rate=10.0
+        ),
+        "sparsity 0.7": searched("everywhere", sparsity=0.7),
         "distilled prior": searched("everywhere", distill=True),
-        "rate 20": searched("everywhere", rate=20.0),
-        "sparsity 0.3, rate 20": searched("everywhere", rate=20.0, sparsity=0.3),
-        "with self-attention": searched("everywhere", targets="text + self K+V"),
     },
 }
 
