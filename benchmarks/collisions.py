@@ -5,10 +5,10 @@ samples: each subject alone with both masks loaded, and both in one picture, in 
 its overlap and shares, the rank correlation of overlap and shares, and what masks of one subject have in common.
 cones_ops/collisions.py says what follows from it. Half an hour on one core.
 
-    uv run python benchmarks/collisions.py bench-out/quality/kept --compare bench-out/quality24/kept > collisions.json
+    uv run python benchmarks/collisions.py bench-out/quality/kept > collisions.json
 
-results/collisions.json sampled masks found with 12 collages, and only compared those with 24. --measured FILE takes the
-sampled pairs of an earlier run's lines (its standard error) and only sums up.
+--measured FILE takes the sampled pairs of an earlier run's lines (its standard error) and only sums up; --compare DIR
+also compares the masks of a second folder, without sampling.
 """
 
 # ruff: noqa: T201 - a benchmark answers by printing

@@ -1,13 +1,13 @@
 """Will these concept masks get in each other's way? What can be said before sampling, and no more.
 
-Every threshold and share that the report quotes stands here. Evidence: 205 pairs of masks in the toy world, of four
-subjects and three seeds (default search with 12 and with 24 collages, 2 to 5 % of the weights shut), 77 of them (12
-collages) sampled, by `benchmarks/collisions.py`; joint steps, by `cones bench quality` (docs/science.md).
+Every threshold and share that the report quotes stands here. Evidence: 132 pairs of masks in the toy world, of four
+subjects and three seeds (default search, 3 to 6 % of the weights shut at own tokens, 1 to 2 % everywhere), the 108 of two
+subjects sampled, by `benchmarks/collisions.py`; joint steps, by `cones bench quality` (docs/science.md).
 
-- At own tokens overlap does not tell how two subjects mix: rank correlation 0.07 with both in one picture (54 pairs).
+- At own tokens overlap does not tell how two subjects mix: rank correlation 0.13 with both in one picture (54 pairs).
   A mask cannot reach another's words there: with both loaded each subject comes out as by itself.
-- Everywhere every one of 23 pairs spoils each other, and more so where more is shared: rank correlation -0.5, from few
-  masks and a narrow range (18 to 24 % of what either has), so no threshold follows. For both in one picture: -0.04.
+- Everywhere every one of 54 pairs spoils each other, whatever it shares (10 to 18 % of what either has): rank
+  correlation -0.14 with each subject shown, -0.04 with both in one picture.
 - Overlap does tell a double: two masks of one subject share more than two of different subjects do (SAME_SUBJECT).
 """
 
@@ -22,7 +22,8 @@ from .errors import ConesError
 from .places import words_for
 from .report import count_by
 
-# shared neurons, of all in either. Two subjects: .179 at most at own tokens, .236 everywhere; one: .235, .276 at least
+# shared neurons, of all in either. Two subjects: .179 at most at own tokens, .178 everywhere; one: .250, .267 at least.
+# Denser masks of an earlier search shared up to .236 everywhere
 SAME_SUBJECT: Mapping[Where, float] = {"own tokens": 0.20, "everywhere": 0.255}
 MEASURED_DENSITY = 0.06  # what is usual between denser masks was not measured
 
@@ -34,7 +35,7 @@ MIXED = "one everywhere, one at its own tokens"
 ADVICE = {
     OWN: (
         "Each acts at its own words only: a subject asked for alone comes out as if the other mask were not there. "
-        "Both in one picture is luck: 21 % of pictures in the toy world, 0 % to 62 % by the pair, whatever they "
+        "Both in one picture is luck: 28 % of pictures in the toy world, 0 % to 66 % by the pair, whatever they "
         "share. If you want that, use Tune Concept Masks Together (95 % there)."
     ),
     OWN_TUNED: (
@@ -42,14 +43,14 @@ ADVICE = {
         "asked for alone, 95 % both when asked for both."
     ),
     EVERYWHERE: (
-        "Both act for every word, so each changes what the other draws. In the toy world 92 % of pictures showed a "
-        "subject with its own mask loaded, 36 % with both, and 3 % both subjects when asked for both (0 % to 28 % by "
-        "the pair). Pairs that share more tend to spoil each other more, but all did. Find them at own tokens, or "
-        "use Tune Concept Masks Together (83 % and 76 % there)."
+        "Both act for every word, so each changes what the other draws. In the toy world 86 % of pictures showed a "
+        "subject with its own mask loaded, 44 % with both, and 3 % both subjects when asked for both (0 % to 16 % by "
+        "the pair), whatever they share. Find them at own tokens, or use Tune Concept Masks Together (91 % and 85 % "
+        "there)."
     ),
     EVERYWHERE_TUNED: (
-        "Both have joint steps behind them. If with each other: in the toy world 83 % of pictures showed a subject "
-        "asked for alone, 76 % both when asked for both. Other words change too, as both act everywhere."
+        "Both have joint steps behind them. If with each other: in the toy world 91 % of pictures showed a subject "
+        "asked for alone, 85 % both when asked for both. Other words change too, as both act everywhere."
     ),
     MIXED: (
         "The one that acts everywhere also changes what the other draws; how much was not measured. Find both for "

@@ -147,7 +147,7 @@ def tune_two_concepts() -> Graph:
         graph.add("ConesApplyConceptMasks", (1780 + 420 * k, 740), (340, 780), title, model=world[0], **two)
         for k, (title, two) in enumerate(sets.items())
     ]
-    text = "a sks star on the left and a zwx heart on the right on a grey background"
+    text = "a sks star on the left and a zwx heart on the right on a white background"
     inputs = {
         "positive": encoded(graph, (1780, 0), "What to draw", world[1], text, **both),
         "negative": prompt(graph, (2200, 0), "Negative (empty)", world[1], ""),

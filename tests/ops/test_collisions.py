@@ -115,9 +115,8 @@ def test_the_thresholds_and_shares_are_those_of_the_evidence(where: str) -> None
     if not EVIDENCE.is_file():
         pytest.skip("benchmarks are not part of this package")
     evidence = json.loads(EVIDENCE.read_text())
-    for found in (evidence["compared_only"][where], evidence["summary"][where]):
-        two, one = found["two_subjects"], found["one_subject"]
-        assert two["jaccard"]["most"] < SAME_SUBJECT[where] < one["jaccard"]["least"]
+    two, one = (evidence["summary"][where][name] for name in ("two_subjects", "one_subject"))
+    assert two["jaccard"]["most"] < SAME_SUBJECT[where] < one["jaccard"]["least"]
     text = ADVICE["everywhere" if where == "everywhere" else "at own tokens"]
     quoted = [two["both_in_one_picture"][name] for name in ("mean", "least", "most")]
     if where == "everywhere":
@@ -126,9 +125,8 @@ def test_the_thresholds_and_shares_are_those_of_the_evidence(where: str) -> None
         assert two["each_with_both_loaded"] == two["each_by_itself"]
     assert all(f"{share:.0%}".replace("%", " %") in text for share in quoted)
     told = two["rank_correlation"]
-    assert abs(told["jaccard, both_in_one_picture"]) < 0.1
+    assert all(abs(told[f"jaccard, {seen}"]) < 0.2 for seen in ("both_in_one_picture", "each_with_both_loaded"))
     if where == "everywhere":
-        assert -0.6 < told["jaccard, each_with_both_loaded"] < -0.4
         pairs = [pair for pair in evidence["pairs"] if pair["where"] == where]
         assert all(pair["each_with_both_loaded"] < pair["each_by_itself"] for pair in pairs)
 
