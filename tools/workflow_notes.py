@@ -43,8 +43,8 @@ which tokens are whose.
 - These masks are of the toy world. Make more with *find-a-concept* (press R to refresh the lists).
 
 **What to expect.** Each subject alone, or beside something else ("a sks star on the left and a blue plain circle on \
-the right"), works as it is. Both subjects in *one* picture are luck for masks that were found apart: 62 % of 32 pictures \
-with this pair, 28 % over 54 pairs, 0 % with the worst; mostly one of them comes out, or both with colours exchanged. \
+the right"), works as it is. Both subjects in *one* picture are luck for masks that were found apart: 62 % of 32 \
+pictures with this pair, 28 % over 54 pairs, 0 % with the worst; mostly one of them comes out, or both with colours exchanged. \
 The workflow *tune-two-concepts* mends that with joint steps; docs/science.md has the figures.
 """
 
@@ -59,8 +59,8 @@ as it was asked for.
 3. **Everywhere** (as in the paper): the weights are shut for every word. The subject appears (alone in 84 % of 32 \
 pictures with this mask), and the circle takes its purple: the second thing comes out as asked in 22 %.
 
-This mask is among the worse ones: over twelve others found everywhere the second thing is right in 79 %, at own tokens \
-in 96 % (docs/science.md). Each mask is used where it was found for. *where* in *Apply Concept Masks* can say \
+This mask is among the worse ones: over twelve others found everywhere the second thing is right in 79 %, at own \
+tokens in 96 % (docs/science.md). Each mask is used where it was found for. *where* in *Apply Concept Masks* can say \
 otherwise, but a mask that was found for own tokens is too dense to act everywhere.
 """
 
