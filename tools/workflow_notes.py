@@ -44,8 +44,8 @@ which tokens are whose.
 
 **What to expect.** Each subject alone, or beside something else ("a sks star on the left and a blue plain circle on \
 the right"), works as it is. Both subjects in *one* picture are luck for masks that were found apart: 62 % of 32 \
-pictures with this pair, 28 % over 54 pairs, 0 % with the worst; mostly one of them comes out, or both with colours exchanged. \
-The workflow *tune-two-concepts* mends that with joint steps; docs/science.md has the figures.
+pictures with this pair, 28 % over 54 pairs, 0 % with the worst; mostly one of them comes out, or both with colours \
+exchanged. The workflow *tune-two-concepts* mends that with joint steps; docs/science.md has the figures.
 """
 
 COMPARE = """\
