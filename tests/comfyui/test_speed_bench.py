@@ -9,6 +9,8 @@ import sys
 from math import isfinite
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).absolute().parents[2]
 TIMES = (
     "search_step_over_forward",
@@ -25,6 +27,8 @@ BYTES = ("saved_bytes_over_native", "checkpointed_saved_bytes_over_native")
 
 
 def test_every_figure_is_there(host, tmp_path):
+    if tuple(map(int, host.version.split(".")[:2])) < (0, 33):
+        pytest.skip("the benchmark drives the host's trainer as it is since 0.33.0")
     file = tmp_path / "speed.json"
     command = [sys.executable, "-m", "cones_ops.cli", "bench", "speed", "--quick", "--json", str(file)]
     command += ["--comfyui", str(host.path)]
