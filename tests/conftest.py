@@ -142,21 +142,46 @@ def find_host() -> Host | str:
 
 
 def prepare_host(path: Path) -> Host:
-    """Make `import comfy` work here: on the CPU, with every folder below a temporary one (and no argument parsing)."""
+    """Make `import comfy` work here: on the CPU (or the GPU if CONES_TEST_GPU says how), with every folder below a
+    temporary one, and no argument parsing.
+    """
     base = Path(tempfile.mkdtemp(prefix="cones-host-"))
     for folder in ("models/concept_masks", "models/checkpoints", "models/loras", "input", "output"):
         (base / folder).mkdir(parents=True)
     sys.path.insert(0, str(path))
     from comfy.cli_args import args
 
-    args.cpu = True
+    gpu = os.environ.get("CONES_TEST_GPU")
+    args.cpu = not gpu
     args.base_directory = str(base)
     from comfyui_version import __version__
 
+    if gpu:
+        use_gpu(gpu)
     load_module("cones_small_models", ROOT / "tests" / "comfyui" / "small_models.py")  # stands on the host's classes
     load_module("cones_packed_layers", ROOT / "tests" / "comfyui" / "packed_layers.py")
     load_module("cones_small_families", ROOT / "tests" / "comfyui" / "small_families.py")
     return Host(path, __version__, base)
+
+
+def use_gpu(how: str) -> None:
+    """Let the host's models load on the GPU, "full" or with "dynamic" VRAM, which its main.py turns on the same way."""
+    import comfy.memory_management
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy_aimdo.control
+    import torch
+
+    if how not in ("full", "dynamic"):
+        raise pytest.UsageError(f"CONES_TEST_GPU={how}: either full or dynamic")
+    torch.backends.cudnn.allow_tf32 = False  # results are compared with fp32 ones
+    if how == "dynamic":
+        comfy_aimdo.control.init()
+        device = comfy.model_management.get_torch_device()
+        if not comfy_aimdo.control.init_devices([(device.index, 0)]):
+            raise pytest.UsageError(f"comfy-aimdo does not work with {device}")
+        comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
+        comfy.memory_management.aimdo_enabled = True
 
 
 class NeedsHost(pytest.Module):

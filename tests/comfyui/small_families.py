@@ -10,7 +10,7 @@ import comfy.model_patcher
 import comfy.supported_models as families
 import torch
 from cones_concept_neurons.nodes.host.token_places import KEY, TokenPlaces
-from cones_small_models import CPU, SKS, UNET, random_state
+from cones_small_models import CPU, SKS, UNET, patcher_of, random_state
 
 WIDTH, TOKENS, OWN = 32, 8, [1, 2]  # of the text; where the concept's own tokens are
 _FLUX: dict[str, Any] = {
@@ -235,7 +235,7 @@ def model_of(family: Family, seed: int = 0) -> Any:
     told = {v_prediction: torch.randn(320, generator=torch.Generator().manual_seed(0))}  # the host tells SD 2 by it
     model = config.get_model(told if family.config == "SD20" else {}, "model.diffusion_model.", device=CPU)
     model.diffusion_model.load_state_dict(random_state(model.diffusion_model, seed))
-    return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
+    return patcher_of(model)
 
 
 def prompt_of(family: Family, seed: int = 0, named: bool = True) -> Any:

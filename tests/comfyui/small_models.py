@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any, ClassVar
 
+import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.sample
@@ -17,6 +18,7 @@ from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.token_places import KEY, TokenPlaces
 
 CPU = torch.device("cpu")
+DEVICE = comfy.model_management.get_torch_device()  # the CPU, or the GPU if CONES_TEST_GPU is set
 SKS, ZWX = ("sks", "star"), ("zwx", "heart")
 POSITIVE = {SKS: [1, 2], ZWX: [5, 6]}
 WIDTH, TOKENS = 256, 8  # of the text; wide enough for every quantised format
@@ -63,7 +65,12 @@ def small_unet(dtype: torch.dtype = torch.float32, quantised: str = "", seed: in
     model.diffusion_model.load_state_dict(random_state(plain.diffusion_model, seed))
     if quantised:
         quantise(model.diffusion_model, quantised)
-    return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
+    return patcher_of(model)
+
+
+def patcher_of(model: Any) -> Any:
+    """A MODEL as the host's loaders make one."""
+    return comfy.model_patcher.CoreModelPatcher(model, load_device=DEVICE, offload_device=CPU)
 
 
 def sd15(dtype: torch.dtype) -> Any:
@@ -192,4 +199,4 @@ def small_model(kind: str, seed: int = 0) -> Any:
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, device=CPU)
     model.diffusion_model.load_state_dict(random_state(model.diffusion_model, seed))
-    return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
+    return patcher_of(model)

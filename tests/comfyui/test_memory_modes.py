@@ -15,7 +15,7 @@ import torch
 from comfy_extras.nodes_model_merging import ModelMergeSimple, ModelSave
 from cones_concept_neurons.nodes.host.applying import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX, layer_of, weight_in_use
-from cones_small_models import CPU, SKS, ZWX, encode, mask_of, sampled, small_unet
+from cones_small_models import DEVICE, SKS, ZWX, encode, mask_of, sampled, small_unet
 
 try:
     from comfy.quant_ops import QUANT_ALGOS
@@ -24,12 +24,13 @@ except ImportError:
 
 STORED = [("float32", ""), ("float16", ""), ("bfloat16", ""), ("float8_e4m3fn", ""), ("float8_e5m2", "")]
 FORMATS = STORED + [("bfloat16", format) for format in QUANT_ALGOS]
-MODES = ("full", "low vram")
+DYNAMIC = comfy.model_patcher.CoreModelPatcher is not comfy.model_patcher.ModelPatcher
+MODES = ("dynamic",) if DYNAMIC else ("full", "low vram")
 
 
 @pytest.fixture
 def mode(request, monkeypatch):
-    """How the host loads models: all weights, or as few as it can."""
+    """How the host loads models: all weights, as few as it can, or when they are needed."""
     comfy.model_management.unload_all_models()
     if request.param == "low vram":
         load = comfy.model_patcher.ModelPatcher.partially_load
@@ -65,8 +66,8 @@ def in_use(model, names, mode):
     weights = {}
     for name in names:
         layer, rows = layer_of(model.model.diffusion_model, name)
-        with torch.inference_mode(), weight_in_use(layer, torch.float32, CPU) as (weight, _):
-            weights[name] = weight[rows].clone()
+        with torch.inference_mode(), weight_in_use(layer, torch.float32, DEVICE) as (weight, _):
+            weights[name] = weight[rows].cpu().clone()
     return weights
 
 
@@ -111,8 +112,8 @@ def test_merging_takes_the_mask_along():
     names = sorted(mask.shapes)
     merged = ModelMergeSimple().merge(apply_masks(model, [(mask, 1.0)]), other, 0.5)[0]
     comfy.model_management.unload_all_models()
-    first, second = (in_use(one, names, "full") for one in (model, other))
-    used = in_use(merged, names, "full")
+    first, second = (in_use(one, names, MODES[0]) for one in (model, other))
+    used = in_use(merged, names, MODES[0])
     for name in names:
         kept = torch.ones(first[name].numel())
         kept[mask.index[name]] = 0
