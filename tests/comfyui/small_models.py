@@ -19,6 +19,7 @@ from cones_concept_neurons.nodes.host.token_places import KEY, TokenPlaces
 
 CPU = torch.device("cpu")
 DEVICE = comfy.model_management.get_torch_device()  # the CPU, or the GPU if CONES_TEST_GPU is set
+DYNAMIC = comfy.model_patcher.CoreModelPatcher is not comfy.model_patcher.ModelPatcher
 SKS, ZWX = ("sks", "star"), ("zwx", "heart")
 POSITIVE = {SKS: [1, 2], ZWX: [5, 6]}
 WIDTH, TOKENS = 256, 8  # of the text; wide enough for every quantised format
@@ -123,7 +124,7 @@ def recording(model):
         targets = [name for name, _ in unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
 
         def keep(name):
-            return lambda _, inputs, y: seen.__setitem__(f"{name}.weight", (inputs[0].clone(), y.clone()))
+            return lambda _, inputs, y: seen.__setitem__(f"{name}.weight", (inputs[0].cpu().clone(), y.cpu().clone()))
 
         handles = [unet.get_submodule(name).register_forward_hook(keep(name)) for name in targets]
         try:

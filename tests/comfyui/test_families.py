@@ -76,11 +76,12 @@ def densely(layers, own):
 
     def replace(module, parts):
         def forward(x):
-            y = torch.nn.functional.linear(x, module.weight, module.bias)
+            whole = module.weight.to(x.device), None if module.bias is None else module.bias.to(x.device)
+            y = torch.nn.functional.linear(x, *whole)
             at = own(x) if own else (slice(None),)
             for rows, weight in parts:
-                bias = None if module.bias is None else module.bias[rows]
-                new = torch.nn.functional.linear(x[at], weight, bias)
+                bias = None if whole[1] is None else whole[1][rows]
+                new = torch.nn.functional.linear(x[at], weight.to(x.device), bias)
                 y = torch.cat([y[..., : rows.start or 0], place(y[..., rows], at, new), tail(y, rows)], dim=-1)
             return y
 
@@ -132,7 +133,7 @@ def test_the_picture_equals_a_dense_model(name, where):
         masked = {}
         for one, shut in multipliers(mask).items():
             path, rows = layer_and_rows(one)
-            masked[one] = network.get_submodule(path).weight[rows] * shut
+            masked[one] = network.get_submodule(path).weight[rows].cpu() * shut
         layers = layers_of(network, mask.names, masked)
         densely(layers, own_of(family, 2) if where == "own tokens" else None)
         try:
@@ -180,7 +181,7 @@ def test_taps_equal_dense_autograd(name, where, monkeypatch):
         x = host.noised(host.latents["subject"], noise, sigma)
         with host.multiplied(multiplier):
             loss = host.gradients(lambda: host.denoise(x, sigma, ["subject", "subject"]).square().mean())
-        seen.update(x=x, sigma=sigma, cond=host.conds["subject"][0]["model_conds"])
+        seen.update(x=x.cpu(), sigma=sigma.cpu(), cond=host.conds["subject"][0]["model_conds"])
         return loss
 
     concepts = [SKS] if where == "own tokens" else []
@@ -203,13 +204,14 @@ def test_taps_equal_dense_autograd(name, where, monkeypatch):
     attention = comfy.ldm.modules.attention.attention_pytorch
     options = {"optimized_attention_override": lambda _, *a, **k: attention(*a, **k), "sample_sigmas": seen["sigma"]}
     conds = {key: one.process_cond(batch_size=2, area=None).cond for key, one in seen["cond"].items()}
+    conds = {key: one.cpu() if isinstance(one, torch.Tensor) else one for key, one in conds.items()}
     monkeypatch.setattr(comfy.model_management, "in_training", True, raising=False)
     with differentiable_kernels():
         denoised = twin.apply_model(seen["x"].clone(), seen["sigma"].clone(), transformer_options=options, **conds)
         expected_loss = denoised.square().mean()
         expected = torch.autograd.grad(expected_loss, [leaves[one] for one in targets])
-    assert loss == pytest.approx(expected_loss.item(), rel=1e-5)
+    assert float(loss) == pytest.approx(expected_loss.item(), rel=1e-5)
     largest = max(float(gradient.abs().max()) for gradient in expected)
     assert largest > 0
     for one, gradient in zip(targets, expected, strict=True):
-        assert (gradients[one] - gradient).abs().max() <= 1e-3 * gradient.abs().max() + 1e-6 * largest, one
+        assert (gradients[one].cpu() - gradient).abs().max() <= 1e-3 * gradient.abs().max() + 1e-6 * largest, one

@@ -15,7 +15,7 @@ import torch
 from comfy_extras.nodes_model_merging import ModelMergeSimple, ModelSave
 from cones_concept_neurons.nodes.host.applying import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX, layer_of, weight_in_use
-from cones_small_models import DEVICE, SKS, ZWX, encode, mask_of, sampled, small_unet
+from cones_small_models import DEVICE, DYNAMIC, SKS, ZWX, encode, mask_of, sampled, small_unet
 
 try:
     from comfy.quant_ops import QUANT_ALGOS
@@ -24,7 +24,6 @@ except ImportError:
 
 STORED = [("float32", ""), ("float16", ""), ("bfloat16", ""), ("float8_e4m3fn", ""), ("float8_e5m2", "")]
 FORMATS = STORED + [("bfloat16", format) for format in QUANT_ALGOS]
-DYNAMIC = comfy.model_patcher.CoreModelPatcher is not comfy.model_patcher.ModelPatcher
 MODES = ("dynamic",) if DYNAMIC else ("full", "low vram")
 
 

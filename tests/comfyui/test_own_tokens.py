@@ -10,7 +10,7 @@ from comfy.patcher_extension import WrappersMP
 from cones_concept_neurons.cones_ops.concept_mask import union
 from cones_concept_neurons.nodes.host.applying import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX
-from cones_small_models import POSITIVE, SKS, ZWX, encode, mask_of, recording, sampled, small_unet, traces
+from cones_small_models import DEVICE, POSITIVE, SKS, ZWX, encode, mask_of, recording, sampled, small_unet, traces
 
 NOBODY, NEGATIVE = {}, {SKS: [4]}
 PLAIN = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
@@ -29,7 +29,7 @@ def effective(model, name, dtype):
     """The weight (out, in) that the layer of a loaded model multiplies with, seen from outside: its answer to units."""
     module = model.model.diffusion_model.get_submodule(name.removesuffix(".weight"))
     with torch.inference_mode():
-        return module(torch.eye(module.weight.shape[1], dtype=dtype)).T.float()
+        return module(torch.eye(module.weight.shape[1], dtype=dtype, device=DEVICE)).T.float().cpu()
 
 
 @pytest.fixture
