@@ -107,7 +107,7 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
     ) -> io.NodeOutput:
         given = [mask for i in range(1, SLOTS + 1) if (mask := masks.get(f"mask_{i}")) is not None]
         wanted = [*((mask.identifier, mask.class_word) for mask in given), *named(concepts)]
-        texts = [line for line in text.splitlines() if line.strip()] if prompt_per_line else [text]
+        texts = [one for one in text.splitlines() if one.strip()] if prompt_per_line else [text]
         prompts = [encode_prompt(clip, one, wanted, own_tokens) for one in texts]
         if not prompts:
             raise ConesError("prompt_per_line is on, but the text has no line; write one caption per picture")

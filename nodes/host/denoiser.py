@@ -247,7 +247,8 @@ def prepared_clone(model_patcher: Any, rows: int) -> Any:
         return attention(*args, **kwargs)  # type: ignore[no-any-return]
 
     def reserve(executor: Any, model: Any, noise_shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
-        return executor(model, [rows * ACTIVATIONS, *list(noise_shape)[1:]], *args, **kwargs)
+        with torch.inference_mode():  # as the host loads models: a weight moved to a GPU outside loses its views
+            return executor(model, [rows * ACTIVATIONS, *list(noise_shape)[1:]], *args, **kwargs)
 
     options["optimized_attention_override"] = override
     wrappers = comfy.patcher_extension.WrappersMP

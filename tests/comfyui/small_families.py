@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-import comfy.model_patcher
 import comfy.supported_models as families
 import torch
 from cones_concept_neurons.nodes.host.token_places import KEY, TokenPlaces

@@ -227,6 +227,20 @@ def test_weights_left_on_the_offload_device_give_the_same_gradients(checkpoint, 
     comfy.model_management.unload_all_models()
 
 
+def test_the_host_loads_the_model_in_inference_mode(checkpoint, inputs, targets, monkeypatch):
+    """As when a prompt is run: on a GPU, weights that were moved outside it can no longer be sliced."""
+    load, seen = comfy.model_patcher.ModelPatcher.partially_load, []
+
+    def looking(self, *args, **kwargs):
+        seen.append(torch.is_inference_mode_enabled())
+        return load(self, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "partially_load", looking)
+    comfy.model_management.unload_all_models()
+    assert not borrow(checkpoint[0], *inputs, targets, lambda host: torch.is_inference_mode_enabled())
+    assert seen == [True]
+
+
 def test_bad_input_is_named(checkpoint, inputs, targets):
     conditionings, latents = inputs
     body = lambda host: None  # noqa: E731
