@@ -1,8 +1,9 @@
 """ConceptMask: which neurons (scalar entries of K/V weights) make one concept, and the set algebra on such masks.
 
-`index[name]` holds sorted unique flat positions in the weight `name`; `shapes` lists every searched weight, also those
-without neurons, so that density = neurons / searched entries. Names are canonical: ComfyUI's state-dict names without
-`diffusion_model.` and with `.weight`. Masks are plain data: operations return new ones, nothing here touches a model.
+`index[name]` holds sorted unique flat positions in the weight `name`, which masks from files decode on each access.
+`shapes` lists every searched weight, also those without neurons, so that density = neurons / searched entries. Names
+are canonical: ComfyUI's state-dict names without `diffusion_model.` and with `.weight`. Masks are plain data:
+operations return new ones, nothing here touches a model.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .errors import ConesError, listed
+from .index_coding import CodedIndices
 
 Where = Literal["everywhere", "own tokens"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -42,14 +44,15 @@ class ConceptMask:
             raise ConesError(f"where={self.where!r}; a concept mask acts at one of {', '.join(get_args(Where))}")
         if odd := [str(k) for k, v in self.provenance.items() if not (isinstance(k, str) and isinstance(v, str))]:
             raise ConesError(f"provenance must be strings, these are not: {listed(odd)}")
-        index = {name: checked_index(name, self.index[name], prod(shapes[name])) for name in sorted(self.index)}
         object.__setattr__(self, "shapes", shapes)
-        object.__setattr__(self, "index", {name: i for name, i in index.items() if i.numel()})
+        object.__setattr__(self, "index", _checked(self.index, shapes))
         object.__setattr__(self, "provenance", dict(self.provenance))
 
     @property
     def count(self) -> int:
         """How many neurons the mask has."""
+        if isinstance(self.index, CodedIndices):
+            return sum(self.index.counts.values())
         return sum(index.numel() for index in self.index.values())
 
     @property
@@ -70,6 +73,16 @@ class ConceptMask:
     def __repr__(self) -> str:
         who = f"{self.identifier} {self.class_word}".strip() or "no name"
         return f"ConceptMask({who}: {self.count} of {self.size} neurons, {self.density:.2%}, {self.where})"
+
+
+def _checked(index: Mapping[str, Tensor], shapes: Shapes) -> Mapping[str, Tensor]:
+    """The indices that hold any neuron, in the order of their names; those from a file stay coded."""
+    if isinstance(index, CodedIndices):
+        if wrong := [name for name, size in index.sizes.items() if size != prod(shapes[name])]:
+            raise ConesError(f"indices coded for other shapes than given: {listed(wrong)}")
+        return index if all(index.counts.values()) else index.only(name for name, n in index.counts.items() if n)
+    found = {name: checked_index(name, index[name], prod(shapes[name])) for name in sorted(index)}
+    return {name: one for name, one in found.items() if one.numel()}
 
 
 def checked_index(name: str, index: Tensor, size: int) -> Tensor:

@@ -12,6 +12,7 @@ noiseless coding techniques", JPL Publication 79-22 (1979), whose widths per blo
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from math import lgamma, log
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import ConesError
+from .errors import ConesError, listed
 
 Array = NDArray[Any]
 LARGEST = 2**31 - 1
@@ -73,6 +74,44 @@ def decode_index(coded: Tensor, size: int) -> Tensor:
         raise ConesError(f"the index goes past the {size} entries of the weight; was this mask made for another model?")
     steps -= 1
     return torch.from_numpy(steps)
+
+
+class CodedIndices(Mapping[str, Tensor]):
+    """name -> index, kept coded, about a seventh of its size, and decoded anew whenever it is asked for.
+
+    coded: name -> bytes; sizes: name -> entries of the weight. All are decoded at once to see that they are whole, for
+    the first who asks: ConesError names those that are not.
+    """
+
+    def __init__(self, coded: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:
+        self.coded = {name: coded[name].clone() for name in sorted(coded)}  # not as parts of a file mapped into memory
+        self.sizes = {name: sizes[name] for name in self.coded}
+        self.counts: dict[str, int] = {}
+        self._fresh: dict[str, Tensor] = {}
+        wrong = {}
+        for name in self.coded:
+            try:
+                self._fresh[name] = self[name]
+                self.counts[name] = self._fresh[name].numel()
+            except ConesError as error:
+                wrong[name] = str(error)
+        if wrong:
+            raise ConesError(f"wrong index in {listed(wrong)}. First: {wrong[min(wrong)]}")
+
+    def only(self, names: Iterable[str]) -> CodedIndices:
+        """Those of `names`."""
+        some = set(names)
+        return CodedIndices({name: one for name, one in self.coded.items() if name in some}, self.sizes)
+
+    def __getitem__(self, name: str) -> Tensor:
+        fresh = self._fresh.pop(name, None)
+        return decode_index(self.coded[name], self.sizes[name]) if fresh is None else fresh
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.coded)
+
+    def __len__(self) -> int:
+        return len(self.coded)
 
 
 def entropy_bytes(size: int, count: int) -> float:

@@ -24,9 +24,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .concept_mask import ConceptMask, checked_index
+from .concept_mask import ConceptMask
 from .errors import ConesError, listed
-from .index_coding import decode_index, encode_index
+from .index_coding import CodedIndices, encode_index
 
 FORMAT_VERSION = "2"
 _FIELDS = ("format_version", "shapes", "identifier", "class_word", "where", "fingerprint", "count", "size")
@@ -211,27 +211,17 @@ def _is_shape(shape: object) -> bool:
     return isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape)
 
 
-def _indices(coded: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], version: str) -> dict[str, Tensor]:
+def _indices(coded: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], version: str) -> Mapping[str, Tensor]:
     names = {_key(name): name for name in shapes}
     if unknown := set(coded) - set(names):
         raise ConesError(f"tensors that belong to no searched weight: {listed(unknown)}")
-    index, wrong = {}, {}
-    for key, tensor in coded.items():
-        name, size = names[key], prod(shapes[names[key]])
-        try:
-            index[name] = _int32_index(name, tensor, size) if version == "1" else decode_index(tensor, size)
-        except ConesError as error:
-            wrong[name] = str(error)
-    if wrong:
-        raise ConesError(f"wrong index in {listed(wrong)}. First: {wrong[min(wrong)]}")
-    return index
-
-
-def _int32_index(name: str, coded: Tensor, size: int) -> Tensor:
-    """The index in a tensor of version 1."""
-    if coded.dtype != torch.int32:
-        raise ConesError(f"index of type {coded.dtype}, expected torch.int32; the file may be damaged")
-    return checked_index(name, coded, size)
+    by_name = {names[key]: tensor for key, tensor in coded.items()}
+    if version != "1":
+        return CodedIndices(by_name, {name: prod(shapes[name]) for name in by_name})
+    if other := [name for name, tensor in by_name.items() if tensor.dtype != torch.int32]:
+        kind = by_name[other[0]].dtype
+        raise ConesError(f"index of type {kind}, expected torch.int32, in {listed(other)}; the file may be damaged")
+    return by_name
 
 
 def _key(name: str) -> str:

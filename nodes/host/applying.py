@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
 from ...cones_ops.concept_mask import ConceptMask, Where
 from ...cones_ops.errors import ConesError, listed
 from ...cones_ops.fingerprint import fingerprint
 from ...cones_ops.targets import own_tokens_at, weight_and_rows
-from .adapter import Part, add_parts
+from .adapter import add_shares
+from .entries import Share
 from .own_tokens import add_masks
 from .parameters import PREFIX, base_weight, parameter_shapes
 
@@ -46,20 +45,20 @@ def apply_masks(
     if placed:
         check_text_only([mask for mask, _ in placed])
         add_masks(clone, placed)
-    parts: dict[str, list[Part]] = {}
+    shares: dict[str, list[Share]] = {}
     for mask, strength in active:
-        for weight, index in whole_weights(mask, shapes) if mask.where == "everywhere" else ():
-            parts.setdefault(PREFIX + weight, []).append((index, 1.0 - strength))
-    if parts:
-        add_parts(clone, parts, {PREFIX + name: shape for name, shape in shapes.items()})
+        for weight, share in shares_of(mask, strength, shapes) if mask.where == "everywhere" else ():
+            shares.setdefault(PREFIX + weight, []).append(share)
+    if shares:
+        add_shares(clone, shares, {PREFIX + name: shape for name, shape in shapes.items()})
     return clone
 
 
-def whole_weights(mask: ConceptMask, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Tensor]]:
-    """The mask's index by the model's own weights, of which targets may be rows; a weight may come more than once."""
-    for name, index in mask.index.items():
+def shares_of(mask: ConceptMask, strength: float, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Share]]:
+    """What the mask has in each of the model's own weights, of which targets may be rows; one may come again."""
+    for name in mask.names:
         weight, rows = weight_and_rows(name)
-        yield weight, index.cpu() + rows.start * shapes[weight][1] if rows.start else index.cpu()
+        yield weight, Share(mask, name, rows.start * shapes[weight][1] if rows.start else 0, 1.0 - strength)
 
 
 def acting(mask: ConceptMask, where: Where | None) -> ConceptMask:

@@ -23,7 +23,7 @@ from torch import Tensor
 from ...cones_ops.concept_mask import ConceptMask
 from ...cones_ops.errors import ConesError
 from ...cones_ops.targets import layer_and_rows
-from .adapter import merged
+from .entries import merged
 from .notices import warn
 from .parameters import is_linear, layer_of, weight_in_use
 from .text_layout import before_the_text, by_prompt

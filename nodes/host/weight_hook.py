@@ -14,7 +14,7 @@ import comfy.hooks
 from ...cones_ops.concept_mask import ConceptMask
 from ...cones_ops.errors import ConesError, listed
 from .adapter import SparseMask
-from .applying import check_base, check_fit, whole_weights
+from .applying import check_base, check_fit, shares_of
 from .parameters import PREFIX, is_quantised, parameter_shapes
 
 
@@ -42,10 +42,10 @@ class ConceptMaskHook(comfy.hooks.WeightHook):  # type: ignore[misc]
         check_fit(self.mask, shapes)
         check_base(model, self.mask, False, {})
         self.weights = {}
-        for weight, index in whole_weights(self.mask, shapes):
+        for weight, share in shares_of(self.mask, 1.0, shapes):
             before = self.weights.get(PREFIX + weight)
-            parts = [*(before.parts if before else ()), (index, 0.0)]
-            self.weights[PREFIX + weight] = SparseMask.folded(parts, shapes[weight])
+            shares = [*(before.shares if before else ()), share]
+            self.weights[PREFIX + weight] = SparseMask.folded(shares, shapes[weight])
         if packed := [key for key in sorted(self.weights) if is_quantised(model, key)]:
             raise ConesError(
                 f"{listed(packed)} are quantised, and a hook would round all of their entries anew; use Apply Concept "

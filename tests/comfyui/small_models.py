@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any, ClassVar
 
+import comfy.memory_management
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
@@ -44,6 +45,19 @@ UNET = {
 }
 
 
+def inner_model(config: Any, told: Any = (), prefix: str = "") -> Any:
+    """The host's model of a configuration, on the CPU, with all its weights there.
+
+    With dynamic VRAM the host's layers else have none before a file is read.
+    """
+    memory = comfy.memory_management
+    before, memory.aimdo_enabled = memory.aimdo_enabled, False
+    try:
+        return config.get_model(dict(told), prefix, device=CPU)
+    finally:
+        memory.aimdo_enabled = before
+
+
 def random_state(module: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
     """Normal with 1/sqrt(fan in); norms at one."""
     generator = torch.Generator().manual_seed(seed)
@@ -61,8 +75,8 @@ def small_unet(dtype: torch.dtype = torch.float32, quantised: str = "", seed: in
     config = sd15(dtype)
     if quantised:
         config.custom_operations = comfy.ops.mixed_precision_ops({}, compute_dtype=dtype)
-    model = config.get_model({}, device=CPU)
-    plain = sd15(torch.float32).get_model({}, device=CPU)  # quantised layers do not tell the shapes of their weights
+    model = inner_model(config)
+    plain = inner_model(sd15(torch.float32))  # quantised layers do not tell the shapes of their weights
     model.diffusion_model.load_state_dict(random_state(plain.diffusion_model, seed))
     if quantised:
         quantise(model.diffusion_model, quantised)
@@ -198,6 +212,6 @@ def small_model(kind: str, seed: int = 0) -> Any:
         qwen = {"image_model": "qwen_image", "in_channels": 64, "out_channels": 16, "axes_dims_rope": (8, 12, 12)}
         config = comfy.supported_models.QwenImage({**qwen, **sizes})
     config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({}, device=CPU)
+    model = inner_model(config)
     model.diffusion_model.load_state_dict(random_state(model.diffusion_model, seed))
     return patcher_of(model)

@@ -18,6 +18,7 @@ from cones_concept_neurons.cones_ops.toy_world.bundle import random_pipeline, sa
 from cones_concept_neurons.nodes.host import adapter
 from cones_concept_neurons.nodes.host.adapter import SparseMask, SparseMaskFn
 from cones_concept_neurons.nodes.host.applying import apply_masks
+from cones_concept_neurons.nodes.host.entries import Share
 from cones_concept_neurons.nodes.host.parameters import PREFIX, base_weight, parameter_shapes
 from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
 from cones_small_models import DEVICE, DYNAMIC
@@ -159,7 +160,7 @@ def test_offloaded_weights_are_shut_when_they_are_used(model, shapes, masks, mon
 def test_the_patch_survives_the_hosts_way_of_moving_it(masks, shapes):
     """Newer hosts rebuild an adapter as type(v)(v.loaded_keys, moved weights)."""
     name = next(iter(shapes))
-    patch = SparseMask.folded([(masks[0].index[name], 0.25)], shapes[name])
+    patch = SparseMask.folded([Share(masks[0], name, 0, 0.25)], shapes[name])
     moved = type(patch)(patch.loaded_keys, tuple(v.clone() if torch.is_tensor(v) else v for v in patch.weights))
     weight = torch.ones(shapes[name])
     result = moved.calculate_weight(weight, name, 1.0, 1.0, None, None)
@@ -173,14 +174,6 @@ def test_the_patch_survives_the_hosts_way_of_moving_it(masks, shapes):
         moved.calculate_weight(torch.ones(2, 2), name, 1.0, 1.0, None, None)
 
 
-def test_views_of_fused_weights_are_scaled_in_place():
-    whole = torch.ones(4, 6)
-    view = whole.narrow(1, 2, 3)  # not contiguous
-    adapter.scale_entries(view, torch.tensor([0, 4]), torch.tensor([0.0, 0.5]))
-    assert view.tolist() == [[0, 1, 1], [1, 0.5, 1], [1, 1, 1], [1, 1, 1]]
-    assert float(whole.sum()) == 24 - 1.5
-
-
 def test_quantised_weights_get_a_wrapper(model, shapes, masks, monkeypatch):
     name = next(iter(shapes))
     monkeypatch.setattr(adapter, "is_quantised", lambda clone, key: key == PREFIX + name)
@@ -188,7 +181,7 @@ def test_quantised_weights_get_a_wrapper(model, shapes, masks, monkeypatch):
     both = apply_masks(first, [(masks[1], 0.5)])
     assert PREFIX + name not in both.patches
     assert len(both.weight_wrapper_patches[PREFIX + name]) == 1
-    assert len(first.weight_wrapper_patches[PREFIX + name][0].parts) == 1
+    assert len(first.weight_wrapper_patches[PREFIX + name][0].shares) == 1
     assert not model.weight_wrapper_patches
     wrapper = both.weight_wrapper_patches[PREFIX + name][0]
     assert isinstance(wrapper, SparseMaskFn) and wrapper.move_to("cpu") > 0
@@ -230,19 +223,3 @@ def test_the_base_is_recognised_while_patches_are_loaded(model, masks):
     loaded = apply_masks(model, [(masks[0], 1.0)])
     comfy.model_management.load_models_gpu([loaded])
     apply_masks(loaded, [(masks[1], 1.0)])  # no complaint about the fingerprint
-
-
-@pytest.mark.parametrize("values", [(0.0, 0.0, 0.0), (0.5, 0.0, -1.0), (0.3, 0.7, 0.9)])
-@pytest.mark.parametrize("size", [300, 300_000])  # merged by a look at every entry, and by sorting
-def test_merged_parts_are_the_product_in_any_order(values, size):
-    generator = torch.Generator().manual_seed(0)
-    indices = [torch.randperm(300, generator=generator)[:100].sort().values * (size // 300) for _ in values]
-    dense = torch.ones(size, dtype=torch.float64)
-    for value, index in sorted(zip(values, indices, strict=True), key=lambda part: part[0]):
-        dense[index] *= value
-    parts = list(zip(indices, values, strict=True))
-    for some in (parts, parts[::-1]):
-        index, factor = adapter.merged(some)
-        assert sorted(set(index.tolist())) == sorted(set(torch.cat(indices).tolist()))
-        assert torch.equal(factor.expand(index.shape), dense[index].float())
-        assert not factor.any() or len(set(index.tolist())) == len(index)

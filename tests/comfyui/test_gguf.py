@@ -12,7 +12,7 @@ from cones_concept_neurons.nodes.host.applying import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX, base_weight, parameter_shapes
 from cones_concept_neurons.nodes.host.searching import Task, search
 from cones_packed_layers import STAND_IN, comfyui_gguf
-from cones_small_models import CPU, SKS, encode, mask_of, random_state, sampled, sd15, small_unet
+from cones_small_models import CPU, SKS, encode, inner_model, mask_of, random_state, sampled, sd15, small_unet
 
 
 @pytest.fixture(params=["stand-in", "ComfyUI-GGUF"])
@@ -23,7 +23,7 @@ def models(request):
         dense = small_unet()
         config = sd15(torch.float32)
         config.custom_operations = kind.ops
-        model = config.get_model({}, device=CPU)
+        model = inner_model(config)
         state = random_state(dense.model.diffusion_model, 0)
         text = [name for name in state if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
         state |= {name: kind.pack(state[name]) for name in text}

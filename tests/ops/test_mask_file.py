@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cones_ops import ConceptMask, ConesError, empty, load_mask, read_mask_metadata, save_mask
-from cones_ops.concept_mask import same_neurons
-from cones_ops.index_coding import decode_index, encode_index
+from cones_ops.concept_mask import restrict, same_neurons, union
+from cones_ops.index_coding import CodedIndices, decode_index, encode_index
 
 SHAPES = {"b.to_v.weight": (2, 3), "a.to_k.weight": (4, 1)}
 MASK = ConceptMask(
@@ -258,3 +258,30 @@ def test_thumbnail_and_keys_for_programs_that_list_models(tmp_path: Path) -> Non
     with pytest.raises(ConesError, match="thumbnail of 100001 bytes"):
         save_mask(MASK, tmp_path / "big.safetensors", thumbnail=bytes(100_001))
     assert not (tmp_path / "big.safetensors").exists()
+
+
+def test_a_loaded_mask_stays_coded_and_needs_its_file_no_longer(tmp_path: Path) -> None:
+    shapes = {"a.to_k.weight": (300, 1000), "b.to_v.weight": (4, 4)}
+    index = (torch.rand(300_000, generator=torch.Generator().manual_seed(0)) < 0.01).nonzero().flatten()
+    mask = ConceptMask({"a.to_k.weight": index}, shapes, "sks", "star")
+    path = save_mask(mask, tmp_path / "one.safetensors")
+    found = load_mask(path)
+    path.unlink()
+    save_mask(MASK, path)
+    assert (
+        isinstance(found.index, CodedIndices)
+        and sum(one.nbytes for one in found.index.coded.values()) < len(index) * 1.1
+    )
+    assert found.count == len(index) and found.names == ["a.to_k.weight"] and same_neurons(found, mask)
+    assert same_neurons(union(found, mask), mask) and replace(found, where="own tokens").index is found.index
+    assert restrict(found, ["b.to_v.weight"]).count == 0
+
+
+def test_indices_coded_for_other_shapes_are_refused() -> None:
+    coded = CodedIndices({"a.to_k.weight": encode_index(torch.tensor([1, 3]), 4)}, {"a.to_k.weight": 4})
+    with pytest.raises(ConesError, match=r"other shapes than given: a\.to_k\.weight"):
+        ConceptMask(coded, {"a.to_k.weight": (2, 3)})
+    empty_too = CodedIndices(
+        {n: encode_index(torch.tensor(i).long(), 4) for n, i in (("a", []), ("b", [2]))}, {"a": 4, "b": 4}
+    )
+    assert ConceptMask(empty_too, {"a": (4, 1), "b": (2, 2)}).names == ["b"]
