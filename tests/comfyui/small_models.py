@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import comfy.memory_management
@@ -45,17 +47,21 @@ UNET = {
 }
 
 
-def inner_model(config: Any, told: Any = (), prefix: str = "") -> Any:
-    """The host's model of a configuration, on the CPU, with all its weights there.
-
-    With dynamic VRAM the host's layers else have none before a file is read.
-    """
+@contextmanager
+def all_weights() -> Iterator[None]:
+    """Inside, the host's layers are made with all their weights; with dynamic VRAM only a file gives them any."""
     memory = comfy.memory_management
     before, memory.aimdo_enabled = memory.aimdo_enabled, False
     try:
-        return config.get_model(dict(told), prefix, device=CPU)
+        yield
     finally:
         memory.aimdo_enabled = before
+
+
+def inner_model(config: Any, told: Any = (), prefix: str = "") -> Any:
+    """The host's model of a configuration, on the CPU."""
+    with all_weights():
+        return config.get_model(dict(told), prefix, device=CPU)
 
 
 def random_state(module: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
@@ -195,7 +201,8 @@ def small_clip(kind: str) -> Any:
     tower = qwen_vl.Qwen2VLVisionTransformer  # never used for text; one layer of 32 spares gigabytes
     qwen_vl.Qwen2VLVisionTransformer = functools.partial(tower, num_layers=1)
     try:
-        clip = comfy.sd.CLIP(Target, model_options=options, disable_dynamic=True)
+        with all_weights():
+            clip = comfy.sd.CLIP(Target, model_options=options, disable_dynamic=True)
     finally:
         qwen_vl.Qwen2VLVisionTransformer = tower
     clip.cond_stage_model.load_state_dict(random_state(clip.cond_stage_model, 3))

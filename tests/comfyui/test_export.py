@@ -15,7 +15,7 @@ from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.fingerprint import fingerprint
 from cones_concept_neurons.nodes.host.applying import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX, base_weight
-from cones_small_models import SKS, mask_of, small_unet
+from cones_small_models import DEVICE, SKS, mask_of, small_unet
 from safetensors.torch import load_file
 
 
@@ -63,7 +63,11 @@ def test_the_stock_loader_gives_the_weights_of_apply(export, loras, dtype, stren
     by_lora = sampling_weights(lora, mask.shapes)
     by_mask = sampling_weights(apply_masks(model, [(mask, strength)]), mask.shapes)
     for one in mask.shapes:
-        assert torch.equal(by_lora[one], by_mask[one]) and not torch.equal(by_lora[one], vanilla[one])
+        assert not torch.equal(by_lora[one], vanilla[one])
+        if comfy.model_management.lora_compute_dtype(DEVICE) == torch.float32:
+            assert torch.equal(by_lora[one], by_mask[one])
+        else:  # on GPUs the host adds LoRAs in fp16
+            assert torch.allclose(by_lora[one], by_mask[one], rtol=1e-3, atol=1e-3)
         if strength == 1:
             assert not by_lora[one].flatten()[mask.index[one]].any()
 

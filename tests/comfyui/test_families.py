@@ -204,7 +204,7 @@ def test_taps_equal_dense_autograd(name, where, monkeypatch):
     attention = comfy.ldm.modules.attention.attention_pytorch
     options = {"optimized_attention_override": lambda _, *a, **k: attention(*a, **k), "sample_sigmas": seen["sigma"]}
     conds = {key: one.process_cond(batch_size=2, area=None).cond for key, one in seen["cond"].items()}
-    conds = {key: one.cpu() if isinstance(one, torch.Tensor) else one for key, one in conds.items()}
+    conds = {key: cond.cpu() if isinstance(cond, torch.Tensor) else cond for key, cond in conds.items()}
     monkeypatch.setattr(comfy.model_management, "in_training", True, raising=False)
     with differentiable_kernels():
         denoised = twin.apply_model(seen["x"].clone(), seen["sigma"].clone(), transformer_options=options, **conds)

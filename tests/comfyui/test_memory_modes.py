@@ -15,7 +15,7 @@ import torch
 from comfy_extras.nodes_model_merging import ModelMergeSimple, ModelSave
 from cones_concept_neurons.nodes.host.applying import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX, layer_of, weight_in_use
-from cones_small_models import DEVICE, DYNAMIC, SKS, ZWX, encode, mask_of, sampled, small_unet
+from cones_small_models import CPU, DEVICE, DYNAMIC, SKS, ZWX, encode, mask_of, sampled, small_unet
 
 try:
     from comfy.quant_ops import QUANT_ALGOS
@@ -48,6 +48,15 @@ def stored(dtype, format):
             return small_unet(getattr(torch, dtype), format)
         except (ImportError, NotImplementedError) as error:
             pytest.skip(f"the host cannot make {format} here: {error}")
+
+
+def sampled_vanilla(model, text, format):
+    try:
+        return sampled(model, *text)
+    except (ValueError, RuntimeError) as error:
+        if DEVICE == CPU or not format:
+            raise
+        pytest.skip(f"the host cannot sample with {format} on this GPU: {error}")
 
 
 def check_rounding(dtype):
@@ -99,8 +108,8 @@ def test_it_samples(dtype, format, mode, where):
     model = stored(dtype, format)
     mask = replace(mask_of(model, SKS, 1), where=where)
     text = encode(seed=0), encode({}, seed=1)
+    vanilla = sampled_vanilla(model, text, format)
     found = sampled(apply_masks(model, [(mask, 1.0)]), *text)
-    vanilla = sampled(model, *text)
     assert found.isfinite().all() and not torch.equal(found, vanilla)
     assert torch.equal(sampled(apply_masks(model, [(mask, 0.0)]), *text), vanilla)
 
@@ -117,7 +126,8 @@ def test_merging_takes_the_mask_along():
         kept = torch.ones(first[name].numel())
         kept[mask.index[name]] = 0
         expected = (first[name] * kept.reshape(first[name].shape) + second[name]) / 2
-        assert torch.allclose(used[name], expected, atol=1e-6)
+        exact = comfy.model_management.lora_compute_dtype(DEVICE) == torch.float32  # in which the host merges
+        assert torch.allclose(used[name], expected, atol=1e-6 if exact else 1e-3)
 
 
 def test_a_saved_model_has_the_mask_baked_in(tmp_path, monkeypatch):

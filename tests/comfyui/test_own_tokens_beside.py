@@ -14,7 +14,19 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.nodes.host.applying import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX
-from cones_small_models import POSITIVE, SKS, UNET, ZWX, encode, mask_of, random_state, recording, sampled, small_unet
+from cones_small_models import (
+    DEVICE,
+    POSITIVE,
+    SKS,
+    UNET,
+    ZWX,
+    encode,
+    mask_of,
+    random_state,
+    recording,
+    sampled,
+    small_unet,
+)
 
 BLOCK = ("input", 1)
 
@@ -59,7 +71,7 @@ def test_an_attention_patch_that_adds_tokens(model, masks, text):
     """As picture prompts do it: tokens behind the text, other ones in every step."""
 
     def longer(n, context, value, extra_options):
-        more = torch.full((len(context), 3, context.shape[2]), float(extra_options["sigmas"][0]))
+        more = torch.full((len(context), 3, context.shape[2]), float(extra_options["sigmas"][0])).to(context)
         return n, torch.cat([context, more], 1), torch.cat([value, more], 1)
 
     patched = model.clone()
@@ -116,8 +128,7 @@ def test_control_nets_see_the_text_as_it_was(model, masks, text):
     config = {key: value for key, value in UNET.items() if key != "out_channels"}
     network = comfy.cldm.cldm.ControlNet(**config, hint_channels=3, operations=comfy.ops.disable_weight_init)
     network.load_state_dict(random_state(network, 5))
-    cpu = torch.device("cpu")
-    control = comfy.controlnet.ControlNet(network, load_device=cpu, manual_cast_dtype=None)
+    control = comfy.controlnet.ControlNet(network, load_device=DEVICE, manual_cast_dtype=None)
     control.set_cond_hint(torch.rand(1, 3, 64, 64), 0.5)
     guided = [[text[0][0][0], {**text[0][0][1], "control": control}]]
     seen = []
@@ -142,7 +153,7 @@ def test_weight_hooks_with_keyframes(model, masks, text):
     hooks.set_keyframes_on_hooks(frames)
     hooked = comfy.hooks.set_hooks_for_conditioning(text[0], hooks)
     before, after, _ = both(model, masks, (hooked, text[1]), steps=4, cfg=1.0)
-    weight = model.model.diffusion_model.get_parameter(name).detach() - 2.0 * delta  # of the last step
+    weight = model.model.diffusion_model.get_parameter(name).detach().cpu() - 2.0 * delta  # of the last step
     shut = torch.zeros_like(weight).flatten()
     shut[masks[0][0].index[name]] = weight.flatten()[masks[0][0].index[name]]
     x, y = after[name]

@@ -58,10 +58,11 @@ def own_linear(layers):
 
     def replace(module, weight, own):
         def forward(x):
-            y = torch.nn.functional.linear(x, module.weight, module.bias)
+            bias = None if module.bias is None else module.bias.to(x.device)
+            y = torch.nn.functional.linear(x, module.weight.to(x.device), bias)
             if own is None:
                 return y
-            return y.index_put(own, torch.nn.functional.linear(x[own], weight, module.bias))
+            return y.index_put(own, torch.nn.functional.linear(x[own], weight.to(x.device), bias))
 
         module.__dict__["forward"] = forward
 
@@ -83,7 +84,7 @@ def test_the_picture_equals_a_dense_model(family):
     def densely(executor, *args, **kwargs):
         modules = {name: executor.class_obj.get_submodule(name.removesuffix(".weight")) for name in mask.names}
         masked = multipliers(mask)
-        own_linear([(m, m.weight * masked[name], own) for name, m in modules.items()])
+        own_linear([(m, m.weight.cpu() * masked[name], own) for name, m in modules.items()])
         try:
             return executor(*args, **kwargs)
         finally:
@@ -112,7 +113,7 @@ def test_taps_at_own_tokens_equal_dense_autograd(family, again, monkeypatch):
         x = host.noised(host.latents["subject"], noise, sigma)
         with host.multiplied(multiplier):
             loss = host.gradients(lambda: host.denoise(x, sigma, ["subject", "subject"]).square().mean())
-        seen.update(x=x, sigma=sigma, cond=host.conds["subject"][0]["model_conds"])
+        seen.update(x=x.cpu(), sigma=sigma.cpu(), cond=host.conds["subject"][0]["model_conds"])
         return loss
 
     with torch.inference_mode():
@@ -131,11 +132,12 @@ def test_taps_at_own_tokens_equal_dense_autograd(family, again, monkeypatch):
     attention = comfy.ldm.modules.attention.attention_pytorch
     options = {"optimized_attention_override": lambda _, *a, **k: attention(*a, **k)}
     conds = {key: one.process_cond(batch_size=2, area=None).cond for key, one in seen["cond"].items()}
+    conds = {key: cond.cpu() if isinstance(cond, torch.Tensor) else cond for key, cond in conds.items()}
     monkeypatch.setattr(comfy.model_management, "in_training", True, raising=False)
     denoised = twin.apply_model(seen["x"].clone(), seen["sigma"].clone(), transformer_options=options, **conds)
     expected_loss = denoised.square().mean()
     expected = torch.autograd.grad(expected_loss, [leaves[name] for name in targets])
-    assert loss == pytest.approx(expected_loss.item(), rel=1e-5)
+    assert float(loss) == pytest.approx(expected_loss.item(), rel=1e-5)
     for name, gradient in zip(targets, expected, strict=True):
         assert gradient.abs().max() > 0
-        assert (gradients[name] - gradient).abs().max() <= 1e-3 * gradient.abs().max(), name
+        assert (gradients[name].cpu() - gradient).abs().max() <= 1e-3 * gradient.abs().max(), name
