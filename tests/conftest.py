@@ -151,7 +151,11 @@ def prepare_host(path: Path) -> Host:
     sys.path.insert(0, str(path))
     from comfy.cli_args import args
 
-    gpu = os.environ.get("CONES_TEST_GPU")
+    gpu = os.environ.get("CONES_TEST_GPU", "")
+    if gpu == "dynamic":
+        import comfy_aimdo.control
+
+        comfy_aimdo.control.init()  # before its other modules are imported
     args.cpu = not gpu
     args.base_directory = str(base)
     from comfyui_version import __version__
@@ -176,7 +180,6 @@ def use_gpu(how: str) -> None:
         raise pytest.UsageError(f"CONES_TEST_GPU={how}: either full or dynamic")
     torch.backends.cudnn.allow_tf32 = False  # results are compared with fp32 ones
     if how == "dynamic":
-        comfy_aimdo.control.init()
         device = comfy.model_management.get_torch_device()
         if not comfy_aimdo.control.init_devices([(device.index, 0)]):
             raise pytest.UsageError(f"comfy-aimdo does not work with {device}")

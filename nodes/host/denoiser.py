@@ -247,14 +247,31 @@ def prepared_clone(model_patcher: Any, rows: int) -> Any:
         return attention(*args, **kwargs)  # type: ignore[no-any-return]
 
     def reserve(executor: Any, model: Any, noise_shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
-        with torch.inference_mode():  # as the host loads models: a weight moved to a GPU outside loses its views
-            return executor(model, [rows * ACTIVATIONS, *list(noise_shape)[1:]], *args, **kwargs)
+        with torch.inference_mode():  # as the host loads models when it runs a prompt
+            loaded = executor(model, [rows * ACTIVATIONS, *list(noise_shape)[1:]], *args, **kwargs)
+            for value in filter(moved_outside, model.model.parameters()):
+                value.data = value.data.clone()
+            return loaded
 
     options["optimized_attention_override"] = override
     wrappers = comfy.patcher_extension.WrappersMP
     patcher.remove_wrappers_with_key(wrappers.APPLY_MODEL, "torch.compile")
     patcher.add_wrapper_with_key(wrappers.PREPARE_SAMPLING, "cones", reserve)
     return patcher
+
+
+def moved_outside(weight: Tensor) -> bool:
+    """Whether a weight was loaded in inference mode and moved to another device outside it: no views can be made then.
+
+    Nodes that train load models so.
+    """
+    if weight.is_inference():
+        return False
+    try:
+        weight._version  # noqa: B018 - only whether it has one
+    except RuntimeError:
+        return True
+    return False
 
 
 def check_input(model_patcher: Any, conditionings: Mapping[str, Any], latents: Mapping[str, Tensor]) -> None:

@@ -179,6 +179,26 @@ def normal_small_parameters(diffusion_model: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def lent_weights_copied(diffusion_model: torch.nn.Module) -> Iterator[None]:
+    """Norms whose weights the host casts or fetches for each call get copies of them: autograd saves what they use, and
+    the host's next layer may write into the buffer that it was lent.
+    """
+    changed: list[Any] = []
+    try:
+        for module in diffusion_model.modules():
+            conv = isinstance(module, torch.nn.modules.conv._ConvNd)
+            if getattr(module, "comfy_cast_weights", False) and not is_linear(module) and not conv:
+                for name in ("weight_function", "bias_function"):
+                    setattr(module, name, [*getattr(module, name, ()), torch.clone])
+                changed.append(module)
+        yield
+    finally:
+        for module in changed:
+            for name in ("weight_function", "bias_function"):
+                setattr(module, name, [one for one in getattr(module, name) if one is not torch.clone])
+
+
+@contextmanager
 def training_kernels() -> Iterator[None]:
     """Kernels with a backward: by the host's switch, and plain PyTorch where it has none (Cosmos-Predict2)."""
     management: Any = comfy.model_management
@@ -219,6 +239,7 @@ def tapped(
     with ExitStack() as stack:
         stack.enter_context(replaced_forwards(diffusion_model, names, taps, checkpoint))
         stack.enter_context(normal_small_parameters(diffusion_model))
+        stack.enter_context(lent_weights_copied(diffusion_model))
         stack.enter_context(training_kernels())
         norm = comfy.ldm.common_dit.rms_norm  # a function in LTXV
         stack.enter_context(replaced(comfy.ldm.common_dit, "rms_norm", copying(norm, taps)))

@@ -60,7 +60,8 @@ def masks(shapes, print_of_base):
 
 def loaded_weights(patcher, shapes):
     """The weights the model samples with, after a load by the host."""
-    comfy.model_management.load_models_gpu([patcher])
+    with torch.inference_mode():  # as when a prompt is run
+        comfy.model_management.load_models_gpu([patcher])
     return {name: comfy.utils.get_attr(patcher.model, PREFIX + name).cpu().clone() for name in shapes}
 
 
@@ -146,7 +147,8 @@ def test_offloaded_weights_are_shut_when_they_are_used(model, shapes, masks, mon
     comfy.model_management.unload_all_models()
     monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "partially_load", load_little)
     clone = apply_masks(model, [(masks[0], 1.0)])
-    comfy.model_management.load_models_gpu([clone])
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([clone])
     assert clone.model.model_lowvram
     name = next(iter(shapes))
     module = clone.model.diffusion_model.get_submodule(name.removesuffix(".weight"))
@@ -221,5 +223,6 @@ def test_another_base_is_refused_and_both_fingerprints_named(model, shapes, mask
 
 def test_the_base_is_recognised_while_patches_are_loaded(model, masks):
     loaded = apply_masks(model, [(masks[0], 1.0)])
-    comfy.model_management.load_models_gpu([loaded])
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([loaded])
     apply_masks(loaded, [(masks[1], 1.0)])  # no complaint about the fingerprint

@@ -38,7 +38,8 @@ def everywhere(model, density=0.2):
 
 def sampling_weights(patcher, names):
     """What the model samples with, after a load by the host."""
-    comfy.model_management.load_models_gpu([patcher])
+    with torch.inference_mode():  # as when a prompt is run
+        comfy.model_management.load_models_gpu([patcher])
     return {name: comfy.utils.get_attr(patcher.model, PREFIX + name).clone() for name in names}
 
 
@@ -84,7 +85,8 @@ def test_patches_on_the_model_are_not_exported(export, loras):
     mask = everywhere(model, 0.01)
     export.execute(model, mask, "plain", "keep both")
     patched = apply_masks(model, [(mask, 1.0)])
-    comfy.model_management.load_models_gpu([patched])
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([patched])
     export.execute(patched, mask, "patched", "keep both")
     plain, patched = (load_file(loras / f"{name}.safetensors") for name in ("plain", "patched"))
     assert plain.keys() == patched.keys() and all(torch.equal(plain[key], patched[key]) for key in plain)

@@ -18,7 +18,7 @@ from cones_concept_neurons.nodes.host.gradients import training_kernels as diffe
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.searching import Task, search
 from cones_small_families import FAMILIES, OWN, model_of, prompt_of
-from cones_small_models import SKS, mask_of, sampled, traces
+from cones_small_models import DEVICE, SKS, mask_of, sampled, traces
 
 WHERE = [
     (name, where) for name, one in FAMILIES.items() for where in ("everywhere", "own tokens")[: 1 + one.own_tokens]
@@ -160,7 +160,7 @@ def test_blocks_that_are_run_again_give_the_same_gradients(name):
 
     given = {"subject": prompt_of(family)}, {"subject": latents}, targets, body
     (loss, plain), (same, again) = (borrow(model, *given, checkpoint=one) for one in (False, True))
-    assert same == pytest.approx(float(loss), rel=1e-6)
+    assert float(same) == pytest.approx(float(loss), rel=1e-6)
     for one in targets:
         assert (plain[one] - again[one]).abs().max() <= 1e-5 * plain[one].abs().max(), one
 
@@ -181,20 +181,22 @@ def test_taps_equal_dense_autograd(name, where, monkeypatch):
         x = host.noised(host.latents["subject"], noise, sigma)
         with host.multiplied(multiplier):
             loss = host.gradients(lambda: host.denoise(x, sigma, ["subject", "subject"]).square().mean())
-        seen.update(x=x.cpu(), sigma=sigma.cpu(), cond=host.conds["subject"][0]["model_conds"])
+        seen.update(x=x, sigma=sigma, cond=host.conds["subject"][0]["model_conds"])
         return loss
 
     concepts = [SKS] if where == "own tokens" else []
     with torch.inference_mode():
         given = {"subject": prompt_of(family)}, {"subject": latents}
         loss, gradients = borrow(model, *given, targets, body, concepts=concepts)
-    twin = model_of(family).model
+    twin = model_of(family).model.to(DEVICE)
     for parameter in twin.parameters():
         parameter.requires_grad_(False)
     leaves = {}
     for one in targets:
         path, rows = layer_and_rows(one)
-        leaves[one] = (twin.diffusion_model.get_submodule(path).weight[rows] * multiplier[one]).requires_grad_()
+        leaves[one] = (
+            twin.diffusion_model.get_submodule(path).weight[rows] * multiplier[one].to(DEVICE)
+        ).requires_grad_()
     densely(layers_of(twin.diffusion_model, targets, leaves), own_of(family, 2) if concepts else None)
     for norm in twin.diffusion_model.modules():  # some blocks add in place to what a norm has kept
         if isinstance(norm, torch.nn.LayerNorm | torch.nn.RMSNorm):
@@ -204,7 +206,6 @@ def test_taps_equal_dense_autograd(name, where, monkeypatch):
     attention = comfy.ldm.modules.attention.attention_pytorch
     options = {"optimized_attention_override": lambda _, *a, **k: attention(*a, **k), "sample_sigmas": seen["sigma"]}
     conds = {key: one.process_cond(batch_size=2, area=None).cond for key, one in seen["cond"].items()}
-    conds = {key: cond.cpu() if isinstance(cond, torch.Tensor) else cond for key, cond in conds.items()}
     monkeypatch.setattr(comfy.model_management, "in_training", True, raising=False)
     with differentiable_kernels():
         denoised = twin.apply_model(seen["x"].clone(), seen["sigma"].clone(), transformer_options=options, **conds)
@@ -214,4 +215,4 @@ def test_taps_equal_dense_autograd(name, where, monkeypatch):
     largest = max(float(gradient.abs().max()) for gradient in expected)
     assert largest > 0
     for one, gradient in zip(targets, expected, strict=True):
-        assert (gradients[one].cpu() - gradient).abs().max() <= 1e-3 * gradient.abs().max() + 1e-6 * largest, one
+        assert (gradients[one] - gradient).abs().max() <= 1e-3 * gradient.abs().max() + 1e-6 * largest, one

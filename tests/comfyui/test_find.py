@@ -20,6 +20,7 @@ from cones_concept_neurons.nodes.host import notices, progress, searching
 from cones_concept_neurons.nodes.host.applying import apply_masks
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
+from cones_small_models import DEVICE
 
 PROMPTS = ("a sks star", "a star")
 
@@ -71,7 +72,7 @@ def run_find(model, inputs, **changes):
 
 
 def weights(model):
-    return {name: value.clone() for name, value in model.model.diffusion_model.named_parameters()}
+    return {name: value.cpu().clone() for name, value in model.model.diffusion_model.named_parameters()}
 
 
 def test_find_save_load_combine_apply(checkpoint, inputs):
@@ -127,7 +128,8 @@ def test_a_lora_before_find_does_not_change_the_fingerprint(checkpoint, inputs):
 
 def test_cancel_stops_within_a_step_and_gives_the_model_back(checkpoint, inputs, monkeypatch):
     model = checkpoint[0]
-    comfy.model_management.load_models_gpu([model])  # whatever another test has left loaded
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([model])  # whatever another test has left loaded
     before = weights(model)
     steps = []
 
@@ -272,10 +274,11 @@ def test_a_mask_gives_the_same_denoised_latents_in_both_hosts(path, checkpoint):
     patched = apply_masks(model, [(mask, 1.0)])
     with torch.inference_mode():
         context = clip.encode_from_tokens_scheduled(clip.tokenize(PROMPTS[0]))[0][0]
+        x, sigma, context = (one.to(DEVICE) for one in (x, sigma, context))
         comfy.model_management.load_models_gpu([patched])
-        denoised = patched.model.apply_model(x, sigma, c_crossattn=context)
+        denoised = patched.model.apply_model(x, sigma, c_crossattn=context).cpu()
         comfy.model_management.load_models_gpu([model])
-        vanilla = model.model.apply_model(x, sigma, c_crossattn=context)
+        vanilla = model.model.apply_model(x, sigma, c_crossattn=context).cpu()
     assert (denoised - expected).abs().max() < 1e-3
     assert (denoised - vanilla).abs().max() > 1e-2
 

@@ -68,7 +68,7 @@ def check_rounding(dtype):
 
 def in_use(model, names, mode):
     """name -> weight as its layer uses it."""
-    with torch.no_grad():  # as when a prompt is run
+    with torch.inference_mode():  # as when a prompt is run
         comfy.model_management.load_models_gpu([model])
     assert bool(model.model.model_lowvram) == (mode == "low vram")
     weights = {}

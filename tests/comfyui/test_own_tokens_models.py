@@ -14,7 +14,7 @@ from cones_concept_neurons.nodes.host.applying import apply_masks
 from cones_concept_neurons.nodes.host.denoiser import borrow
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.token_places import KEY
-from cones_small_models import SKS, mask_of, sampled, small_clip, small_model
+from cones_small_models import DEVICE, SKS, mask_of, sampled, small_clip, small_model
 
 SHAPES = {"sdxl": (4, 8, 8), "qwen": (16, 1, 8, 8)}
 
@@ -113,7 +113,7 @@ def test_taps_at_own_tokens_equal_dense_autograd(family, again, monkeypatch):
         x = host.noised(host.latents["subject"], noise, sigma)
         with host.multiplied(multiplier):
             loss = host.gradients(lambda: host.denoise(x, sigma, ["subject", "subject"]).square().mean())
-        seen.update(x=x.cpu(), sigma=sigma.cpu(), cond=host.conds["subject"][0]["model_conds"])
+        seen.update(x=x, sigma=sigma, cond=host.conds["subject"][0]["model_conds"])
         return loss
 
     with torch.inference_mode():
@@ -121,18 +121,17 @@ def test_taps_at_own_tokens_equal_dense_autograd(family, again, monkeypatch):
         loss, gradients = borrow(model, *given, concepts=[SKS], checkpoint=again)
     places = text[0][1][KEY].of(SKS)
     own = tuple(torch.cartesian_prod(torch.arange(2), places).unbind(1))
-    twin = small_model(kind).model
+    twin = small_model(kind).model.to(DEVICE)
     leaves = {}
     for name, parameter in twin.diffusion_model.named_parameters():
         parameter.requires_grad_(False)
         if name in targets:
-            leaves[name] = (parameter * multiplier[name]).requires_grad_()
+            leaves[name] = (parameter * multiplier[name].to(DEVICE)).requires_grad_()
     modules = {name: twin.diffusion_model.get_submodule(name.removesuffix(".weight")) for name in targets}
     own_linear([(modules[name], leaf, own) for name, leaf in leaves.items()])
     attention = comfy.ldm.modules.attention.attention_pytorch
     options = {"optimized_attention_override": lambda _, *a, **k: attention(*a, **k)}
     conds = {key: one.process_cond(batch_size=2, area=None).cond for key, one in seen["cond"].items()}
-    conds = {key: cond.cpu() if isinstance(cond, torch.Tensor) else cond for key, cond in conds.items()}
     monkeypatch.setattr(comfy.model_management, "in_training", True, raising=False)
     denoised = twin.apply_model(seen["x"].clone(), seen["sigma"].clone(), transformer_options=options, **conds)
     expected_loss = denoised.square().mean()
@@ -140,4 +139,4 @@ def test_taps_at_own_tokens_equal_dense_autograd(family, again, monkeypatch):
     assert float(loss) == pytest.approx(expected_loss.item(), rel=1e-5)
     for name, gradient in zip(targets, expected, strict=True):
         assert gradient.abs().max() > 0
-        assert (gradients[name].cpu() - gradient).abs().max() <= 1e-3 * gradient.abs().max(), name
+        assert (gradients[name] - gradient).abs().max() <= 1e-3 * gradient.abs().max(), name

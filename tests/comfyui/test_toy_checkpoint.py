@@ -16,6 +16,7 @@ from cones_concept_neurons.cones_ops.toy_world.bundle import (
     save_pipeline,
 )
 from cones_concept_neurons.nodes.host.toy_checkpoint import host_unet_config, load_toy_checkpoint
+from cones_small_models import DEVICE
 
 TEXTS = ["a sks star", "a red circle and a (blue:1.0) square on a white background", ""]
 
@@ -52,7 +53,8 @@ def test_text_encodings_agree(pipeline, checkpoint):
 
 def test_denoised_latents_agree(pipeline, checkpoint):
     model, _, _ = checkpoint
-    comfy.model_management.load_models_gpu([model])
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([model])
     context = pipeline.encode_text(TEXTS)
     timestep = torch.tensor([20, 500, 980])
     alpha = alphas_cumprod(pipeline.schedule).float()[timestep].reshape(-1, 1, 1, 1)
@@ -60,7 +62,8 @@ def test_denoised_latents_agree(pipeline, checkpoint):
     noise = torch.randn(3, pipeline.latents.channels, 8, 8, generator=torch.Generator().manual_seed(0))
     clean = torch.randn(noise.shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        denoised = model.model.apply_model(clean + sigma * noise, sigma.flatten(), c_crossattn=context)
+        given = (one.to(DEVICE) for one in (clean + sigma * noise, sigma.flatten()))
+        denoised = model.model.apply_model(*given, c_crossattn=context.to(DEVICE)).cpu()
         mixed = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         velocity = pipeline.unet(mixed, timestep, encoder_hidden_states=context).sample
     expected = alpha.sqrt() * mixed - (1 - alpha).sqrt() * velocity

@@ -112,10 +112,10 @@ def test_the_diffusers_host_takes_the_same_joint_steps(checkpoint, pipeline, inp
 
     monkeypatch.setattr(host_tuning, "tune_concept_masks", keep)
     model = checkpoint[0]
-    before = {name: value.clone() for name, value in model.model.diffusion_model.named_parameters()}
+    before = {name: value.cpu().clone() for name, value in model.model.diffusion_model.named_parameters()}
     one, two, third, fourth, report = run_tune(model, inputs)
     found = seen["result"]
-    assert all(torch.equal(value, before[n]) for n, value in model.model.diffusion_model.named_parameters())
+    assert all(torch.equal(value.cpu(), before[n]) for n, value in model.model.diffusion_model.named_parameters())
     assert not any("forward" in module.__dict__ for module in model.model.modules())
     assert found.history == pytest.approx(expected.history, rel=1e-4)
     assert (found.before, found.after) == pytest.approx((expected.before, expected.after), rel=1e-4)

@@ -49,7 +49,7 @@ def keyframes(*frames):
 
 
 def test_a_hooked_prompt_sees_the_mask_and_nothing_else_does(model, mask, text):
-    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    before = {name: value.cpu().clone() for name, value in model.model.state_dict().items()}
     vanilla, shut = sampled(model, *text, cfg=1.0), sampled(apply_masks(model, [(mask, 1.0)]), *text, cfg=1.0)
     assert torch.equal(sampled(model, hooked(text[0], hooks_of(mask)), text[1], cfg=1.0), shut)
     assert not torch.equal(vanilla, shut)
@@ -58,7 +58,7 @@ def test_a_hooked_prompt_sees_the_mask_and_nothing_else_does(model, mask, text):
     plain = sampled(model, *text, cfg=1.0), sampled(model, text[1], text[0], cfg=1.0)
     assert torch.allclose(guided, plain[1] + 3 * (shut - plain[1]), atol=1e-4)  # one step: the negative is untouched
     after = model.model.state_dict()
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(torch.equal(value, after[name].cpu()) for name, value in before.items())
 
 
 def test_half_strength_is_half_strength(model, mask, text):
