@@ -249,8 +249,7 @@ def prepared_clone(model_patcher: Any, rows: int) -> Any:
     def reserve(executor: Any, model: Any, noise_shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
         with torch.inference_mode():  # as the host loads models when it runs a prompt
             loaded = executor(model, [rows * ACTIVATIONS, *list(noise_shape)[1:]], *args, **kwargs)
-            for value in filter(moved_outside, model.model.parameters()):
-                value.data = value.data.clone()
+            mend(model)
             return loaded
 
     options["optimized_attention_override"] = override
@@ -260,11 +259,17 @@ def prepared_clone(model_patcher: Any, rows: int) -> Any:
     return patcher
 
 
-def moved_outside(weight: Tensor) -> bool:
-    """Whether a weight was loaded in inference mode and moved to another device outside it: no views can be made then.
+def mend(patcher: Any) -> None:
+    """Make weights usable that another node has moved to a device outside inference mode (nodes that train do)."""
+    for key, value in patcher.model.named_parameters():
+        if moved_outside(value):
+            if not patcher.is_dynamic():
+                patcher.unpin_weight(key)  # before its memory is free
+            value.data = value.data.clone()
 
-    Nodes that train load models so.
-    """
+
+def moved_outside(weight: Tensor) -> bool:
+    """Whether a weight was made in inference mode and given other memory outside it: it allows no views then."""
     if weight.is_inference():
         return False
     try:

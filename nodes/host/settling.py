@@ -46,6 +46,8 @@ def settle(patcher: Any, key: str, where: Tensor, factor: Tensor | None) -> None
     if type(untouched) not in (torch.Tensor, torch.nn.Parameter) or untouched.dtype != loaded.dtype:
         return
     if rounded(loaded):
+        if not patcher.is_dynamic():
+            patcher.unpin_weight(key)  # the host has pinned what it offloads; before that memory is free
         exact = untouched.detach().to(loaded.device, copy=True, memory_format=torch.contiguous_format)
         comfy.utils.set_attr_param(patcher.model, key, scale_entries(exact, where, factor))
     if not patcher.is_dynamic():  # which has its untouched weights in the file

@@ -9,7 +9,7 @@ from typing import Any
 import comfy.supported_models as families
 import torch
 from cones_concept_neurons.nodes.host.token_places import KEY, TokenPlaces
-from cones_small_models import SKS, UNET, inner_model, patcher_of, random_state
+from cones_small_models import SKS, UNET, fill, inner_model, patcher_of
 
 WIDTH, TOKENS, OWN = 32, 8, [1, 2]  # of the text; where the concept's own tokens are
 _FLUX: dict[str, Any] = {
@@ -233,7 +233,7 @@ def model_of(family: Family, seed: int = 0) -> Any:
     v_prediction = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
     told = {v_prediction: torch.randn(320, generator=torch.Generator().manual_seed(0))}  # the host tells SD 2 by it
     model = inner_model(config, told if family.config == "SD20" else {}, "model.diffusion_model.")
-    model.diffusion_model.load_state_dict(random_state(model.diffusion_model, seed))
+    fill(model.diffusion_model, seed)
     return patcher_of(model)
 
 

@@ -21,6 +21,7 @@ from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.token_places import KEY, TokenPlaces
 
 CPU = torch.device("cpu")
+_warm: list[None] = []
 DEVICE = comfy.model_management.get_torch_device()  # the CPU, or the GPU if CONES_TEST_GPU is set
 DYNAMIC = comfy.model_patcher.CoreModelPatcher is not comfy.model_patcher.ModelPatcher
 SKS, ZWX = ("sks", "star"), ("zwx", "heart")
@@ -76,22 +77,34 @@ def random_state(module: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
     return state
 
 
-def small_unet(dtype: torch.dtype = torch.float32, quantised: str = "", seed: int = 0) -> Any:
+def fill(module: torch.nn.Module, seed: int) -> None:
+    """Give a module the weights of `random_state`, in the types it has."""
+    with all_weights():
+        module.load_state_dict(random_state(module, seed))
+
+
+def small_unet(
+    dtype: torch.dtype = torch.float32, quantised: str = "", seed: int = 0, disable_dynamic: bool = False
+) -> Any:
     """An SD1.5-like UNet as a MODEL: stored as dtype, text K and V in one of the host's quantised formats."""
     config = sd15(dtype)
     if quantised:
         config.custom_operations = comfy.ops.mixed_precision_ops({}, compute_dtype=dtype)
     model = inner_model(config)
     plain = inner_model(sd15(torch.float32))  # quantised layers do not tell the shapes of their weights
-    model.diffusion_model.load_state_dict(random_state(plain.diffusion_model, seed))
+    with all_weights():
+        model.diffusion_model.load_state_dict(random_state(plain.diffusion_model, seed))
     if quantised:
         quantise(model.diffusion_model, quantised)
-    return patcher_of(model)
+    patcher = patcher_of(model, disable_dynamic)
+    patcher.cached_patcher_init = (small_unet, (dtype, quantised, seed))  # hooks make the host load it once more
+    return patcher
 
 
-def patcher_of(model: Any) -> Any:
+def patcher_of(model: Any, disable_dynamic: bool = False) -> Any:
     """A MODEL as the host's loaders make one."""
-    return comfy.model_patcher.CoreModelPatcher(model, load_device=DEVICE, offload_device=CPU)
+    kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    return kind(model, load_device=DEVICE, offload_device=CPU)
 
 
 def sd15(dtype: torch.dtype) -> Any:
@@ -132,6 +145,9 @@ def sampled(model, positive, negative, steps=1, cfg=3.0, rows=2, seed=0, shape=(
     latent = torch.zeros(rows, *shape)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
+        if DEVICE != CPU and not _warm:  # the first pictures of a process differ from later ones, without masks too
+            _warm.append(None)
+            sampled(model, positive, negative)
         return comfy.sample.sample(model, noise, steps, cfg, "euler", "normal", positive, negative, latent, seed=seed)
 
 
@@ -205,7 +221,7 @@ def small_clip(kind: str) -> Any:
             clip = comfy.sd.CLIP(Target, model_options=options, disable_dynamic=True)
     finally:
         qwen_vl.Qwen2VLVisionTransformer = tower
-    clip.cond_stage_model.load_state_dict(random_state(clip.cond_stage_model, 3))
+    fill(clip.cond_stage_model, 3)
     return clip
 
 
@@ -220,5 +236,5 @@ def small_model(kind: str, seed: int = 0) -> Any:
         config = comfy.supported_models.QwenImage({**qwen, **sizes})
     config.set_inference_dtype(torch.float32, None)
     model = inner_model(config)
-    model.diffusion_model.load_state_dict(random_state(model.diffusion_model, seed))
+    fill(model.diffusion_model, seed)
     return patcher_of(model)

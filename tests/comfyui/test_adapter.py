@@ -131,7 +131,8 @@ def test_lora_before_or_after_still_works(model, shapes, masks):
     masked = loaded_weights(apply_masks(before, [(masks[0], 1.0)]), shapes)[name].flatten()
     assert (masked[at] == 0).all()
     rest = torch.ones_like(masked, dtype=torch.bool).index_fill_(0, at, False)
-    assert torch.equal(masked[rest], (vanilla[name].flatten() + 0.25)[rest])
+    exact = comfy.model_management.lora_compute_dtype(DEVICE) == torch.float32  # in which the host adds LoRAs
+    assert torch.allclose(masked[rest], (vanilla[name].flatten() + 0.25)[rest], atol=0 if exact else 1e-3)
 
     after = apply_masks(model, [(masks[0], 1.0)])
     after.add_patches(lora)

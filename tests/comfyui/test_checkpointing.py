@@ -35,11 +35,15 @@ class Block(torch.nn.Module):
 class Repeated(torch.nn.Module):
     def __init__(self):
         super().__init__()
+        with small.all_weights():
+            self.make()
+        small.fill(self, 0)
+        self.requires_grad_(False)
+
+    def make(self):
         self.blocks = torch.nn.ModuleList([Block(), Block(), Block()])
         self.norms = torch.nn.ModuleList([torch.nn.LayerNorm(8)])  # no blocks, these
         self.head = torch.nn.Sequential(comfy.ops.disable_weight_init.Linear(8, 8), torch.nn.SiLU())
-        self.load_state_dict(small.random_state(self, 0))
-        self.requires_grad_(False)
 
     def forward(self, x, text):
         for block in self.blocks:

@@ -287,7 +287,7 @@ def test_weights_that_another_node_moved_outside_inference_mode_are_mended(path,
         model = load_toy_checkpoint(path)[0]
     expected = borrow(model, *inputs, targets, lambda host: host.gradients(loss_of(host)))
     for value in model.model.diffusion_model.parameters():
-        value.data = torch.empty(value.shape).copy_(value.data)  # what moving it to a GPU does
+        value.data = torch.empty(value.shape, device=value.device).copy_(value.data)  # what moving it to a GPU does
     weight = model.model.diffusion_model.get_parameter(targets[0])
     with pytest.raises(RuntimeError, match="version counter"):
         weight.t()

@@ -20,9 +20,10 @@ from cones_small_models import (
     SKS,
     UNET,
     ZWX,
+    all_weights,
     encode,
+    fill,
     mask_of,
-    random_state,
     recording,
     sampled,
     small_unet,
@@ -126,8 +127,9 @@ def test_an_attention_replacement_sees_the_masked_k_and_v(model, masks, text):
 def test_control_nets_see_the_text_as_it_was(model, masks, text):
     """Their own K and V are not masked; the model's are."""
     config = {key: value for key, value in UNET.items() if key != "out_channels"}
-    network = comfy.cldm.cldm.ControlNet(**config, hint_channels=3, operations=comfy.ops.disable_weight_init)
-    network.load_state_dict(random_state(network, 5))
+    with all_weights():
+        network = comfy.cldm.cldm.ControlNet(**config, hint_channels=3, operations=comfy.ops.disable_weight_init)
+    fill(network, 5)
     control = comfy.controlnet.ControlNet(network, load_device=DEVICE, manual_cast_dtype=None)
     control.set_cond_hint(torch.rand(1, 3, 64, 64), 0.5)
     guided = [[text[0][0][0], {**text[0][0][1], "control": control}]]
