@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speed_model import SD15, conditioning, load_pack, pack, random_latent, random_masks, ratios, unet_model
+from speed_model import SD15, conditioning, load_pack, pack, random_latent, random_masks, ratios, seconds, unet_model
 
 
 class Paired:
@@ -37,9 +37,7 @@ class Paired:
         sigma = sigmas[:1].expand(len(x))
 
         def timed(options: dict[str, Any]) -> float:
-            began = time.perf_counter()
-            model(x, sigma, model_options=options, seed=0)
-            return time.perf_counter() - began
+            return seconds(lambda: model(x, sigma, model_options=options, seed=0))
 
         timed(without)
         self.first = timed(with_masks)

@@ -3,8 +3,9 @@
     cones bench speed [--quick] [--pairs 5] [--json FILE]     (or python benchmarks/speed.py)
 
 Needs a ComfyUI (COMFYUI_PATH, or ~/comfy/ComfyUI) and its requirements, and 16 GB of memory. One UNet of the host's own
-class in the size of Stable Diffusion 1.5, random weights, fp32, 32x32 latents, on the CPU. Everything is measured pair
-by pair in this one process; each ratio is given as min, median and max of its pairs. Goals stand beside them.
+class in the size of Stable Diffusion 1.5, random weights, fp32, 32x32 latents, on the CPU; with --gpu on the GPU, bf16,
+64x64, all weights loaded. Everything is measured pair by pair in this one process; each ratio is given as min, median
+and max of its pairs. Goals stand beside them.
 """
 
 # ruff: noqa: T201 - a benchmark answers by printing
@@ -54,7 +55,8 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
     import speed_sampling
     import speed_search
 
-    model, side = unet_model(TINY if given.quick else SD15), 8 if given.quick else given.latent
+    side = 8 if given.quick else given.latent or (64 if given.gpu else 32)
+    model = unet_model(TINY if given.quick else SD15, torch.bfloat16 if given.gpu else torch.float32)
     pairs, apply_pairs, sampling_pairs = (2, 2, 2) if given.quick else (given.pairs, 3 * given.pairs, 6 * given.pairs)
     parts = {
         "search": lambda: speed_search.measured(model, side, pairs),
@@ -63,7 +65,10 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
         "files": lambda: {} if given.quick else files(),
     }
     report: dict[str, Any] = {
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "machine": {
+            "processor": torch.cuda.get_device_name() if given.gpu else platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
         "torch": torch.__version__,
         "unet_parameters": parameters_of(model),
         "latent": side,
@@ -105,7 +110,8 @@ def main() -> None:
         default=5,
         help="steps beside the host's trainer; thrice as many of the others and of applying, six times of sampling",
     )
-    parser.add_argument("--latent", type=int, default=32, help="side of the latents")
+    parser.add_argument("--gpu", action="store_true", help="on the GPU that ComfyUI takes, bf16")
+    parser.add_argument("--latent", type=int, help="side of the latents (default: 32, on a GPU 64)")
     parser.add_argument("--density", type=float, default=0.01, help="share of the text K and V in a mask")
     parser.add_argument("--own-density", type=float, default=0.1, help="the same for masks at own tokens")
     kinds = ("search", "sampling", "apply", "files")
@@ -113,7 +119,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
     parser.add_argument("--comfyui", type=Path, help="the ComfyUI checkout")
     given = parser.parse_args()
-    load_pack(given.comfyui)
+    load_pack(given.comfyui, given.gpu)
     report = measured(given)
     print(json.dumps(report, indent=1))
     print(table(report), file=sys.stderr)

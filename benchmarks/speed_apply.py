@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from speed_memory import resident
-from speed_model import pack, parameters_of, random_masks, ratios, seconds, spread, targets_of
+from speed_memory import resident, resident_in_ram
+from speed_model import on_gpu, pack, random_masks, ratios, seconds, spread, targets_of
 
 COUNTS = (1, 8, 64)
 RANK = 16
@@ -75,15 +75,15 @@ def click(model: Any, patched: Callable[[], Any]) -> float:
     return taken
 
 
-def kept_beside(model: Any, patched: Callable[[], Any]) -> int | None:
-    """Resident bytes that a patched model adds to a vanilla one."""
+def kept_beside(model: Any, patched: Callable[[], Any], where: Callable[[], int | None]) -> int | None:
+    """Bytes that a patched model adds to a vanilla one; where: what tells the bytes in use."""
     with torch.inference_mode():
         loaded(model)
         gc.collect()
-        before = resident()
+        before = where()
         other = loaded(patched())
         gc.collect()
-        after = resident()
+        after = where()
         loaded(model)
         del other
     return None if before is None or after is None else max(0, after - before)
@@ -101,11 +101,13 @@ def measured(model: Any, pairs: int, density: float) -> dict[str, Any]:
             for name in makes if k % 2 else reversed(makes):
                 one = click(model, makes[name])
                 taken[name] += [one] if k >= 0 else []
-        kept = {name: kept_beside(model, make) for name, make in makes.items()}
-    size = 4 * parameters_of(model)
+        kept = {name: kept_beside(model, make, resident) for name, make in makes.items()}
+        in_ram = {name: kept_beside(model, make, resident_in_ram) for name, make in makes.items()} if on_gpu() else kept
+    size = sum(value.nbytes for value in model.model.diffusion_model.parameters())
     return {
         **{f"apply_{n}_masks_over_lora": ratios(taken[f"{n}_masks"], taken["lora"]) for n in COUNTS},
         "apply_seconds": {name: spread(values) for name, values in taken.items()},
         "apply_kept_over_model": {name: None if one is None else one / size for name, one in kept.items()},
+        "apply_kept_in_ram_over_model": {name: None if one is None else one / size for name, one in in_ram.items()},
         "apply_density": density,
     }

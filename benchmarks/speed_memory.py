@@ -1,8 +1,9 @@
-"""What a step keeps in memory: bytes that autograd saves for its backward pass, and the process's resident peak.
+"""What a step keeps in memory: bytes that autograd saves for its backward pass, and the peak beyond what was there.
 
 Saved bytes count each storage once while anything holds on to it, without the model's own parameters, which are there
 anyway; a tensor that a block run again (checkpointing) keeps for itself alone is not seen here, but in the peak. The
-resident peak (Linux) holds everything: saved tensors, temporaries, gradients, scratch memory of the kernels.
+resident peak holds everything: saved tensors, temporaries, gradients, scratch memory of the kernels; it is the
+process's (Linux), or on a GPU that of torch's allocator.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from speed_model import pack
+from speed_model import on_gpu, pack
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -37,11 +38,21 @@ def keeping(*models: torch.nn.Module) -> Iterator[Kept]:
         yield kept
     kept.saved = saved.most
     if before is not None:
-        kept.resident = max(0, status("VmHWM") - before)
+        most = torch.cuda.max_memory_allocated() if on_gpu() else status("VmHWM")
+        kept.resident = max(0, most - before)
 
 
 def resident() -> int | None:
-    """Bytes of the process in memory once what is free has gone back to the system; a new peak starts. Linux only."""
+    """Bytes in use once what is free has been given back; a new peak starts. None where the system does not tell."""
+    if on_gpu():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    return resident_in_ram()
+
+
+def resident_in_ram() -> int | None:
+    """The same of the process's memory; Linux only."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         CLEAR.write_text("5")

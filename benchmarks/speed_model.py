@@ -49,8 +49,8 @@ TINY = SD15 | {
 }
 
 
-def load_pack(comfyui: Path | None) -> None:
-    """Make `comfy` and the pack importable, for work on the CPU."""
+def load_pack(comfyui: Path | None, gpu: bool = False) -> None:
+    """Make `comfy` and the pack importable, for work on the CPU or the GPU."""
     here = str(ROOT)
     sys.path.insert(0, here)
     from cones_ops.toy_world.comfyui_server import find_host
@@ -59,7 +59,7 @@ def load_pack(comfyui: Path | None) -> None:
     sys.path.insert(0, str(find_host(comfyui)))
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = not gpu
     spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[here])
     assert spec is not None and spec.loader is not None
     sys.modules[PACK] = importlib.util.module_from_spec(spec)
@@ -70,20 +70,32 @@ def pack(name: str) -> Any:
     return importlib.import_module(f"{PACK}.{name}")
 
 
-def unet_model(unet: dict[str, Any], **ignored: Any) -> Any:
-    """A MODEL of Stable Diffusion 1.5's kind with random weights, fp32; the host can load it once more."""
+def device() -> torch.device:
+    """Where the host's models run."""
+    import comfy.model_management
+
+    found: torch.device = comfy.model_management.get_torch_device()
+    return found
+
+
+def on_gpu() -> bool:
+    return device().type == "cuda"
+
+
+def unet_model(unet: dict[str, Any], dtype: torch.dtype = torch.float32, **ignored: Any) -> Any:
+    """A MODEL of Stable Diffusion 1.5's kind with random weights; the host can load it once more."""
     import comfy.model_patcher
     import comfy.supported_models
 
     config = comfy.supported_models.SD15(dict(unet))
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(dtype, None)
     cpu = torch.device("cpu")
     model = config.get_model({}, device=cpu)
     generator = torch.Generator().manual_seed(0)
     for value in model.diffusion_model.parameters():
         value.data.normal_(0, 1 / max(value[0].numel(), 1) ** 0.5 if value.ndim > 1 else 0.02, generator=generator)
-    patcher = comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
-    patcher.cached_patcher_init = (unet_model, (unet,))  # the host's trainer works on a second load of the model
+    patcher = comfy.model_patcher.ModelPatcher(model, load_device=device(), offload_device=cpu)
+    patcher.cached_patcher_init = (unet_model, (unet, dtype))  # the host's trainer works on a second load of the model
     return patcher
 
 
@@ -134,9 +146,18 @@ def random_latent(side: int) -> torch.Tensor:
 
 
 def seconds(run: Callable[[], Any]) -> float:
+    """Seconds until run(), and what it started on a GPU, has ended."""
+    finish()
     began = time.perf_counter()
     run()
+    finish()
     return time.perf_counter() - began
+
+
+def finish() -> None:
+    """Wait for the GPU, where there is work on one."""
+    if on_gpu():
+        torch.cuda.synchronize()
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

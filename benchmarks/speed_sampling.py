@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from own_tokens_speed import measured as own_tokens
 from speed_apply import loaded
-from speed_model import pack, random_latent, random_masks, random_text, ratios, seconds, spread
+from speed_model import device, pack, random_latent, random_masks, random_text, ratios, seconds, spread
 
 COUNTS = (1, 8)
 
@@ -20,6 +20,7 @@ def step_of(model: Any, side: int) -> float:
     """Seconds of one call of a model, once it is loaded."""
     x, sigma = random_latent(side).expand(2, -1, -1, -1), torch.tensor([1.0, 1.0])
     text = torch.cat([random_text(model, 2), random_text(model, 3)])
+    x, sigma, text = (one.to(device()) for one in (x, sigma, text))
     with torch.inference_mode():
         inner = loaded(model).model
         return seconds(lambda: inner.apply_model(x, sigma, c_crossattn=text, transformer_options={}))

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from speed_memory import Kept, keeping
-from speed_model import pack, random_latent, random_text, ratios, seconds, spread, targets_of
+from speed_model import device, finish, on_gpu, pack, random_latent, random_text, ratios, seconds, spread, targets_of
 
 Steps = dict[str, Callable[[], Any]]
 Around = Callable[[torch.nn.Module, int], AbstractContextManager[None]]
@@ -40,6 +40,8 @@ NATIVE = {
     "bypass_mode": False,
 }
 
+HALF = {"training_dtype": "bf16", "lora_dtype": "bf16"}  # on a GPU, as the model is
+
 
 @dataclass
 class Measured:
@@ -60,8 +62,8 @@ def plain_steps(model: Any, side: int) -> Steps:
     """A forward as the host makes it; with the gradients of all weights, and of the text K and V, by plain autograd."""
     import comfy.model_management
 
-    x, text, sigma = random_latent(side), random_text(model, 2), torch.tensor([1.0])
     inner = model.model
+    x, text, sigma = (one.to(device()) for one in (random_latent(side), random_text(model, 2), torch.tensor([1.0])))
 
     def forward() -> Any:
         return inner.apply_model(x, sigma, c_crossattn=text, transformer_options=options())
@@ -134,7 +136,7 @@ def trained(model: Any, side: int, steps: int, checkpointing: bool, around: Arou
             under_way.enter_context(around(model_wrap.inner_model.diffusion_model, next(count)))
             super()._train_step_standard_mode(model_wrap, *args)
 
-    inputs = NATIVE | {"steps": steps, "gradient_checkpointing": checkpointing}
+    inputs = NATIVE | (HALF if on_gpu() else {}) | {"steps": steps, "gradient_checkpointing": checkpointing}
     inputs |= {"model": model, "latents": {"samples": random_latent(side)}, "positive": [[random_text(model, 2), {}]]}
     original, native.TrainSampler = native.TrainSampler, Watched
     try:
@@ -159,8 +161,10 @@ def paired(model: Any, side: int, pairs: int, checkpointing: bool, kinds: tuple[
             with keeping(unet) as found.kept[name]:
                 yield
             return
+        finish()
         began = time.perf_counter()
         yield
+        finish()
         if k:
             found.seconds.setdefault(name, []).append(time.perf_counter() - began)
 

@@ -58,6 +58,7 @@ def speed(options: argparse.Namespace) -> None:
         raise ConesError(f"{PACK} holds the library only; run this from a checkout of the whole pack")
     command = [find_python(host), str(benchmark), "--comfyui", str(host), "--pairs", str(options.pairs)]
     command += ["--quick"] if options.quick else []
+    command += ["--gpu"] if options.gpu else []
     command += ["--only", *options.only] if options.only else []
     command += ["--json", str(options.json)] if options.json else []
     if code := subprocess.run(command, check=False).returncode:
@@ -126,6 +127,7 @@ def _add_speed(kinds: Any) -> None:
     )
     add = command.add_argument
     add("--quick", action="store_true", help="a tiny UNet and two pairs: to see that it runs")
+    add("--gpu", action="store_true", help="on the GPU that ComfyUI takes, in bf16; otherwise on the CPU, in fp32")
     add("--pairs", type=int, default=5, metavar="N", help="of searching and applying; six times as many of sampling")
     add("--only", nargs="+", choices=("search", "sampling", "apply", "files"), help="these parts (default: all)")
     add("--json", type=Path, nargs="?", metavar="FILE", help="write there too what is printed, which is always JSON")
