@@ -91,9 +91,10 @@ def unet_model(unet: dict[str, Any], dtype: torch.dtype = torch.float32, **ignor
     config.set_inference_dtype(dtype, None)
     cpu = torch.device("cpu")
     model = config.get_model({}, device=cpu)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device()).manual_seed(0)
     for value in model.diffusion_model.parameters():
-        value.data.normal_(0, 1 / max(value[0].numel(), 1) ** 0.5 if value.ndim > 1 else 0.02, generator=generator)
+        scale = 1 / max(value[0].numel(), 1) ** 0.5 if value.ndim > 1 else 0.02
+        value.data.copy_(torch.empty_like(value, device=device()).normal_(0, scale, generator=generator))
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=device(), offload_device=cpu)
     patcher.cached_patcher_init = (unet_model, (unet, dtype))  # the host's trainer works on a second load of the model
     return patcher

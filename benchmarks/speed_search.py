@@ -88,6 +88,9 @@ def plain_steps(model: Any, side: int) -> Steps:
 
     comfy.model_management.load_models_gpu([model])
     unet = inner.diffusion_model
+    for value in unet.parameters():
+        if value.is_inference():  # moved to a GPU as the host does when a prompt is run, which autograd does not take
+            value.data = torch.empty_like(value).copy_(value)
     return {
         "forward": loaded(forward),
         "full_backward": loaded(backward, list(unet.parameters())),

@@ -10,7 +10,20 @@ from comfy.patcher_extension import WrappersMP
 from cones_concept_neurons.cones_ops.concept_mask import union
 from cones_concept_neurons.nodes.host.applying import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX
-from cones_small_models import CPU, DEVICE, POSITIVE, SKS, ZWX, encode, mask_of, recording, sampled, small_unet, traces
+from cones_small_models import (
+    CPU,
+    DEVICE,
+    DYNAMIC,
+    POSITIVE,
+    SKS,
+    ZWX,
+    encode,
+    mask_of,
+    recording,
+    sampled,
+    small_unet,
+    traces,
+)
 
 NOBODY, NEGATIVE = {}, {SKS: [4]}
 PLAIN = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
@@ -54,6 +67,9 @@ def test_k_and_v_equal_dense_algebra(kind, memory, lora, lowvram):
     with torch.inference_mode():  # as the host loads models
         model = small_unet(dtype, "" if kind in PLAIN else kind)
     compute = model.model.get_dtype_inference()
+    within = ROUNDING[compute]
+    if DYNAMIC and kind == "fp8" and lora != "no lora":
+        within = 2**-4  # a LoRA on fp8 is exact in the first call, and rounded to fp8 in the host's copy for later ones
     masks = [mask_of(model, SKS, 1), mask_of(model, ZWX, 2)]
     name = masks[0].names[0]
     patch = {PREFIX + name: ("diff", (torch.randn(masks[0].shapes[name], generator=torch.Generator().manual_seed(3)),))}
@@ -95,9 +111,9 @@ def test_k_and_v_equal_dense_algebra(kind, memory, lora, lowvram):
                 for position in (POSITIVE if rows is parts[0] else NEGATIVE)[concept]:
                     own[row, position] = True
                     expected = y0[row, position].float() - shut @ x[row, position].float()
-                    close(y[row, position].float(), expected, y0, compute)
+                    close(y[row, position].float(), expected, y0, within)
                     if kind in PLAIN:  # the same in one multiplication
-                        close(y[row, position].float(), (weights[name] - shut) @ x[row, position].float(), y0, compute)
+                        close(y[row, position].float(), (weights[name] - shut) @ x[row, position].float(), y0, within)
         assert torch.equal(y[~own], y0[~own])  # every other token of every row: the same bits
         assert own.sum() == 2 * 4 + 2 * 1
 
@@ -111,8 +127,8 @@ def text_rows(x, text):
     return rows
 
 
-def close(found, expected, scale, dtype):
-    assert (found - expected).abs().max() <= ROUNDING[dtype] * scale.float().abs().max()
+def close(found, expected, scale, within):
+    assert (found - expected).abs().max() <= within * scale.float().abs().max()
 
 
 @pytest.fixture(scope="module")
