@@ -21,7 +21,6 @@ from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.token_places import KEY, TokenPlaces
 
 CPU = torch.device("cpu")
-_warm: set[Any] = set()
 DEVICE = comfy.model_management.get_torch_device()  # the CPU, or the GPU if CONES_TEST_GPU is set
 DYNAMIC = comfy.model_patcher.CoreModelPatcher is not comfy.model_patcher.ModelPatcher
 SKS, ZWX = ("sks", "star"), ("zwx", "heart")
@@ -145,10 +144,6 @@ def sampled(model, positive, negative, steps=1, cfg=3.0, rows=2, seed=0, shape=(
     latent = torch.zeros(rows, *shape)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
-        kind = type(model.model.diffusion_model), shape, rows, steps, len(positive), len(negative)
-        if DEVICE != CPU and kind not in _warm:  # the first run of a kind differs from later ones, without masks too
-            _warm.add(kind)
-            sampled(model, positive, negative, steps, cfg, rows, seed, shape)
         return comfy.sample.sample(model, noise, steps, cfg, "euler", "normal", positive, negative, latent, seed=seed)
 
 

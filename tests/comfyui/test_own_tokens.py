@@ -150,6 +150,7 @@ def warnings_in(caplog):
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_prompts_without_the_words_are_bit_identical(model, masks, count):
     plain = encode(NOBODY), encode(NOBODY, seed=1)
+    sampled(model, *plain, steps=3)  # on GPUs a process's first pictures differ from later ones, without masks too
     assert torch.equal(sampled(model, *plain, steps=3), sampled(apply_masks(model, masks[:count]), *plain, steps=3))
     named = encode(), encode(NOBODY, seed=1)
     assert not torch.equal(sampled(model, *named, steps=3), sampled(apply_masks(model, masks[:count]), *named, steps=3))
