@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import comfy.float
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
@@ -59,13 +58,6 @@ def sampled_vanilla(model, text, format):
         pytest.skip(f"the host cannot sample with {format} on this GPU: {error}")
 
 
-def check_rounding(dtype):
-    """Skip where the host's own rounding, through which every patch of fp8 weights goes, moves values that are fp8."""
-    values = torch.randn(20_000, generator=torch.Generator().manual_seed(0)).mul(0.05).to(dtype).float()
-    if not torch.equal(comfy.float.stochastic_rounding(values.clone(), dtype, seed=1).float(), values):
-        pytest.skip(f"this host's stochastic rounding changes {dtype} values whenever a tensor is patched")
-
-
 def in_use(model, names, mode):
     """name -> weight as its layer uses it."""
     with torch.inference_mode():  # as when a prompt is run
@@ -83,8 +75,6 @@ def in_use(model, names, mode):
 @pytest.mark.parametrize(("dtype", "format"), FORMATS)
 def test_shut_entries_are_zero_and_no_other_bit_changes(dtype, format, mode):
     model = stored(dtype, format)
-    if dtype.startswith("float8") and mode == "full":
-        check_rounding(getattr(torch, dtype))
     masks = [replace(mask_of(model, who, seed), where="everywhere") for who, seed in ((SKS, 1), (ZWX, 2))]
     names = sorted(masks[0].shapes)
     vanilla = in_use(model, names, mode)
