@@ -117,7 +117,7 @@ def search_step(host: Any) -> Callable[[], None]:
 def borrowed(model: Any, side: int, checkpoint: bool, run: Callable[[Callable[[], None]], Any]) -> Any:
     """run(step) while the model is borrowed for a search."""
     given = {"subject": [[random_text(model, 2), {}]]}, {"subject": random_latent(side)}, sorted(targets_of(model))
-    return pack("nodes.host.denoiser").borrow(model, *given, lambda host: run(search_step(host)), checkpoint=checkpoint)
+    return pack("nodes.host.lending").borrow(model, *given, lambda host: run(search_step(host)), checkpoint=checkpoint)
 
 
 def once(name: str, model: Any, side: int, run: Callable[[Callable[[], None]], Any]) -> Any:

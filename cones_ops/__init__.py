@@ -5,13 +5,14 @@ together; `save_mask` and `load_mask` keep them; `union`, `intersection`, `diffe
 hosts put them on models with `shut_`.
 """
 
-from .concept_mask import ConceptMask, Where, difference, empty, from_ranking, intersection, restrict, union
+from .concept_mask import ConceptMask, Where, difference, empty, intersection, restrict, union
 from .errors import ConesError
 from .find import SearchResult, find_concept_neurons
 from .fingerprint import fingerprint
 from .hostmodel import HostModel
 from .loss import Examples
 from .mask_file import load_mask, read_mask_metadata, save_mask
+from .ranking import from_ranking
 from .search import METHODS, SearchSettings, Step, recommended
 from .shut import shut_
 from .targets import TARGET_CHOICES, TargetChoice, select_targets

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from math import isfinite, prod
 from typing import Any, Literal, get_args
 
@@ -157,40 +156,6 @@ def check_strength(strength: float) -> None:
     """Raise ConesError unless `strength` is a finite number."""
     if not isfinite(strength):
         raise ConesError(f"strength {strength} is not a number; 0 changes nothing, 1 shuts the neurons")
-
-
-def flatten(tensors: Mapping[str, Tensor]) -> Tensor:
-    """All entries in one vector, weights in the order of their names."""
-    return torch.cat([tensors[name].reshape(-1) for name in sorted(tensors)])
-
-
-def unflatten(flat: Tensor, shapes: Shapes) -> dict[str, Tensor]:
-    """The inverse of `flatten`: views of `flat`, one per name."""
-    names = sorted(shapes)
-    ends = list(accumulate(prod(shapes[name]) for name in names))[:-1]
-    parts = torch.tensor_split(flat, ends)
-    return {name: part.reshape(shapes[name]) for name, part in zip(names, parts, strict=True)}
-
-
-def ranking(scores: Mapping[str, Tensor]) -> Tensor:
-    """Positions in `flatten(scores)`, highest score first; ties in the order of names and positions."""
-    if not scores:
-        raise ConesError("there are no scores to rank; was any target searched?")
-    if bad := [name for name, score in scores.items() if not bool(torch.isfinite(score).all())]:
-        raise ConesError(f"scores are not finite in {listed(bad)}; the loss or its gradient overflowed")
-    return torch.sort(flatten(scores), descending=True, stable=True).indices
-
-
-def from_ranking(scores: Mapping[str, Tensor], density: float, **fields: Any) -> ConceptMask:
-    """The share `density` of all entries with the highest scores; `fields` are ConceptMask's other fields."""
-    if not 0.0 <= density <= 1.0:
-        raise ConesError(f"density {density} is not a share between 0 and 1")
-    order = ranking(scores)
-    chosen = torch.zeros(order.numel(), dtype=torch.bool, device=order.device)
-    chosen[order[: round(density * order.numel())]] = True
-    shapes = {name: tuple(score.shape) for name, score in scores.items()}
-    index = {name: part.reshape(-1).nonzero().reshape(-1) for name, part in unflatten(chosen, shapes).items()}
-    return ConceptMask(index, shapes, **fields)
 
 
 def _combined(how: str, masks: tuple[ConceptMask, ...], keep: Callable[[Tensor, int], Tensor]) -> ConceptMask:

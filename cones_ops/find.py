@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .concept_mask import ConceptMask, from_ranking
+from .concept_mask import ConceptMask
 from .errors import ConesError
 from .estimate import Estimate, OnEstimate, estimate
 from .fingerprint import fingerprint
 from .hostmodel import HostModel, Multiplier
 from .loss import Examples, concept_implanting_loss, denoised_draws, draw, per_draw_loss
+from .ranking import from_ranking
 from .search import METHODS, Evaluate, OnStep, SampleLoss, SearchSettings, Step, recommended, share_shut
 from .threshold import GRID, DensityCurve, density_curve
 

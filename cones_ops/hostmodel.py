@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from .concept_mask import Where
+from .room import Room
 
 Multiplier = Mapping[str, Tensor]  # numbers, or bool: True = as it is, False = shut
 
@@ -25,6 +26,10 @@ class HostModel(Protocol):
     @property
     def weights(self) -> Mapping[str, Tensor]:
         """Each target's untouched weight, fp32; never written to by the library."""
+
+    @property
+    def room(self) -> Room:
+        """Where a search keeps a statistic for each entry of a weight."""
 
     @property
     def where(self) -> Where:

@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-import torch
 from torch import Tensor
 
-from .concept_mask import ranking, unflatten
 from .errors import ConesError
+from .ranking import Ranking
 from .search import Evaluate, OnStep, Step
 
 # shares of the searched entries: .01 % to 30 %, four or five to a decade
@@ -55,17 +54,15 @@ def density_curve(
     on_step: OnStep | None = None,
 ) -> DensityCurve:
     """Measure every density of `grid` (0 is always included) and choose one, or take `fixed`, which is measured too."""
-    shapes = {name: tuple(score.shape) for name, score in scores.items()}
-    order = ranking(scores)  # best first, over all weights
-    size = order.numel()
+    ranking = Ranking(scores)
+    size = ranking.size
     if wrong := [d for d in (*grid, *([fixed] if fixed is not None else [])) if not 0.0 <= d <= 1.0]:
         raise ConesError(f"densities {wrong} are not shares between 0 and 1")
     counts = sorted({0, *(round(d * size) for d in grid), *([round(fixed * size)] if fixed is not None else [])})
-    on = torch.ones(size, device=order.device)
     losses: list[Tensor] = []
     for i, count in enumerate(counts):
-        on[order[:count]] = 0.0
-        losses.append(_finite(evaluate(unflatten(on, shapes) if count else None), count / size))
+        on = {name: ~shut for name, shut in ranking.top(count).items()} if count else None
+        losses.append(_finite(evaluate(on), count / size))
         if on_step:
             on_step(Step(i + 1, len(counts), float(losses[-1].mean()), "choose"))
     gains, errors = zip(*(paired(losses[0] - loss) for loss in losses), strict=True)

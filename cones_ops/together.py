@@ -80,7 +80,7 @@ class UnionModel:
             slot(k, name): weight for k in range(concepts) for name, weight in model.weights.items()
         }
         self.sigma_at, self.noised, self.output_scale = model.sigma_at, model.noised, model.output_scale
-        self.denoise = model.denoise
+        self.denoise, self.room = model.denoise, model.room
 
     @contextmanager
     def multiplied(self, multiplier: Multiplier | None) -> Iterator[None]:
@@ -103,7 +103,10 @@ class UnionModel:
         for key in self.weights:
             name = slot_of(key)[1]
             others = [f for other, f in self._factors.items() if slot_of(other)[1] == name and other != key]
-            found[key] = gradient[name] * torch.stack(others).prod(dim=0) if others else gradient[name]
+            found[key] = gradient[name]
+            if others:
+                left_on = torch.stack(others).prod(dim=0)
+                found[key] = torch.mul(gradient[name], left_on, out=self.room(gradient[name]))
         return value, found
 
 
@@ -140,10 +143,10 @@ def tune_concept_masks(
     with torch.inference_mode(False), torch.enable_grad():
         if on_estimate:
             on_estimate(estimate(model, partial(_sample_loss, model, terms), settings))
-        given = {slot(k, n): multiplier(m, n) for k, m in enumerate(masks) for n in m.shapes}
-        start = {key: 0.5 - NEAR + 2 * NEAR * on for key, on in given.items()}
+        given = {slot(k, n): multiplier(m, n) > 0 for k, m in enumerate(masks) for n in m.shapes}
+        start = ((key, 0.5 - NEAR + 2 * NEAR * on) for key, on in given.items())
         scores = learned(model, _sample_loss(model, terms, settings), settings, on_step=record, start=start)
-        tuned = {key: (score < 0).to(score) for key, score in scores.items()}
+        tuned = {key: score < 0 for key, score in scores.items()}
         held_out = _held_out(model, terms, settings)
         before, after = held_out(given), held_out(tuned)
     gain, error = paired(before - after)

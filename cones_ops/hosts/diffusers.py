@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..concept_mask import Where
 from ..errors import ConesError, listed
+from ..room import Room, in_memory
 from ..targets import TargetChoice, own_tokens_at
 from ..together import slot, slot_of
 from .diffusers_layers import Forward, evaluating, forwards, frozen, target_modules
@@ -74,6 +75,7 @@ class DiffusersModel:
         if prediction_type not in get_args(Prediction):
             raise ConesError(f"prediction type {prediction_type!r} is not supported; use one of {get_args(Prediction)}")
         self.where: Where = where
+        self.room: Room = in_memory
         self.unet = unet
         self.prediction_type = prediction_type
         alphas = alphas_cumprod.detach().double().cpu()

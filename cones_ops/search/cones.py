@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..concept_mask import flatten
 from ..hostmodel import HostModel
 from .settings import Evaluate, OnStep, SampleLoss, SearchSettings, Step, measured, root_mean_square
 
@@ -27,8 +26,8 @@ def cones(
     held_out: Evaluate | None = None,
 ) -> dict[str, Tensor]:
     """Scores = mean of theta_k * dL/dtheta_k over the steps; positive = shrinking helps."""
-    multiplier = {name: torch.ones_like(weight) for name, weight in sorted(model.weights.items())}
-    score = {name: torch.zeros_like(m) for name, m in multiplier.items()}
+    multiplier = {name: model.room(weight).fill_(1) for name, weight in sorted(model.weights.items())}
+    score = {name: model.room(m).zero_() for name, m in multiplier.items()}
     rho = 0.0
     for k in range(settings.steps):
         loss, a = measured(model, sample_loss(k), multiplier)
@@ -44,6 +43,10 @@ def cones(
 
 def _step_size(a: dict[str, Tensor], settings: SearchSettings) -> float:
     rms = root_mean_square(a)  # also refuses a vanishing gradient
-    flat = flatten(a).abs()
-    typical = float(torch.quantile(flat[:: max(1, flat.numel() // SAMPLE)], 0.99)) or rms
+    every = max(1, sum(t.numel() for t in a.values()) // SAMPLE)
+    sample, first = [], 0
+    for t in a.values():
+        sample.append(t.reshape(-1)[first::every].abs())
+        first = (first - t.numel()) % every
+    typical = float(torch.quantile(torch.cat(sample), 0.99)) or rms
     return settings.shrink / (settings.steps * typical)

@@ -9,7 +9,7 @@ untouched weights if it is larger: near a minimum gradients are noise, and steps
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -25,13 +25,14 @@ def learned(
     *,
     on_step: OnStep | None = None,
     held_out: Evaluate | None = None,
-    start: Mapping[str, Tensor] | None = None,
+    start: Iterable[tuple[str, Tensor]] | None = None,
 ) -> dict[str, Tensor]:
-    """Scores >= 0 where the weight ended shut. start: s to begin with, in [0, 1]; default all 1, nothing shut."""
-    s = {name: torch.ones_like(weight) for name, weight in sorted(model.weights.items())}
-    s |= {name: value.to(s[name]).clone() for name, value in (start or {}).items()}
-    v = {name: torch.zeros_like(score) for name, score in s.items()}
-    pushed = {name: torch.zeros_like(score) for name, score in s.items()}
+    """Scores >= 0 where the weight ended shut. start: s to begin with, in [0, 1], by name; default 1, nothing shut."""
+    s = {name: model.room(weight).fill_(1) for name, weight in sorted(model.weights.items())}
+    for name, value in start or ():
+        s[name].copy_(value)
+    v = {name: model.room(score).zero_() for name, score in s.items()}
+    pushed = {name: model.room(score).zero_() for name, score in s.items()}
     rms = root_mean_square(measured(model, sample_loss(0), None)[1]) if start else 0.0
     for i in range(settings.steps):
         on = {name: score > 0.5 for name, score in s.items()}
@@ -45,7 +46,7 @@ def learned(
             pushed[name].add_(push)
         if on_step:
             on_step(Step(i + 1, settings.steps, loss, "search"))
-    return {name: _ranked(s[name], pushed[name]) for name in s}
+    return {name: score.copy_(_ranked(score, pushed[name])) for name, score in s.items()}
 
 
 def _ranked(s: Tensor, pushed: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, Protocol, get_args
 
+import torch
 from torch import Tensor
 
 from ..concept_mask import Where
@@ -95,9 +96,10 @@ def measured(
         raise ConesError(f"the loss is {float(value)}; are latents and conditioning those of this model, in range?")
     weights = model.weights
     assert set(gradient) == set(weights), "a host returns a gradient for each of its targets"
-    return float(value), {
-        n: weights[n] * gradient.pop(n).to(weights[n]) for n in sorted(weights)
-    }  # one layer's copy at a time
+    found = {}
+    for name in sorted(weights):  # one layer's copy at a time
+        found[name] = torch.mul(weights[name], gradient.pop(name).to(weights[name]), out=model.room(weights[name]))
+    return float(value), found
 
 
 def share_shut(scores: Mapping[str, Tensor]) -> float:

@@ -6,7 +6,6 @@ useless as a set. It is here as the honest baseline.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..hostmodel import HostModel
@@ -22,7 +21,7 @@ def taylor(
     held_out: Evaluate | None = None,
 ) -> dict[str, Tensor]:
     """Scores positive where shrinking the weight alone lowers the loss."""
-    score = {name: torch.zeros_like(weight) for name, weight in sorted(model.weights.items())}
+    score = {name: model.room(weight).zero_() for name, weight in sorted(model.weights.items())}
     for k in range(settings.steps):
         loss, a = measured(model, sample_loss(k), None)
         for name in score:

@@ -10,12 +10,11 @@ import time
 import comfy.model_management
 import comfy.utils
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
 from ...cones_ops.estimate import Estimate
 from ...cones_ops.search import Step
-from .notices import tell, warn
+from .notices import tell
 
 TOTAL = 1000
 SEARCH_SHARE = 0.85
@@ -46,11 +45,7 @@ class SearchProgress:
 
     def expect(self, expected: Estimate) -> None:
         """Tell what the search will need, in the log and on the node, before its first step."""
-        free = comfy.model_management.get_free_memory(torch.device("cpu"))
-        if expected.statistics > free:
-            warn(f"{expected}. Only {free / 1e6:,.0f} MB are free: search text V or text K alone, which needs half")
-        else:
-            tell(str(expected))
+        tell(str(expected))
 
     def finish(self, figure: np.ndarray) -> None:
         """Leave the result's figure (H, W, 3) uint8 where the frontend goes on showing the last preview."""

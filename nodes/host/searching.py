@@ -15,13 +15,14 @@ from torch import Tensor
 
 from ...cones_ops.concept_mask import Where
 from ...cones_ops.errors import ConesError, listed
-from ...cones_ops.estimate import OnEstimate
+from ...cones_ops.estimate import BYTES, OnEstimate
 from ...cones_ops.find import SearchResult, find_concept_neurons
 from ...cones_ops.fingerprint import fingerprint
 from ...cones_ops.loss import Examples
 from ...cones_ops.search import OnStep, SearchSettings
 from ...cones_ops.targets import TargetChoice, own_tokens_at, select_targets
-from .denoiser import BorrowedModel, borrow
+from .denoiser import BorrowedModel
+from .lending import borrow
 from .parameters import PREFIX, base_weight, parameter_shapes
 from .token_places import Concept, own_of
 
@@ -77,7 +78,16 @@ def search(
 
     conditionings = captions | prior_inputs[1]
     concepts = [words] if where == "own tokens" else []
-    result = borrow(model, conditionings, latents, names, body, rows=settings.batch, concepts=concepts)
+    result = borrow(
+        model,
+        conditionings,
+        latents,
+        names,
+        body,
+        rows=settings.batch,
+        concepts=concepts,
+        statistics=BYTES[settings.method],
+    )
     base = fingerprint({name: base_weight(model, PREFIX + name) for name in names})
     told = {**result.mask.provenance, **facts}
     return replace(result, mask=replace(result.mask, fingerprint=base, provenance=told))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...cones_ops.concept_mask import Where
 from ...cones_ops.errors import ConesError
+from ...cones_ops.room import Room
 from ...cones_ops.together import slot
 from .parameters import weight_in_use
 from .text_layout import before_the_text, by_prompt
@@ -39,6 +40,7 @@ class Taps:
         self.multiplier: Mapping[str, Tensor] = {}
         self.sink: dict[str, Tensor] = {}
         self.store: torch.device | None = None  # where gradients are put as soon as they are there; None: left
+        self.room: Room | None = None  # what they are put into there; None: left
         self.copies = False  # whether norms keep copies of their inputs
         self.anchor: Tensor | None = None  # set while gradients are recorded; makes tapped outputs differentiable
 
@@ -94,7 +96,10 @@ class Taps:
         g, x = g.flatten(0, -2).float(), x.flatten(0, -2).float()
         for name, rows in parts:
             gradient = (g[:, rows].T @ x).to(self.store)  # (out, in)
-            self.sink[name] = self.sink[name].add_(gradient) if name in self.sink else gradient
+            if name in self.sink:
+                self.sink[name].add_(gradient)
+            else:
+                self.sink[name] = gradient if self.room is None else self.room(gradient).copy_(gradient)
 
 
 @contextmanager

@@ -15,12 +15,13 @@ import torch
 
 from ...cones_ops.concept_mask import ConceptMask
 from ...cones_ops.errors import ConesError, listed
-from ...cones_ops.estimate import OnEstimate
+from ...cones_ops.estimate import BYTES, OnEstimate
 from ...cones_ops.fingerprint import fingerprint
 from ...cones_ops.loss import Examples
 from ...cones_ops.search import OnStep, SearchSettings
 from ...cones_ops.together import TuneResult, UnionModel, tune_concept_masks
-from .denoiser import BorrowedModel, borrow
+from .denoiser import BorrowedModel
+from .lending import borrow
 from .parameters import PREFIX, base_weight, parameter_shapes
 from .searching import captioned, check_single, checked_latents
 from .token_places import KEY, TokenPlaces, own_of, phrase
@@ -99,7 +100,16 @@ def tune(
 
     wanted = concepts if where == "own tokens" else []
     rows = settings.batch * (len(pictures) + (where == "everywhere"))  # all terms of the loss are alive at once
-    return borrow(model, conditionings, latents, names, body, rows=rows, concepts=wanted)
+    return borrow(
+        model,
+        conditionings,
+        latents,
+        names,
+        body,
+        rows=rows,
+        concepts=wanted,
+        statistics=BYTES[settings.method] * len(masks),
+    )
 
 
 def checked_masks(model: Any, masks: Sequence[ConceptMask]) -> tuple[Any, list[str]]:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from cones_concept_neurons.cones_ops.targets import select_targets
 from cones_concept_neurons.nodes.host.checkpointing import blocks_in
-from cones_concept_neurons.nodes.host.denoiser import borrow
 from cones_concept_neurons.nodes.host.gradients import tapped
+from cones_concept_neurons.nodes.host.lending import borrow
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 
 small = sys.modules["cones_small_models"]

@@ -13,8 +13,8 @@ from cones_concept_neurons.cones_ops.mask_file import load_mask, save_mask
 from cones_concept_neurons.cones_ops.search import SearchSettings
 from cones_concept_neurons.cones_ops.targets import layer_and_rows, own_tokens_at, select_targets
 from cones_concept_neurons.nodes.host.applying import apply_masks
-from cones_concept_neurons.nodes.host.denoiser import borrow
 from cones_concept_neurons.nodes.host.gradients import training_kernels as differentiable_kernels
+from cones_concept_neurons.nodes.host.lending import borrow
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.searching import Task, search
 from cones_small_families import FAMILIES, OWN, model_of, prompt_of

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import comfy.model_management
 import comfy.utils
+import folder_paths
 import pytest
 import torch
-from cones_concept_neurons.cones_ops.concept_mask import ConceptMask, from_ranking, multipliers
+from cones_concept_neurons.cones_ops.concept_mask import ConceptMask, multipliers, same_neurons
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.find import find_concept_neurons
 from cones_concept_neurons.cones_ops.loss import Examples
+from cones_concept_neurons.cones_ops.ranking import from_ranking
 from cones_concept_neurons.cones_ops.report import summary_text
+from cones_concept_neurons.cones_ops.room import on_disk
 from cones_concept_neurons.cones_ops.search import SearchSettings, recommended
 from cones_concept_neurons.cones_ops.toy_world.bundle import load_pipeline, random_pipeline, save_pipeline
 from cones_concept_neurons.nodes import apply, encode, find, masks, toy
-from cones_concept_neurons.nodes.host import notices, progress, searching
+from cones_concept_neurons.nodes.host import denoiser, notices, progress, room, searching
 from cones_concept_neurons.nodes.host.applying import apply_masks
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
@@ -156,14 +161,31 @@ def test_what_a_search_will_need_is_told_before_its_first_step(checkpoint, input
     assert f"{12 * size / 1e6:,.0f} MB for the statistics" in said[0]
     assert isinstance(said[1], int) and f"expected before it: {said[0]}" in report
 
+
+def test_statistics_that_memory_cannot_hold_are_kept_on_disk(checkpoint, inputs, monkeypatch, tmp_path):
+    model, said = checkpoint[0], []
+    plain = run_find(model, inputs, steps=3).args[0]
+    size, asked = 12 * plain.size, []
     monkeypatch.setattr(
         comfy.model_management,
         "get_free_memory",
-        lambda *given, **more: (6 * size, 6 * size) if "torch_free_too" in more else 6 * size,
+        lambda *given, **more: (size, size) if "torch_free_too" in more else size,
     )
-    run_find(model, inputs)
-    words = f"Only {6 * size / 1e6:,.0f} MB are free: search text V or text K alone"
-    assert any(words in str(text) for text in said)
+    monkeypatch.setattr(denoiser, "ON_DEVICE_LIMIT", 0)  # on a GPU as for a large model
+    monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path / "temp"))
+    monkeypatch.setattr(notices, "tell", lambda text, *level: said.append(text))
+    monkeypatch.setattr(room, "on_disk", lambda folder: asked.append(folder) or on_disk(folder))
+    found = run_find(model, inputs, steps=3).args[0]
+    assert same_neurons(found, plain)
+    words = (
+        f"keeps {size / 1e6:,.0f} MB of statistics, and {size / 1e6:,.0f} MB of memory are free: they are kept on disk"
+    )
+    assert words in said[0] and asked == [tmp_path / "temp"]
+    assert [file.suffix for file in asked[0].iterdir() if file.suffix != ".png"] == []  # the preview, no statistics
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=size // 2))
+    with pytest.raises(ConesError, match=r"MB of disk in .*; search text V or text K alone, which need half, or start"):
+        run_find(model, inputs, steps=3)
 
 
 @pytest.mark.parametrize("method", ["taylor", "learned"])

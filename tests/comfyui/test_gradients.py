@@ -11,7 +11,7 @@ import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.targets import select_targets
 from cones_concept_neurons.cones_ops.toy_world.bundle import random_pipeline, save_pipeline
-from cones_concept_neurons.nodes.host.denoiser import borrow
+from cones_concept_neurons.nodes.host.lending import borrow
 from cones_concept_neurons.nodes.host.parameters import PREFIX, parameter_shapes
 from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
 from cones_small_models import DEVICE

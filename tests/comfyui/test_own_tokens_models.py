@@ -11,7 +11,7 @@ from cones_concept_neurons.cones_ops.concept_mask import multipliers
 from cones_concept_neurons.cones_ops.targets import select_targets
 from cones_concept_neurons.nodes import encode, find
 from cones_concept_neurons.nodes.host.applying import apply_masks
-from cones_concept_neurons.nodes.host.denoiser import borrow
+from cones_concept_neurons.nodes.host.lending import borrow
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.token_places import KEY
 from cones_small_models import DEVICE, SKS, mask_of, sampled, small_clip, small_model

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cones_concept_neurons.cones_ops.concept_mask import ConceptMask, from_ranking, same_neurons
+from cones_concept_neurons.cones_ops.concept_mask import ConceptMask, same_neurons
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.fingerprint import fingerprint
+from cones_concept_neurons.cones_ops.ranking import from_ranking
 from cones_concept_neurons.cones_ops.together import tune_concept_masks, tuning
 from cones_concept_neurons.cones_ops.toy_world.bundle import load_pipeline, random_pipeline, save_pipeline
 from cones_concept_neurons.nodes import encode, toy, tune

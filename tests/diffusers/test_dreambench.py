@@ -13,8 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cones_ops import cli, cli_dreambench
-from cones_ops.concept_mask import from_ranking
+from cones_ops import cli, cli_dreambench, from_ranking
 from cones_ops.dreambench.prompts import LIVE_PROMPTS, PAIR_PROMPTS
 from cones_ops.mask_file import load_mask, save_mask
 

@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from cones_ops.room import Room, in_memory
+
 K, V = "block.attn2.to_k.weight", "block.attn2.to_v.weight"
 
 
@@ -20,6 +22,7 @@ class ToyHost:
     def __init__(self, k: Tensor, v: Tensor, where: str = "everywhere", skip: float = 0.0) -> None:
         self.weights = {K: k, V: v}
         self.where = where
+        self.room: Room = in_memory
         self.skip = skip
         self.effective = self.weights  # what own rows use
         self.multiplied_by: Mapping[str, Tensor] | None = None

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cones_ops import ConceptMask, ConesError, difference, empty, from_ranking, intersection, restrict, union
-from cones_ops.concept_mask import flatten, multiplier, multipliers, ranking, same_neurons, unflatten
+from cones_ops import ConceptMask, ConesError, difference, empty, intersection, restrict, union
+from cones_ops.concept_mask import multiplier, multipliers, same_neurons
 
 SHAPES = {"a.weight": (2, 3), "b.weight": (4,)}
 
@@ -96,25 +96,6 @@ def test_bad_fields_are_named() -> None:
         empty(SHAPES, provenance={"seed": 1})
     with pytest.raises(ConesError, match="not searched in c"):
         restrict(empty(SHAPES), ["c"])
-
-
-def test_ranking_takes_the_highest_and_breaks_ties_by_name_and_position() -> None:
-    scores = {"b.weight": torch.tensor([3.0, 1.0]), "a.weight": torch.tensor([[2.0], [3.0], [-5.0]])}
-    assert ranking(scores).tolist() == [1, 3, 0, 4, 2]  # flattened: a = 2 3 -5, b = 3 1
-    assert entries(from_ranking(scores, 0.4)) == {("a.weight", 1), ("b.weight", 0)}
-    assert from_ranking(scores, 0.0).count == 0 and from_ranking(scores, 1.0).count == 5
-    with pytest.raises(ConesError, match="not finite in a"):
-        ranking({"a": torch.tensor([float("nan")])})
-    with pytest.raises(ConesError, match="density 2"):
-        from_ranking(scores, 2)
-    with pytest.raises(ConesError, match="no scores"):
-        ranking({})
-
-
-def test_unflatten_undoes_flatten() -> None:
-    tensors = {"b": torch.arange(4.0).reshape(2, 2), "a": torch.arange(3.0)}
-    back = unflatten(flatten(tensors), {name: tuple(t.shape) for name, t in tensors.items()})
-    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
 
 
 def test_multipliers_are_one_but_at_the_neurons() -> None:
