@@ -49,19 +49,21 @@ class BorrowedModel:
         self.device = device
         self.dtype: torch.dtype = inner_model.get_dtype_inference()
         self.loss_scale = 2.0**12 if self.dtype == torch.float16 else 1.0
-        total = size_of(names, shapes_of(inner_model.diffusion_model))
+        shapes = shapes_of(inner_model.diffusion_model)
+        total = size_of(names, shapes)
         self.taps.store = device if total <= ON_DEVICE_LIMIT else torch.device("cpu")
         self.room: Room = room_for(statistics * total) if self.taps.store.type == "cpu" else in_memory
         self.taps.room = None if self.room is in_memory else self.room
-        self.weights: Mapping[str, Tensor] = self._copies(names)
+        self.weights: Mapping[str, Tensor] = self._copies(names, shapes)
 
-    def _copies(self, names: Sequence[str]) -> dict[str, Tensor]:
+    def _copies(self, names: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
         """fp32 copies of the effective weights (patches of other nodes included)."""
         copies = {}
         for name in names:
+            copied = self.room(torch.empty(shapes[name], device=self.taps.store))
             module, rows = layer_of(self.inner_model.diffusion_model, name)
             with torch.no_grad(), weight_in_use(module, self.dtype, self.device) as (weight, _):
-                copied = self.room(weight[rows].to(self.taps.store)).copy_(weight[rows])
+                copied.copy_(weight[rows])
             copies |= dict.fromkeys(self.taps.names(name), copied)
         return copies
 

@@ -95,11 +95,11 @@ class Taps:
         """Accumulate dL/dW_eff of one call of the layer: g (..., out), x (..., in)."""
         g, x = g.flatten(0, -2).float(), x.flatten(0, -2).float()
         for name, rows in parts:
-            gradient = (g[:, rows].T @ x).to(self.store)  # (out, in)
-            if name in self.sink:
-                self.sink[name].add_(gradient)
-            else:
-                self.sink[name] = gradient if self.room is None else self.room(gradient).copy_(gradient)
+            part = g[:, rows].T  # (out, n)
+            if name not in self.sink and self.room is not None:  # before the product: freed last, it leaves no hole
+                self.sink[name] = self.room(torch.empty(len(part), x.shape[1], device="meta")).zero_()
+            gradient = (part @ x).to(self.store)  # (out, in)
+            self.sink[name] = self.sink[name].add_(gradient) if name in self.sink else gradient
 
 
 @contextmanager

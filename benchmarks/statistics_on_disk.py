@@ -1,0 +1,102 @@
+"""What a search's statistics cost in memory and time, kept in memory and kept on disk, as JSON.
+
+    python benchmarks/statistics_on_disk.py [--model sd15|sdxl] [--only memory|disk] [--folder FOLDER] [--steps 4]
+
+The statistics are those of `learned` on the text K and V of SD1.5 (0.4 GB) or SDXL (7.2 GB), with random numbers in
+place of gradients: no model, so all seconds are the statistics' own. Then two densities are tried and a mask is made.
+`anonymous` is memory that only swap could take from the process (Linux), beyond what it had before, after each step.
+Run it with --only disk under a limit of memory to see that it fits, and with --only memory to see that it does not.
+"""
+
+# ruff: noqa: T201 - a benchmark answers by printing
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from files import sd15_kv, sdxl_kv
+from speed_memory import resident_in_ram, status
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cones_ops.estimate import BYTES
+from cones_ops.ranking import from_ranking
+from cones_ops.room import Room, in_memory, on_disk
+from cones_ops.search import METHODS, SearchSettings, Step
+from cones_ops.threshold import density_curve
+
+DENSITIES = (0.01, 0.1)
+
+
+class NoModel:
+    """Weights and gradients of a search (HostModel), both random."""
+
+    where = "everywhere"
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], room: Room) -> None:
+        self.room, self.generator = room, torch.Generator().manual_seed(0)
+        self.weights = {name: self._random(torch.empty(shape)) for name, shape in shapes.items()}
+
+    def _random(self, like: Tensor) -> Tensor:
+        return self.room(like).normal_(generator=self.generator)
+
+    @contextmanager
+    def multiplied(self, multiplier: Any) -> Iterator[None]:
+        yield
+
+    def gradients(self, loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return loss(), {name: self._random(weight) for name, weight in self.weights.items()}
+
+
+def measured(shapes: Mapping[str, tuple[int, ...]], room: Room, steps: int) -> dict[str, Any]:
+    """Seconds of each step, of each density and of making the mask; the most anonymous memory in bytes."""
+    resident_in_ram()  # gives free memory back first
+    before, taken, anonymous = status("RssAnon"), {"search": [], "choose": [], "mask": []}, []
+    began = time.perf_counter()
+
+    def on_step(step: Step) -> None:
+        nonlocal began
+        taken[step.phase].append(time.perf_counter() - began)
+        anonymous.append(status("RssAnon") - before)
+        began = time.perf_counter()
+
+    model: Any = NoModel(shapes, room)
+    scores = METHODS["learned"](model, lambda k: lambda: torch.ones(()), SearchSettings(steps=steps), on_step=on_step)
+    density_curve(scores, lambda multiplier: torch.ones(2), DENSITIES, on_step=on_step)
+    mask = from_ranking(scores, DENSITIES[0])
+    taken["mask"].append(time.perf_counter() - began)
+    return {
+        "seconds": {phase: [round(one, 3) for one in some] for phase, some in taken.items()},
+        "anonymous": max(anonymous),
+        "neurons": mask.count,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", choices=("sd15", "sdxl"), default="sdxl")
+    parser.add_argument("--only", choices=("memory", "disk"))
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--steps", type=int, default=4)
+    given = parser.parse_args()
+    shapes = sd15_kv() if given.model == "sd15" else sdxl_kv()
+    rooms: dict[str, Room] = {"memory": in_memory, "disk": on_disk(given.folder)}
+    size = sum(torch.Size(shape).numel() for shape in shapes.values())
+    report = {"model": given.model, "statistics": BYTES["learned"] * size, "threads": torch.get_num_threads()}
+    for kind in [given.only] if given.only else rooms:
+        report[kind] = measured(shapes, rooms[kind], given.steps)
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
