@@ -1,7 +1,7 @@
 """Sampling steps with masks that act everywhere, against the same steps of the vanilla model.
 
-Each pair is one call of the UNet for each of the two, in turn first; the host puts the other weights in between. The
-batch is two texts, as CFG makes it. Masks at own tokens are own_tokens_speed.py's.
+Each pair is three calls of the UNet for each of the two, in turn first; the host puts the other weights in between, as
+it does before a run of sampling. The batch is two texts, as CFG makes it. Masks at own tokens are own_tokens_speed.py's.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ from speed_apply import loaded
 from speed_model import device, pack, random_latent, random_masks, random_text, ratios, seconds, spread
 
 COUNTS = (1, 8)
+STEPS = 3  # single ones differ by a tenth and more here
 
 
 def step_of(model: Any, side: int) -> float:
-    """Seconds of one call of a model, once it is loaded."""
+    """Seconds of a call of a model, once it is loaded: the mean of STEPS."""
     x, sigma = random_latent(side).expand(2, -1, -1, -1), torch.tensor([1.0, 1.0])
     text = torch.cat([random_text(model, 2), random_text(model, 3)])
     x, sigma, text = (one.to(device()) for one in (x, sigma, text))
     with torch.inference_mode():
         inner = loaded(model).model
-        return seconds(lambda: inner.apply_model(x, sigma, c_crossattn=text, transformer_options={}))
+        calls = [
+            seconds(lambda: inner.apply_model(x, sigma, c_crossattn=text, transformer_options={})) for _ in range(STEPS)
+        ]
+        return sum(calls) / STEPS
 
 
 def measured(model: Any, side: int, pairs: int, density: float, own_density: float) -> dict[str, Any]:

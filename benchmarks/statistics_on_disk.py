@@ -4,7 +4,8 @@
 
 The statistics are those of `learned` on the text K and V of SD1.5 (0.4 GB) or SDXL (7.2 GB), with random numbers in
 place of gradients: no model, so all seconds are the statistics' own. Then two densities are tried and a mask is made.
-`anonymous` is memory that only swap could take from the process (Linux), beyond what it had before, after each step.
+`anonymous` is memory that only swap could take from the process (Linux), beyond what it had before: the most after a
+step of each phase.
 Run it with --only disk under a limit of memory to see that it fits, and with --only memory to see that it does not.
 """
 
@@ -59,15 +60,16 @@ class NoModel:
 
 
 def measured(shapes: Mapping[str, tuple[int, ...]], room: Room, steps: int) -> dict[str, Any]:
-    """Seconds of each step, of each density and of making the mask; the most anonymous memory in bytes."""
+    """Seconds of each step, of each density and of making the mask; the most anonymous memory of each phase, bytes."""
     resident_in_ram()  # gives free memory back first
-    before, taken, anonymous = status("RssAnon"), {"search": [], "choose": [], "mask": []}, []
+    before, taken = status("RssAnon"), {"search": [], "choose": [], "mask": []}
+    anonymous = dict.fromkeys(taken, 0)
     began = time.perf_counter()
 
     def on_step(step: Step) -> None:
         nonlocal began
         taken[step.phase].append(time.perf_counter() - began)
-        anonymous.append(status("RssAnon") - before)
+        anonymous[step.phase] = max(anonymous[step.phase], status("RssAnon") - before)
         began = time.perf_counter()
 
     model: Any = NoModel(shapes, room)
@@ -75,9 +77,10 @@ def measured(shapes: Mapping[str, tuple[int, ...]], room: Room, steps: int) -> d
     density_curve(scores, lambda multiplier: torch.ones(2), DENSITIES, on_step=on_step)
     mask = from_ranking(scores, DENSITIES[0])
     taken["mask"].append(time.perf_counter() - began)
+    anonymous["mask"] = status("RssAnon") - before
     return {
         "seconds": {phase: [round(one, 3) for one in some] for phase, some in taken.items()},
-        "anonymous": max(anonymous),
+        "anonymous": anonymous,
         "neurons": mask.count,
     }
 

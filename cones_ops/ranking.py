@@ -33,17 +33,16 @@ class Ranking:
 
     def top(self, count: int) -> dict[str, Tensor]:
         """The `count` first: True where an entry is one of them, in the shape of each weight."""
+        found = {n: torch.zeros(score.shape, dtype=torch.bool, device=score.device) for n, score in self.scores.items()}
         if count <= 0:
-            return {name: torch.zeros_like(score, dtype=torch.bool) for name, score in self.scores.items()}
+            return found
         lowest, ties = self._lowest(min(count, self.size))
-        found = {}
-        for name, score in self.scores.items():
-            keys = _keys(score)
-            chosen = keys > lowest
+        for name, chosen in found.items():
+            keys, flat = _keys(self.scores[name]), chosen.view(-1)
+            torch.gt(keys, lowest, out=flat)
             equal = (keys == lowest).nonzero().reshape(-1)[:ties]
-            chosen[equal] = True
+            flat[equal] = True
             ties -= len(equal)
-            found[name] = chosen.reshape(score.shape)
         return found
 
     def _lowest(self, count: int) -> tuple[int, int]:
