@@ -1,11 +1,12 @@
 """Sampling steps with masks that act everywhere, against the same steps of the vanilla model.
 
 Each pair is three calls of the UNet for each of the two, in turn first; the host puts the other weights in between, as
-it does before a run of sampling. The batch is two texts, as CFG makes it. Masks at own tokens are own_tokens_speed.py's.
+it does before a run of sampling. The batch is two texts, as CFG makes it. Masks at own tokens: own_tokens_speed.py.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,10 +25,8 @@ def step_of(model: Any, side: int) -> float:
     x, sigma, text = (one.to(device()) for one in (x, sigma, text))
     with torch.inference_mode():
         inner = loaded(model).model
-        calls = [
-            seconds(lambda: inner.apply_model(x, sigma, c_crossattn=text, transformer_options={})) for _ in range(STEPS)
-        ]
-        return sum(calls) / STEPS
+        call = partial(inner.apply_model, x, sigma, c_crossattn=text, transformer_options={})
+        return sum(seconds(call) for _ in range(STEPS)) / STEPS
 
 
 def measured(model: Any, side: int, pairs: int, density: float, own_density: float) -> dict[str, Any]:

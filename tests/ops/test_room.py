@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cones_ops import METHODS, ConesError, Examples, SearchSettings, find_concept_neurons
+from cones_ops import METHODS, ConesError, Examples, SearchSettings, find_concept_neurons, room
 from cones_ops.room import in_memory, on_disk
 
 
@@ -24,10 +24,16 @@ def test_a_tensor_on_disk_is_one_in_memory_and_leaves_nothing(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads the mappings of a Linux process")
-def test_it_lies_in_a_file_there_for_as_long_as_the_tensor(tmp_path: Path) -> None:
-    kept = on_disk(tmp_path)(torch.empty(1 << 20))
-    assert str(tmp_path) in Path("/proc/self/maps").read_text()
-    del kept
+def test_it_lies_in_a_file_there_for_as_long_as_the_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "FILE", 1000)
+    make, opened = on_disk(tmp_path), len(list(Path("/proc/self/fd").iterdir()))
+    kept = [make(torch.empty(3, 3)).fill_(k) for k in range(30)]  # 36 bytes, 64 apart: 15 in a file
+    assert [float(one.sum()) for one in kept] == [9 * k for k in range(30)]
+    assert Path("/proc/self/maps").read_text().count(str(tmp_path)) == 2
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened + 2
+    large = make(torch.empty(1000)).fill_(1)
+    assert float(large.sum()) == 1000 and Path("/proc/self/maps").read_text().count(str(tmp_path)) == 3
+    del kept, large, make
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
@@ -40,9 +46,9 @@ def test_a_search_finds_the_same_with_its_statistics_on_disk(
     subject = Examples(torch.randn(4, 8, 1, 1, generator=generator), [(torch.randn(12, generator=generator), True)])
     settings = SearchSettings(method, steps=12, batch=4, held_out=8, rounds=4)
     results = []
-    for room in (in_memory, on_disk(tmp_path)):
+    for kept in (in_memory, on_disk(tmp_path)):
         model = toy_host(*weights, where="own tokens")
-        model.room = room
+        model.room = kept
         results.append(find_concept_neurons(model, subject, identifier="sks", class_word="star", settings=settings))
     plain, disk = results
     assert plain.history == disk.history and plain.curve == disk.curve
@@ -50,8 +56,8 @@ def test_a_search_finds_the_same_with_its_statistics_on_disk(
 
 
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConesError, match=r"no room for 4 MB of a search's statistics in .*missing \(No such file"):
-        on_disk(tmp_path / "missing")(torch.empty(1_000_000))
+    with pytest.raises(ConesError, match=r"no room for 400 MB of a search's statistics in .*missing \(No such file"):
+        on_disk(tmp_path / "missing")(torch.empty(100_000_000, device="meta"))
 
     def full(*given: int) -> None:
         raise OSError(28, "No space left on device")
