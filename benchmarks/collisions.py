@@ -3,7 +3,7 @@
 Reads the masks that `cones bench quality` keeps, loads every pair of two subjects' masks (each seed with each), and
 samples: each subject alone with both masks loaded, and both in one picture, in both orders. Prints JSON: each pair with
 its overlap and shares, the rank correlation of overlap and shares, and what masks of one subject have in common.
-cones_ops/collisions.py says what follows from it. Half an hour on one core.
+cones_ops/reports/compare.py says what follows from it. Half an hour on one core.
 
     uv run python benchmarks/collisions.py bench-out/quality/kept > collisions.json
 
@@ -25,16 +25,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cones_ops.concept_mask import ConceptMask, intersection
-from cones_ops.mask_file import load_mask
-from cones_ops.toy_world import measure
+from cones_ops.laboratory import measure
+from cones_ops.laboratory.demo.report import versions
+from cones_ops.laboratory.judge import load_judge
+from cones_ops.laboratory.quality.budget import FULL
+from cones_ops.laboratory.quality.cells import SEEDS, UNTOUCHED
+from cones_ops.laboratory.quality.inputs import Implanted
+from cones_ops.laboratory.quality.measures import measuring
+from cones_ops.masks.concept_mask import ConceptMask, intersection
+from cones_ops.masks.mask_file import load_mask
 from cones_ops.toy_world.bundle import load_pipeline
-from cones_ops.toy_world.demo_report import versions
-from cones_ops.toy_world.judge import load_judge
-from cones_ops.toy_world.quality.budget import FULL
-from cones_ops.toy_world.quality.cells import SEEDS, UNTOUCHED
-from cones_ops.toy_world.quality.figures import measuring
-from cones_ops.toy_world.quality.given import Implanted
 from cones_ops.toy_world.subjects import Subject
 
 WHERES = ("own tokens", "everywhere")

@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cones_ops import ConceptMask, load_mask, save_mask
-from cones_ops.index_coding import entropy_bytes
+from cones_ops.masks.rice_coding import entropy_bytes
 
 Shapes = dict[str, tuple[int, ...]]
 DENSITIES = (0.001, 0.01, 0.05, 0.2)

@@ -53,7 +53,7 @@ class Paired:
 
 def timed_hooks() -> list[float]:
     """From now on, the seconds of every call of a hook on a masked layer."""
-    module = pack("nodes.host.own_tokens")
+    module = pack("nodes.host.apply.token_hooks")
     original, spent = module.corrected, []
 
     def corrected(*args: Any) -> Any:
@@ -68,7 +68,7 @@ def timed_hooks() -> list[float]:
 
 def vanilla(options: dict[str, Any]) -> dict[str, Any]:
     """The options the host would pass for the model without masks."""
-    key = pack("nodes.host.own_tokens").KEY
+    key = pack("nodes.host.apply.token_hooks").KEY
     transformer = {name: value for name, value in options["transformer_options"].items() if not name.startswith(key)}
     wrappers = transformer.get("wrappers", {})
     transformer["wrappers"] = {
@@ -81,7 +81,7 @@ def measured(model: Any, pairs: int, masks: int, density: float, latent: int) ->
     """Steps of sampling with a text in which `masks` concepts are named, against the same steps without the masks."""
     import comfy.samplers
 
-    applied = pack("nodes.host.applying").apply_masks(model, random_masks(model, masks, density))
+    applied = pack("nodes.host.apply.apply_masks").apply_masks(model, random_masks(model, masks, density))
     guider = comfy.samplers.CFGGuider(applied)
     guider.set_conds(conditioning(model, masks, 2), conditioning(model, 0, 3))
     guider.set_cfg(7.0)

@@ -37,10 +37,10 @@ def save_lora(model: Any, file: Path) -> None:
 
 def save_masks(model: Any, count: int, density: float, folder: Path) -> list[Path]:
     files = [folder / f"{k}.safetensors" for k in range(count)]
-    fingerprint, parameters = pack("cones_ops.fingerprint").fingerprint, pack("nodes.host.parameters")
+    fingerprint, parameters = pack("cones_ops.masks.fingerprint").fingerprint, pack("nodes.host.parameters")
     base = fingerprint({name: parameters.base_weight(model, parameters.PREFIX + name) for name in targets_of(model)})
     for file, (mask, _) in zip(files, random_masks(model, count, density, "everywhere", base), strict=True):
-        pack("cones_ops.mask_file").save_mask(mask, file)
+        pack("cones_ops.masks.mask_file").save_mask(mask, file)
     return files
 
 
@@ -54,8 +54,8 @@ def with_lora(model: Any, file: Path) -> Any:
 
 def with_masks(model: Any, files: list[Path]) -> Any:
     """As Load Concept Mask and Apply Concept Masks."""
-    load = pack("cones_ops.mask_file").load_mask
-    return pack("nodes.host.applying").apply_masks(model, [(load(file), 1.0) for file in files])
+    load = pack("cones_ops.masks.mask_file").load_mask
+    return pack("nodes.host.apply.apply_masks").apply_masks(model, [(load(file), 1.0) for file in files])
 
 
 def loaded(model: Any) -> Any:

@@ -34,7 +34,7 @@ def keeping(*models: torch.nn.Module) -> Iterator[Kept]:
     kept = Kept()
     known = frozenset(value.untyped_storage().data_ptr() for model in models for value in model.parameters())
     before = resident()
-    with pack("cones_ops.estimate").saved_bytes(known) as saved:
+    with pack("cones_ops.search.estimate").saved_bytes(known) as saved:
         yield kept
     kept.saved = saved.most
     if before is not None:

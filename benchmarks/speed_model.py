@@ -53,7 +53,7 @@ def load_pack(comfyui: Path | None, gpu: bool = False) -> None:
     """Make `comfy` and the pack importable, for work on the CPU or the GPU."""
     here = str(ROOT)
     sys.path.insert(0, here)
-    from cones_ops.toy_world.comfyui_server import find_host
+    from cones_ops.laboratory.comfyui_server import find_host
 
     sys.path.remove(here)  # our nodes/ would hide the host's nodes.py
     sys.path.insert(0, str(find_host(comfyui)))
@@ -112,7 +112,7 @@ def width_of(model: Any) -> int:
 def targets_of(model: Any) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the text K and V."""
     every = pack("nodes.host.parameters").parameter_shapes(model)
-    return {name: every[name] for name in pack("cones_ops.targets").select_targets(every)}
+    return {name: every[name] for name in pack("cones_ops.models.targets").select_targets(every)}
 
 
 def random_text(model: Any, seed: int) -> torch.Tensor:
@@ -122,7 +122,7 @@ def random_text(model: Any, seed: int) -> torch.Tensor:
 
 def conditioning(model: Any, count: int, seed: int) -> Any:
     """A random text in which `count` concepts have two tokens each."""
-    places = pack("nodes.host.token_places")
+    places = pack("nodes.host.text.token_positions")
     text = random_text(model, seed)
     own = {(f"id{k}", "thing"): torch.tensor([2 + 4 * k, 3 + 4 * k]) for k in range(count)}
     return [[text, {places.KEY: places.TokenPlaces(text, own, "identifier + class word")}]]
@@ -134,7 +134,7 @@ def random_masks(
     """Masks of `count` concepts, each with its own neurons, and strength 1."""
     shapes = targets_of(model)
     generator = torch.Generator().manual_seed(1)
-    make = pack("cones_ops.concept_mask").ConceptMask
+    make = pack("cones_ops.masks.concept_mask").ConceptMask
     masks = []
     for k in range(count):
         index = {n: (torch.rand(s, generator=generator) < density).flatten().nonzero()[:, 0] for n, s in shapes.items()}

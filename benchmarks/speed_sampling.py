@@ -38,7 +38,7 @@ def measured(model: Any, side: int, pairs: int, density: float, own_density: flo
     report: dict[str, Any] = {}
     step_of(model, side)
     for count in COUNTS:
-        patched = pack("nodes.host.applying").apply_masks(model, masks[:count])
+        patched = pack("nodes.host.apply.apply_masks").apply_masks(model, masks[:count])
         plain, masked = [], []
         for k in range(pairs):
             for one in (model, patched) if k % 2 else (patched, model):

@@ -100,7 +100,7 @@ def plain_steps(model: Any, side: int) -> Steps:
 
 def search_step(host: Any) -> Callable[[], None]:
     """One step of the plainest search: what every method does, and nothing of its own."""
-    loss, settings = pack("cones_ops.loss"), pack("cones_ops.search.settings")
+    loss, settings = pack("cones_ops.search.objective"), pack("cones_ops.search.methods.settings")
     examples = loss.Examples(host.latents["subject"], ["subject"])
     generator = torch.Generator().manual_seed(0)
     score = {name: torch.zeros_like(weight) for name, weight in host.weights.items()}
@@ -117,7 +117,8 @@ def search_step(host: Any) -> Callable[[], None]:
 def borrowed(model: Any, side: int, checkpoint: bool, run: Callable[[Callable[[], None]], Any]) -> Any:
     """run(step) while the model is borrowed for a search."""
     given = {"subject": [[random_text(model, 2), {}]]}, {"subject": random_latent(side)}, sorted(targets_of(model))
-    return pack("nodes.host.lending").borrow(model, *given, lambda host: run(search_step(host)), checkpoint=checkpoint)
+    borrow = pack("nodes.host.search.borrow").borrow
+    return borrow(model, *given, lambda host: run(search_step(host)), checkpoint=checkpoint)
 
 
 def once(name: str, model: Any, side: int, run: Callable[[Callable[[], None]], Any]) -> Any:

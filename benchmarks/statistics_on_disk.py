@@ -30,11 +30,12 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cones_ops.estimate import BYTES
-from cones_ops.ranking import from_ranking
-from cones_ops.room import Room, in_memory, on_disk
-from cones_ops.search import METHODS, SearchSettings, Step
-from cones_ops.threshold import density_curve
+from cones_ops.search.density import density_curve
+from cones_ops.search.estimate import BYTES
+from cones_ops.search.methods import METHODS
+from cones_ops.search.ranking import from_ranking
+from cones_ops.search.settings import SearchSettings, Step
+from cones_ops.search.statistics_store import Room, in_memory, on_disk
 
 DENSITIES = (0.01, 0.1)
 

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from cones_ops.laboratory.baselines import class_examples, fine_tune, subject_examples
+from cones_ops.laboratory.judge import Judge, load_judge, matches, read, shows
+from cones_ops.laboratory.measure import Measuring, class_leak, subject_shown
+from cones_ops.laboratory.sampling import sample
+from cones_ops.laboratory.scenes import draw_all, random_scene
 from cones_ops.toy_world.bundle import ToyPipeline, load_pipeline
 from cones_ops.toy_world.captions import describe
-from cones_ops.toy_world.control import class_examples, fine_tune, subject_examples
-from cones_ops.toy_world.judge import Judge, load_judge, matches, read, shows
-from cones_ops.toy_world.measure import Measuring, class_leak, subject_shown
-from cones_ops.toy_world.sampling import sample
-from cones_ops.toy_world.scenes import draw_all, random_scene
 from cones_ops.toy_world.subjects import SUBJECTS, Subject
 from cones_ops.toy_world.world import Scene
 

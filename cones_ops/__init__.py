@@ -5,19 +5,20 @@ together; `save_mask` and `load_mask` keep them; `union`, `intersection`, `diffe
 hosts put them on models with `shut_`.
 """
 
-from .concept_mask import ConceptMask, Where, difference, empty, intersection, restrict, union
 from .errors import ConesError
-from .find import SearchResult, find_concept_neurons
-from .fingerprint import fingerprint
-from .hostmodel import HostModel
-from .loss import Examples
-from .mask_file import load_mask, read_mask_metadata, save_mask
-from .ranking import from_ranking
-from .search import METHODS, SearchSettings, Step, recommended
-from .shut import shut_
-from .targets import TARGET_CHOICES, TargetChoice, select_targets
-from .threshold import DensityCurve
-from .together import TuneResult, tune_concept_masks, tuning
+from .masks.concept_mask import ConceptMask, Where, difference, empty, intersection, restrict, union
+from .masks.fingerprint import fingerprint
+from .masks.mask_file import load_mask, read_mask_metadata, save_mask
+from .masks.shut import shut_
+from .models.targets import TARGET_CHOICES, TargetChoice, select_targets
+from .search.density import DensityCurve
+from .search.find import SearchResult, find_concept_neurons
+from .search.host_model import HostModel
+from .search.joint import TuneResult, tune_concept_masks, tuning
+from .search.methods import METHODS
+from .search.objective import Examples
+from .search.ranking import from_ranking
+from .search.settings import SearchSettings, Step, recommended
 
 __all__ = [
     "METHODS",

@@ -10,7 +10,7 @@ from .encode import ConesEncodePrompt
 from .export import ConesExportAsLora
 from .find import ConesFindConceptNeurons
 from .hooks import ConesConceptMaskHook
-from .host.folders import register
+from .host.files.folders import register
 from .inspect import ConesCompareConceptMasks, ConesInspectConceptMask, ConesLabelPictures, ConesSplitConceptMask
 from .masks import ConesCombineConceptMasks, ConesLoadConceptMask, ConesSaveConceptMask
 from .toy import ConesToySubject, ConesToyWorld

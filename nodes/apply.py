@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from comfy_api.latest import io
 
-from ..cones_ops.concept_mask import ConceptMask, Where
 from ..cones_ops.errors import ConesError
-from .host.applying import apply_masks
-from .types import ALIASES, CATEGORY, WHERES, ConceptMaskSocket
+from ..cones_ops.masks.concept_mask import ConceptMask, Where
+from .host.apply.apply_masks import apply_masks
+from .inputs import ALIASES, CATEGORY, WHERES, ConceptMaskSocket
 
 SLOTS = 8
 AS_FOUND = "as found"

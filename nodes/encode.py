@@ -6,13 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..cones_ops.concept_mask import ConceptMask
 from ..cones_ops.errors import ConesError
-from ..cones_ops.own_tokens import OWN_WORDS, OwnWords
+from ..cones_ops.masks.concept_mask import ConceptMask
+from ..cones_ops.models.own_tokens import OWN_WORDS, OwnWords
 from .host.notices import warn
-from .host.prompts import EncodedPrompt, encode_prompt
-from .host.token_places import Concept, phrase
-from .types import ALIASES, CATEGORY, ConceptMaskSocket
+from .host.text.encode import EncodedPrompt, encode_prompt
+from .host.text.token_positions import Concept, phrase
+from .inputs import ALIASES, CATEGORY, ConceptMaskSocket
 
 SLOTS = 8
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..cones_ops.concept_mask import ConceptMask
 from ..cones_ops.errors import ConesError
-from .host.exporting import FOLDER, export_lora
-from .host.folders import wanted_path
-from .types import ALIASES, CATEGORY, ConceptMaskSocket
+from ..cones_ops.masks.concept_mask import ConceptMask
+from .host.files.export_lora import FOLDER, export_lora
+from .host.files.folders import wanted_path
+from .inputs import ALIASES, CATEGORY, ConceptMaskSocket
 
 
 class ConesExportAsLora(io.ComfyNode):  # type: ignore[misc]

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..cones_ops.concept_mask import Where
-from ..cones_ops.report import density_figure, layer_table, summary_text
-from ..cones_ops.search import METHODS, recommended
-from ..cones_ops.targets import TARGET_CHOICES
-from .host.base_facts import base_facts
-from .host.progress import SearchProgress
-from .host.searching import Task, search
-from .types import ALIASES, CATEGORY, WHERES, ConceptMaskSocket
+from ..cones_ops.masks.concept_mask import Where
+from ..cones_ops.models.targets import TARGET_CHOICES
+from ..cones_ops.reports.text import density_figure, layer_table, summary_text
+from ..cones_ops.search.methods import METHODS
+from ..cones_ops.search.settings import recommended
+from .host.files.model_info import base_facts
+from .host.search.find import Task, search
+from .host.search.progress import SearchProgress
+from .inputs import ALIASES, CATEGORY, WHERES, ConceptMaskSocket
 
 
 class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]

@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .host.weight_hook import hook_of
-from .types import ALIASES, CATEGORY, ConceptMaskSocket
+from .host.apply.weight_hook import hook_of
+from .inputs import ALIASES, CATEGORY, ConceptMaskSocket
 
 
 class ConesConceptMaskHook(io.ComfyNode):  # type: ignore[misc]

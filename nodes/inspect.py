@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..cones_ops.collisions import collision_report, names_of
-from ..cones_ops.concept_mask import ConceptMask
-from ..cones_ops.figures import labelled_grid, layer_figure, overlap_figure
-from ..cones_ops.groups import GROUPS, LEFT, GroupBy, Left, split
-from ..cones_ops.report import inspection_text, layer_table
-from .types import ALIASES, CATEGORY, ConceptMaskSocket
+from ..cones_ops.masks.concept_mask import ConceptMask
+from ..cones_ops.masks.split import GROUPS, LEFT, GroupBy, Left, split
+from ..cones_ops.reports.compare import collision_report, names_of
+from ..cones_ops.reports.figures import labelled_grid, layer_figure, overlap_figure
+from ..cones_ops.reports.text import inspection_text, layer_table
+from .inputs import ALIASES, CATEGORY, ConceptMaskSocket
 
 LOOK = f"{CATEGORY}/look"
 SLOTS = 8

@@ -6,12 +6,12 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..cones_ops.concept_mask import ConceptMask, difference, intersection, union
 from ..cones_ops.errors import ConesError
-from ..cones_ops.mask_file import load_mask, read_mask_metadata, save_mask
+from ..cones_ops.masks.concept_mask import ConceptMask, difference, intersection, union
+from ..cones_ops.masks.mask_file import load_mask, read_mask_metadata, save_mask
 from .covers import covers
-from .host.folders import mask_names, name_of, path_of, save_path, wanted_path
-from .types import ALIASES, CATEGORY, ConceptMaskSocket
+from .host.files.folders import mask_names, name_of, path_of, save_path, wanted_path
+from .inputs import ALIASES, CATEGORY, ConceptMaskSocket
 
 OPERATIONS = {"union": union, "intersection": intersection, "difference": difference}
 SLOTS = 8

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..cones_ops.toy_world.subjects import IDENTIFIERS
 from ..cones_ops.toy_world.subjects import subject as toy_subject
 from .host.toy_checkpoint import load_toy_checkpoint
-from .types import ALIASES, CATEGORY
+from .inputs import ALIASES, CATEGORY
 
 TOY_CATEGORY = f"{CATEGORY}/toy world"
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..cones_ops.collage import ZOOM, collages
-from ..cones_ops.concept_mask import ConceptMask
 from ..cones_ops.errors import ConesError
-from ..cones_ops.report import tuning_text
-from ..cones_ops.together import tuning
-from .host.progress import SearchProgress
-from .host.tuning import Subject, tune
-from .types import ALIASES, CATEGORY, ConceptMaskSocket
+from ..cones_ops.images.collages import ZOOM, collages
+from ..cones_ops.masks.concept_mask import ConceptMask
+from ..cones_ops.reports.text import tuning_text
+from ..cones_ops.search.joint import tuning
+from .host.search.progress import SearchProgress
+from .host.search.tune import Subject, tune
+from .inputs import ALIASES, CATEGORY, ConceptMaskSocket
 
 SLOTS = 4
 

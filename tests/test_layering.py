@@ -1,8 +1,8 @@
-"""Imports point one way (design.md section 1): the syntax tree of every Python file in the repository is walked.
+"""Imports point one way (CONTRIBUTING.md): the syntax tree of every Python file in the repository is walked.
 
-The core of cones_ops has never heard of a host, a node or the toy world; hosts never import nodes or each other; the
-toy world, benchmarks and tests stand on top; only nodes/host meets ComfyUI, and what nodes load never needs diffusers.
-Relative imports are resolved first, imports inside functions and under TYPE_CHECKING count.
+`cones_ops` is a house of floors (FLOORS below): a room imports from the rooms under it, never from one above or beside
+it. Only nodes/host meets ComfyUI, and what nodes load never needs diffusers or the laboratory. Relative imports are
+resolved first; imports inside functions and under TYPE_CHECKING count. No two modules import each other in a circle.
 """
 
 from __future__ import annotations
@@ -20,24 +20,38 @@ SKIPPED = {".venv", ".git", "node_modules", "build", "dist"}
 CORE = {"torch", "numpy", "safetensors", "einops", "__future__", *sys.stdlib_module_names}
 HOST = {"comfy", "comfy_extras", "comfy_execution", "folder_paths", "execution", "server", "latent_preview", "nodes"}
 DIFFUSERS = {"diffusers", "transformers"}
-FIGURES = ("cones_ops/report.py", "cones_ops/figures.py")  # may import matplotlib, on first use
-TOP_OF_TREE = {"benchmarks", "tests"}
-LIBRARY_HOSTS = {"diffusers", "comfyui"}
-UPPER = ("/cones_ops.hosts", "/cones_ops.toy_world", "/cones_ops.cli")  # also cli_models and the like
+FIGURES = ("cones_ops/reports/text.py", "cones_ops/reports/figures.py")  # may import matplotlib, on first use
+TOP_OF_TREE = {"benchmarks", "tests", "tools"}
+LIBRARY_HOSTS = {"diffusers"}
+
+# Which rooms of cones_ops a room may import from, itself and errors.py aside.
+FLOORS: dict[str, set[str]] = {"errors": set(), "models": set(), "images": set(), "toy_world": set()}
+FLOORS["masks"] = {"models"}
+FLOORS["search"] = FLOORS["guidance"] = FLOORS["masks"] | {"masks"}
+FLOORS["reports"] = FLOORS["search"] | {"search"}
+FLOORS["hosts"] = FLOORS["reports"] | {"reports", "guidance", "images"}
+FLOORS["laboratory"] = FLOORS["hosts"] | {"hosts", "toy_world"}
+FLOORS["cli"] = FLOORS["laboratory"] | {"laboratory"}
+FLOORS["cones_ops"] = FLOORS["reports"] | {"reports", "images"}  # its __init__: the library's public names
+CORE_ROOMS = {*FLOORS} - {"hosts", "toy_world", "laboratory", "cli", "cones_ops"}
 
 
 def layer(file: str) -> str:
-    """The layer of a file, by its path from the repository root."""
+    """The layer of a file, by its path from the repository root; inside cones_ops the room."""
     parts = file.split("/")
     if file == "__init__.py":
         return "registration"
     if parts[0] == "nodes":
         return "host" if len(parts) > 2 and parts[1] == "host" else "nodes"
     if parts[0] == "cones_ops":
-        if len(parts) > 2 and parts[1] in ("hosts", "toy_world"):
-            return parts[1]
-        return "cli" if parts[1].startswith(("cli", "__main__")) else "core"
+        return room("/" + ".".join(parts).removesuffix(".py"))
     return "top"
+
+
+def room(name: str) -> str:
+    """The room of cones_ops that `/cones_ops.search.find` names; names of cones_ops/__init__.py are in "cones_ops"."""
+    parts = name.removeprefix("/").split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in FLOORS else "cones_ops"
 
 
 def imported(file: str, source: str) -> Iterator[tuple[int, str]]:
@@ -77,32 +91,27 @@ def allowed(where: str, file: str, name: str) -> bool:
         return False
     if name.startswith("/"):
         return allowed_inside(where, file, name)
-    if where == "core":
+    if where in CORE_ROOMS or where == "cones_ops":
         return top in CORE or (top == "matplotlib" and file in FIGURES)
     if where == "host":
         return top not in DIFFUSERS
     if where in ("nodes", "registration"):
         return top not in HOST | DIFFUSERS
-    return top not in HOST and top != "comfy_api"  # hosts, toy_world, cli
+    return top not in HOST and top != "comfy_api"  # hosts, toy_world, laboratory, cli
 
 
 def allowed_inside(where: str, file: str, name: str) -> bool:
-    core = within(name, "cones_ops") and not name.startswith(UPPER)
-    if where == "core":
-        return core
-    if where == "hosts":
-        others = {host for host in LIBRARY_HOSTS if not file.startswith(f"cones_ops/hosts/{host}")}
-        sideways = any(name.startswith(f"/cones_ops.hosts.{host}") for host in others)
-        return core or (within(name, "cones_ops.hosts") and not sideways)
-    if where == "toy_world":
-        return core or within(name, "cones_ops.toy_world", "cones_ops.hosts")
-    if where == "cli":
-        return within(name, "cones_ops")
-    if where == "host":
-        return within(name, "nodes.host") or core or within(name, "cones_ops.toy_world")
-    if where == "nodes":
-        return within(name, "nodes") or core or within(name, "cones_ops.toy_world")
-    return within(name, "nodes")  # registration
+    if where == "registration":
+        return within(name, "nodes")
+    if where in ("host", "nodes"):
+        below = within(name, "nodes.host" if where == "host" else "nodes")
+        return below or (within(name, "cones_ops") and room(name) in CORE_ROOMS | {"toy_world", "cones_ops"})
+    if not within(name, "cones_ops"):
+        return False
+    if where == "hosts" and room(name) == "hosts":
+        other_hosts = {host for host in LIBRARY_HOSTS | {"comfyui"} if not file.startswith(f"cones_ops/hosts/{host}")}
+        return not within(name, *(f"cones_ops.hosts.{host}" for host in other_hosts))
+    return room(name) in FLOORS[where] | {where, "errors"}
 
 
 def violations(file: str, source: str) -> list[str]:
@@ -149,9 +158,35 @@ def files() -> list[str]:
     return sorted(p.as_posix() for p in paths if not SKIPPED & set(p.parts) and not p.parts[0].startswith("."))
 
 
+def module_graph() -> dict[str, set[str]]:
+    """Which of our files each file imports; packages' own __init__ aside, which every import of a part runs."""
+    graph = {}
+    for file in files():
+        if layer(file) == "top":
+            continue
+        targets = {target for _, name in imported(file, (ROOT / file).read_text(encoding="utf-8"))
+                   for target in files_of(name)}  # fmt: skip
+        graph[file] = {target for target in targets if not target.endswith("__init__.py")} - {file}
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """The files of one circle of imports, or none: what is left when files that import nothing left are taken away."""
+    left = dict(graph)
+    while free := [file for file, targets in left.items() if not targets & left.keys()]:
+        for file in free:
+            del left[file]
+    return sorted(left)
+
+
 def test_imports_point_one_way() -> None:
     found = [line for file in files() for line in violations(file, (ROOT / file).read_text(encoding="utf-8"))]
     assert not found, "\n".join(found)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["a", "b", "c", "d"]
+    assert not circle(module_graph())
 
 
 def test_matplotlib_and_nodes_are_imported_on_first_use() -> None:
@@ -170,46 +205,61 @@ def test_what_nodes_load_never_needs_diffusers() -> None:
         seen.add(file)
         source = (ROOT / file).read_text(encoding="utf-8")
         assert not eager_imports(source) & DIFFUSERS, f"{file} is loaded by the nodes and imports diffusers"
-        assert not file.startswith("cones_ops/hosts/diffusers"), f"{file} is loaded by the nodes"
+        assert layer(file) not in ("hosts", "laboratory", "cli"), f"{file} is loaded by the nodes"
         waiting |= {f for _, name in imported(file, load_time(source)) for f in files_of(name)} - seen
 
 
-def test_the_core_was_looked_at() -> None:
-    seen = {file for file in files() if layer(file) == "core"}
-    assert {"cones_ops/__init__.py", "cones_ops/shut.py", "cones_ops/search/learned.py"} <= seen
+def test_every_room_was_looked_at() -> None:
+    rooms = {layer(file) for file in files()}
+    assert {"models", "masks", "images", "search", "reports", "hosts", "toy_world", "laboratory", "cli"} <= rooms
+    assert layer("cones_ops/masks/shut.py") == "masks" and layer("cones_ops/__init__.py") == "cones_ops"
+    direct = [path for path in (ROOT / "cones_ops").iterdir() if path.is_file()]
+    assert len(direct) <= 6, "cones_ops keeps its modules in rooms"
+    crowded = [folder for folder in {(ROOT / file).parent for file in files() if layer(file) != "top"}
+               if len([*folder.glob("*.py")]) > 13]  # fmt: skip
+    assert not crowded, "at most twelve modules side by side, and their __init__"
 
 
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("cones_ops/loss.py", "import comfy.samplers"),
-        ("cones_ops/loss.py", "def f():\n    from diffusers import UNet2DConditionModel"),
-        ("cones_ops/loss.py", "import matplotlib.pyplot"),
-        ("cones_ops/loss.py", "from PIL import Image"),
-        ("cones_ops/loss.py", "from . import toy_world"),
-        ("cones_ops/loss.py", "from .hosts.diffusers import Host"),
-        ("cones_ops/search/learned.py", "from .. import cli"),
-        ("cones_ops/search/learned.py", "from ...nodes.host import adapter"),
-        ("cones_ops/search/learned.py", "from .... import anything"),
-        ("cones_ops/loss.py", "import cones_ops.cli"),
-        ("cones_ops/loss.py", "from .cli_models import load"),
-        ("cones_ops/loss.py", "if TYPE_CHECKING:\n    from cones_ops import hosts"),
-        ("cones_ops/hosts/diffusers.py", "from ...nodes import find"),
-        ("cones_ops/hosts/diffusers.py", "from ..toy_world import bundle"),
-        ("cones_ops/hosts/diffusers.py", "from .comfyui import names"),
-        ("cones_ops/hosts/diffusers.py", "import folder_paths"),
-        ("cones_ops/toy_world/bundle.py", "from ...nodes.host import denoiser"),
+        ("cones_ops/search/objective.py", "import comfy.samplers"),
+        ("cones_ops/search/objective.py", "def f():\n    from diffusers import UNet2DConditionModel"),
+        ("cones_ops/search/objective.py", "import matplotlib.pyplot"),
+        ("cones_ops/search/objective.py", "from PIL import Image"),
+        ("cones_ops/search/objective.py", "from .. import toy_world"),
+        ("cones_ops/search/objective.py", "from ..hosts.diffusers.host_model import DiffusersModel"),
+        ("cones_ops/search/density.py", "from .. import cli"),
+        ("cones_ops/search/density.py", "from ..reports import text"),
+        ("cones_ops/search/density.py", "from ..images.collages import collages"),
+        ("cones_ops/search/density.py", "from ...nodes.host.apply import weight_patch"),
+        ("cones_ops/search/density.py", "from .... import anything"),
+        ("cones_ops/search/objective.py", "import cones_ops.cli"),
+        ("cones_ops/search/objective.py", "from ..cli.find import load"),
+        ("cones_ops/search/objective.py", "if TYPE_CHECKING:\n    from cones_ops import hosts"),
+        ("cones_ops/masks/shut.py", "from ..search.settings import Step"),
+        ("cones_ops/models/targets.py", "from ..masks import concept_mask"),
+        ("cones_ops/errors.py", "from .models import targets"),
+        ("cones_ops/__init__.py", "from .hosts.diffusers import find"),
+        ("cones_ops/hosts/diffusers/host_model.py", "from ....nodes import find"),
+        ("cones_ops/hosts/diffusers/host_model.py", "from ...toy_world import bundle"),
+        ("cones_ops/hosts/diffusers/host_model.py", "from ..comfyui import names"),
+        ("cones_ops/hosts/diffusers/host_model.py", "import folder_paths"),
+        ("cones_ops/toy_world/bundle.py", "from ...nodes.host.search import host_model"),
         ("cones_ops/toy_world/bundle.py", "from cones_ops.cli import main"),
-        ("cones_ops/cli.py", "from ..nodes import find"),
+        ("cones_ops/toy_world/bundle.py", "from ..laboratory import judge"),
+        ("cones_ops/laboratory/judge.py", "from ..cli import main"),
+        ("cones_ops/cli/__init__.py", "from ...nodes import find"),
         ("nodes/find.py", "import comfy.utils"),
         ("nodes/find.py", "from comfy import utils"),
         ("nodes/find.py", "def f():\n    import folder_paths"),
         ("nodes/find.py", "import nodes"),
         ("nodes/find.py", "from ..cones_ops.hosts import diffusers"),
+        ("nodes/find.py", "from ..cones_ops.laboratory import judge"),
         ("nodes/find.py", "from .. import comfy_entrypoint"),
-        ("nodes/host/adapter.py", "from ..find import Find"),
-        ("nodes/host/adapter.py", "import diffusers"),
-        ("nodes/host/adapter.py", "from ...tests import conftest"),
+        ("nodes/host/apply/weight_patch.py", "from ...find import ConesFindConceptNeurons"),
+        ("nodes/host/apply/weight_patch.py", "import diffusers"),
+        ("nodes/host/apply/weight_patch.py", "from ....tests import conftest"),
         ("__init__.py", "from .cones_ops import shut_"),
         ("__init__.py", "import folder_paths"),
     ],
@@ -222,21 +272,27 @@ def test_a_planted_violation_is_found(file: str, source: str) -> None:
     ("file", "source"),
     [
         (
-            "cones_ops/loss.py",
-            "import torch\nimport torch.nn.functional as F\nfrom .errors import ConesError\nimport json",
+            "cones_ops/search/objective.py",
+            "import torch\nimport torch.nn.functional as F\nfrom ..errors import ConesError\nimport json",
         ),
-        ("cones_ops/search/learned.py", "from ..concept_mask import Where\nfrom .settings import Step"),
-        ("cones_ops/report.py", "def f():\n    from matplotlib.figure import Figure"),
+        ("cones_ops/search/density.py", "from ..masks.concept_mask import Where\nfrom .settings import Step"),
+        ("cones_ops/masks/split.py", "from ..models.weight_names import places"),
+        ("cones_ops/reports/figures.py", "def f():\n    from matplotlib.figure import Figure"),
+        ("cones_ops/reports/text.py", "from ..search.find import SearchResult"),
         (
-            "cones_ops/hosts/diffusers.py",
-            "import diffusers\nfrom ..loss import draw\nfrom .diffusers_names import rename",
+            "cones_ops/hosts/diffusers/host_model.py",
+            "import diffusers\nfrom ...search.objective import draw\nfrom .names import rename",
         ),
-        ("cones_ops/hosts/diffusers_names.py", "from . import diffusers_apply, own_tokens"),
-        ("cones_ops/toy_world/sampling.py", "from ..hosts.diffusers import DiffusersModel"),
+        ("cones_ops/hosts/diffusers/names.py", "from . import apply_masks"),
+        ("cones_ops/laboratory/sampling.py", "from ..hosts.diffusers.host_model import DiffusersModel"),
+        ("cones_ops/laboratory/judge.py", "from ..toy_world import world"),
         ("cones_ops/toy_world/bundle.py", "from ..errors import ConesError\nfrom . import world\nimport diffusers"),
-        ("cones_ops/cli.py", "from .hosts.diffusers import Host\nfrom .toy_world import bundle\nimport tqdm"),
-        ("nodes/find.py", "from comfy_api.latest import io\nfrom .host import adapter\nfrom ..cones_ops import shut_"),
-        ("nodes/host/adapter.py", "import comfy.lora\nimport folder_paths\nfrom ...cones_ops.shut import shut_"),
+        ("cones_ops/cli/__init__.py", "from ..hosts import diffusers\nfrom ..toy_world import bundle\nimport tqdm"),
+        ("nodes/find.py", "from comfy_api.latest import io\nfrom .host import apply\nfrom ..cones_ops import shut_"),
+        (
+            "nodes/host/apply/weight_patch.py",
+            "import comfy.lora\nimport folder_paths\nfrom ....cones_ops.masks.shut import shut_",
+        ),
         ("__init__.py", "from comfy_api.latest import ComfyExtension\ndef f():\n    from .nodes import ConesExtension"),
         ("benchmarks/search.py", "from cones_ops.toy_world import bundle\nimport comfy"),
     ],

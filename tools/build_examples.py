@@ -29,7 +29,7 @@ import build_locales  # noqa: E402 - found through the line above
 import build_workflows  # noqa: E402
 from server import Run, Server, started  # noqa: E402
 
-from cones_ops.toy_world.demo_comfyui import searching_everywhere  # noqa: E402
+from cones_ops.laboratory.demo.comfyui import searching_everywhere  # noqa: E402
 
 log = logging.getLogger("cones")
 

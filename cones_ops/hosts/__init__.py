@@ -1,0 +1,1 @@
+"""Model libraries that the search can work in."""

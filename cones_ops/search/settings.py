@@ -15,9 +15,9 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from ..concept_mask import Where
 from ..errors import ConesError
-from ..hostmodel import HostModel, Multiplier
+from ..masks.concept_mask import Where
+from .host_model import HostModel, Multiplier
 
 MethodName = Literal["learned", "cones", "taylor", "progressive"]
 Phase = Literal["search", "choose"]

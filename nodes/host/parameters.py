@@ -17,7 +17,7 @@ from comfy.ops import CastWeightBiasOp, cast_bias_weight, uncast_bias_weight
 from torch import Tensor
 
 from ...cones_ops.errors import ConesError
-from ...cones_ops.targets import layer_and_rows, part_shapes, weight_and_rows
+from ...cones_ops.models.targets import layer_and_rows, part_shapes, weight_and_rows
 
 PREFIX = "diffusion_model."
 

@@ -15,10 +15,10 @@ import comfy.sample
 import comfy.supported_models
 import torch
 from comfy.patcher_extension import WrappersMP
-from cones_concept_neurons.cones_ops.concept_mask import ConceptMask
-from cones_concept_neurons.cones_ops.targets import select_targets
+from cones_concept_neurons.cones_ops.masks.concept_mask import ConceptMask
+from cones_concept_neurons.cones_ops.models.targets import select_targets
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
-from cones_concept_neurons.nodes.host.token_places import KEY, TokenPlaces
+from cones_concept_neurons.nodes.host.text.token_positions import KEY, TokenPlaces
 
 CPU = torch.device("cpu")
 DEVICE = comfy.model_management.get_torch_device()  # the CPU, or the GPU if CONES_TEST_GPU is set

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cones_ops.concept_mask import ConceptMask, multipliers, union
 from cones_ops.errors import ConesError
-from cones_ops.fingerprint import fingerprint
-from cones_ops.hosts.diffusers import DiffusersModel, TextTokens, alphas_cumprod
-from cones_ops.hosts.diffusers_apply import applied
+from cones_ops.hosts.diffusers.apply_masks import applied
+from cones_ops.hosts.diffusers.host_model import DiffusersModel, TextTokens, alphas_cumprod
+from cones_ops.masks.concept_mask import ConceptMask, multipliers, union
+from cones_ops.masks.fingerprint import fingerprint
 
 diffusers = pytest.importorskip("diffusers")
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.02, "timesteps": 1000}

@@ -15,12 +15,12 @@ pytest.importorskip("transformers")
 from PIL import Image
 
 from cones_ops import cli
-from cones_ops.mask_file import load_mask
-from cones_ops.search import SearchSettings
-from cones_ops.toy_world import demo
+from cones_ops.laboratory.demo import run as demo
+from cones_ops.laboratory.judge import Judge
+from cones_ops.laboratory.picture_grid import CELL, GAP, TITLE
+from cones_ops.masks.mask_file import load_mask
+from cones_ops.search.settings import SearchSettings
 from cones_ops.toy_world.bundle import random_pipeline
-from cones_ops.toy_world.demo_grid import CELL, GAP, TITLE
-from cones_ops.toy_world.judge import Judge
 
 CONCEPT = {
     *("identifier", "class_word", "method", "where", "neurons", "density", "file_bytes", "seconds"),
@@ -84,7 +84,7 @@ def test_cli_demo_and_info(
     asked: list[Any] = []
     monkeypatch.setattr(demo, "run", lambda *arguments: asked.extend(arguments) or report[0])
     monkeypatch.setattr("cones_ops.toy_world.bundle.load_pipeline", lambda: "pipeline")
-    monkeypatch.setattr("cones_ops.toy_world.judge.load_judge", lambda: "judge")
+    monkeypatch.setattr("cones_ops.laboratory.judge.load_judge", lambda: "judge")
     assert cli.main(["demo", "--quick", "--out", "here", "--json", str(tmp_path / "n" / "it.json")]) == 0
     assert asked == ["pipeline", "judge", Path("here"), demo.QUICK]
     assert json.loads((tmp_path / "n" / "it.json").read_text()) == report[0]
@@ -98,7 +98,7 @@ def test_cli_says_what_is_wrong(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert cli.main(["info", "nowhere.safetensors"]) == 2
     assert "no such file" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    monkeypatch.setattr("cones_ops.toy_world.judge.load_judge", Judge)
+    monkeypatch.setattr("cones_ops.laboratory.judge.load_judge", Judge)
     monkeypatch.setattr("cones_ops.toy_world.bundle.load_pipeline", lambda: random_pipeline(0, (32, 64)))
     assert cli.main(["demo", "--quick"]) == 2
     assert "pip install" in capsys.readouterr().err

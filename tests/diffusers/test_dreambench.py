@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cones_ops import cli, cli_dreambench, from_ranking
-from cones_ops.dreambench.prompts import LIVE_PROMPTS, PAIR_PROMPTS
-from cones_ops.mask_file import load_mask, save_mask
+from cones_ops import cli, from_ranking
+from cones_ops.cli import dreambench as cli_dreambench
+from cones_ops.laboratory.dreambench.prompts import LIVE_PROMPTS, PAIR_PROMPTS
+from cones_ops.masks.mask_file import load_mask, save_mask
 
 pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")

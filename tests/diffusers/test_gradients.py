@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from cones_ops.errors import ConesError
-from cones_ops.hosts.diffusers import DiffusersModel, TextTokens, alphas_cumprod
-from cones_ops.hosts.diffusers_names import canonical_names
-from cones_ops.together import slot
+from cones_ops.hosts.diffusers.host_model import DiffusersModel, TextTokens, alphas_cumprod
+from cones_ops.hosts.diffusers.names import canonical_names
+from cones_ops.search.joint import slot
 
 diffusers = pytest.importorskip("diffusers")
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.02, "timesteps": 1000}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cones_ops.errors import ConesError
-from cones_ops.hosts.diffusers_names import canonical_names, owners
+from cones_ops.hosts.diffusers.names import canonical_names, owners
 
 CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
 UP_CROSS, UP_PLAIN = "CrossAttnUpBlock2D", "UpBlock2D"

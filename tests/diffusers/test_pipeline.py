@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from cones_ops import cli
-from cones_ops.concept_mask import ConceptMask
 from cones_ops.errors import ConesError
-from cones_ops.hosts import diffusers_pipeline as host
-from cones_ops.mask_file import load_mask, save_mask
+from cones_ops.hosts.diffusers import pipeline as host
+from cones_ops.masks.concept_mask import ConceptMask
+from cones_ops.masks.mask_file import load_mask, save_mask
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")

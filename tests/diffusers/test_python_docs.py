@@ -15,14 +15,14 @@ from PIL import Image
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from cones_ops.concept_mask import ConceptMask, same_neurons
 from cones_ops.errors import ConesError
-from cones_ops.hosts import diffusers_concepts as concepts
-from cones_ops.hosts import diffusers_pipeline as host
-from cones_ops.toy_world import sampling
+from cones_ops.hosts.diffusers import concepts
+from cones_ops.hosts.diffusers import pipeline as host
+from cones_ops.laboratory import sampling
+from cones_ops.laboratory.references import alone
+from cones_ops.laboratory.stable_diffusion import save_pictures, toy_pipeline
+from cones_ops.masks.concept_mask import ConceptMask, same_neurons
 from cones_ops.toy_world.bundle import load_pipeline
-from cones_ops.toy_world.references import alone
-from cones_ops.toy_world.stable_diffusion import save_pictures, toy_pipeline
 from cones_ops.toy_world.subjects import subject
 
 PAGE = Path(__file__).absolute().parents[2] / "docs" / "python.md"

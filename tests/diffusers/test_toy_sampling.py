@@ -10,14 +10,15 @@ import torch
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from cones_ops.concept_mask import ConceptMask
 from cones_ops.errors import ConesError
-from cones_ops.hosts.diffusers import alphas_cumprod
-from cones_ops.toy_world import control, measure, references
+from cones_ops.hosts.diffusers.host_model import alphas_cumprod
+from cones_ops.laboratory import baselines as control
+from cones_ops.laboratory import measure, references
+from cones_ops.laboratory.baselines import FineTuning, class_examples, fine_tune, subject_examples
+from cones_ops.laboratory.judge import Judge, Reading
+from cones_ops.laboratory.sampling import conditioning, examples, model_of, sample, sigmas
+from cones_ops.masks.concept_mask import ConceptMask
 from cones_ops.toy_world.bundle import ToyPipeline, random_pipeline
-from cones_ops.toy_world.control import FineTuning, class_examples, fine_tune, subject_examples
-from cones_ops.toy_world.judge import Judge, Reading
-from cones_ops.toy_world.sampling import conditioning, examples, model_of, sample, sigmas
 from cones_ops.toy_world.subjects import subject
 from cones_ops.toy_world.world import Thing
 

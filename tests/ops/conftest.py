@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cones_ops.room import Room, in_memory
+from cones_ops.search.statistics_store import Room, in_memory
 
 K, V = "block.attn2.to_k.weight", "block.attn2.to_v.weight"
 

@@ -1,0 +1,139 @@
+"""`cones bench`: `quality`, methods on the toy world; `dreambench`, on a real model; `speed`, in a ComfyUI."""
+
+# ruff: noqa: T201 - a command line answers by printing
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConesError
+from .dreambench import add_dreambench
+from .help import Formatter, add_command
+
+
+def quality(options: argparse.Namespace) -> None:
+    """Our searches and other methods on the toy world: figures with standard errors, as JSON and Markdown."""
+    from ..laboratory.quality import run as bench
+
+    names = bench.names_of(options.only, options.smoke)
+    if options.list:
+        print("\n".join(names))
+        return
+    if not names:
+        raise ConesError(f"no cell's name has {options.only!r} in it; --list prints them all")
+    budget = bench.budget_of(options.smoke, options.beside)
+    if options.resume is not None:
+        bench.restore(options.out, options.resume)
+    if options.processes > 1:
+        same = [*(["--only", options.only] if options.only else []), *(["--smoke"] if options.smoke else [])]
+        same += ["--beside", str(options.beside)] if options.beside is not None else []
+        bench.run_in_processes(options.out, [*same, *(["--again"] if options.again else [])], options.processes)
+    else:
+        bench.run(options.out, names, budget, options.again, say=_say)
+    found = bench.collect(options.out)
+    if options.grid is not None:
+        bench.draw(options.out, options.grid, budget)
+    for file, text in (
+        (options.json, json.dumps(found, indent=1)),
+        (options.markdown, bench.markdown(found["summary"])),
+    ):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text.rstrip() + "\n", encoding="utf-8")
+    print(json.dumps(found["summary"]))
+    print(bench.markdown(found["summary"]), file=sys.stderr)
+
+
+def speed(options: argparse.Namespace) -> None:
+    """How fast searching, sampling and applying are in a ComfyUI, against its own ways; 15 minutes on 2 cores."""
+    from ..laboratory.comfyui_server import PACK, find_host, find_python
+
+    benchmark, host = PACK / "benchmarks" / "speed.py", find_host(options.comfyui)
+    if not benchmark.is_file():
+        raise ConesError(f"{PACK} holds the library only; run this from a checkout of the whole pack")
+    command = [find_python(host), str(benchmark), "--comfyui", str(host), "--pairs", str(options.pairs)]
+    command += ["--quick"] if options.quick else []
+    command += ["--gpu"] if options.gpu else []
+    command += ["--only", *options.only] if options.only else []
+    command += ["--json", str(options.json)] if options.json else []
+    if code := subprocess.run(command, check=False).returncode:
+        raise ConesError(f"the benchmark ended with code {code}; what it printed says why")
+
+
+def _say(cell: dict[str, Any]) -> None:
+    figures = {name: entry["value"] for name, entry in cell["figures"].items()}
+    print(f"{cell['name']} {cell['cell_seconds']} s {json.dumps(figures)}", file=sys.stderr, flush=True)
+
+
+def add_commands(commands: Any) -> None:
+    """Describe the command to argparse."""
+    told = "Benchmarks, which print JSON: quality (the toy world), dreambench (a real model), speed (in a ComfyUI)."
+    more = "Each is a command of its own with its own --help, e.g. cones bench quality --help"
+    bench = commands.add_parser("bench", help=told, description=told, epilog=more, formatter_class=Formatter)
+    kinds = bench.add_subparsers(required=True, metavar="benchmark")
+    _add_quality(kinds)
+    add_dreambench(kinds)
+    _add_speed(kinds)
+
+
+def _add_quality(kinds: Any) -> None:
+    command = add_command(
+        kinds,
+        "quality",
+        quality,
+        """
+        cones bench quality --smoke --out bench-out/smoke
+        cones bench quality --list
+        cones bench quality --only learned --json quality.json --markdown quality.md
+        """,
+        """
+        One cell is one method on one subject, or several, with one seed; all cells take hours
+        on a CPU. Each leaves a file in --out, and a run that was stopped goes on there.
+        docs/science.md holds the tables that this made.
+        """,
+    )
+    add = command.add_argument
+    add("--out", type=Path, default=Path("bench-out/quality"), help="folder of the cells; goes on there")
+    add("--smoke", action="store_true", help="few steps and pictures, 5 minutes; needs its own --out")
+    add("--beside", type=int, metavar="N", help="collages of each subject with another thing; needs its own --out")
+    add("--only", metavar="PATTERN", help="cells whose name has this regular expression in it")
+    add("--again", action="store_true", help="make cells again that are there already")
+    add("--resume", type=Path, metavar="JSON", help="take over the cells of an earlier run's --json")
+    add("--list", action="store_true", help="print the names of the cells and stop")
+    add("--processes", type=int, default=1, metavar="N", help="share the cells out among so many processes")
+    add("--json", type=Path, metavar="FILE", help="write cells and summary there too")
+    add("--grid", type=Path, metavar="PNG", help="also draw pictures of the subjects, alone and together")
+    add("--markdown", type=Path, metavar="FILE", help="write the tables there too")
+
+
+def _add_speed(kinds: Any) -> None:
+    command = add_command(
+        kinds,
+        "speed",
+        speed,
+        """
+        cones bench speed --quick
+        cones bench speed --comfyui ~/comfy/ComfyUI --only search apply --json speed.json
+        """,
+        """
+        Needs a ComfyUI checkout, its requirements, and a checkout of this whole pack (benchmarks/
+        is not in the wheel). Times are taken in pairs, ours and the host's own way in turn.
+        """,
+    )
+    add = command.add_argument
+    add("--quick", action="store_true", help="a tiny UNet and two pairs: to see that it runs")
+    add("--gpu", action="store_true", help="on the GPU that ComfyUI takes, in bf16; otherwise on the CPU, in fp32")
+    add("--pairs", type=int, default=5, metavar="N", help="of searching and applying; six times as many of sampling")
+    add("--only", nargs="+", choices=("search", "sampling", "apply", "files"), help="these parts (default: all)")
+    add("--json", type=Path, nargs="?", metavar="FILE", help="write there too what is printed, which is always JSON")
+    add(
+        "--comfyui",
+        type=Path,
+        metavar="PATH",
+        help="the ComfyUI checkout (default: COMFYUI_PATH, the one this pack is installed in, or ~/comfy/ComfyUI)",
+    )

@@ -1,0 +1,89 @@
+"""`cones info` and `export`: what a concept mask file holds, and the same as a LoRA file for one base."""
+
+# ruff: noqa: T201 - a command line answers by printing
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConesError
+from .help import add_command
+
+
+def info(options: argparse.Namespace) -> None:
+    """Print what a concept mask file holds: its words, its neurons by layer, how it was found, its cover."""
+    from ..masks.mask_file import load_mask, read_mask_metadata
+    from ..reports.text import inspection_text, layer_table
+
+    mask, meta = load_mask(options.file), read_mask_metadata(options.file)
+    print(f"{options.file}, {options.file.stat().st_size:,} bytes, format {meta['cones.format_version']}")
+    print(inspection_text(mask))
+    covers = [str(beside)] if (beside := options.file.with_suffix(".png")).is_file() else []
+    covers += ["inside the file"] if "modelspec.thumbnail" in meta else []
+    print(f"Cover picture: {', '.join(covers) or 'none'}")
+    for name, value in mask.provenance.items():
+        print(f"  {name}: {value}")
+    print(layer_table(mask))
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write a concept mask that acts everywhere as a LoRA file for one base; dense, so many megabytes."""
+    from ..hosts.diffusers.weight_files import weight_reader
+    from ..masks.fingerprint import fingerprint
+    from ..masks.lora_file import check_exportable, export_text, lora_tensors, save_lora
+    from ..masks.mask_file import load_mask
+    from ..models.weight_names import whole_weight
+
+    mask = load_mask(options.mask)
+    check_exportable(mask)
+    read = weight_reader(options.base)
+    if mask.fingerprint and not options.any_base:
+        weights = {}
+        for name, shape in mask.shapes.items():
+            whole, first = whole_weight(name)
+            weights[name] = read(whole)[first : first + shape[0]]
+        if (seen := fingerprint(weights)) != mask.fingerprint:
+            raise ConesError(
+                f"{options.mask.name} was found on base weights {mask.fingerprint[:16]}, those of {options.base} are "
+                f"{seen[:16]}; give the base it was found on, or allow --any-base"
+            )
+    size = save_lora(mask, lora_tensors(mask, read), options.out, options.overwrite)
+    print(export_text(mask, options.out, size))
+
+
+def add_commands(commands: Any) -> None:
+    """Describe both commands to argparse."""
+    command = add_command(
+        commands,
+        "info",
+        info,
+        "cones info sks-dog.safetensors",
+        """
+        Needs the file alone, no model. The table gives, for each searched weight, the number of
+        neurons, the number of entries and the share of neurons among them.
+        """,
+    )
+    command.add_argument("file", type=Path, help="a concept mask, .safetensors")
+    command = add_command(
+        commands,
+        "export",
+        export,
+        """
+        cones export sks-dog-all.safetensors v1-5-pruned-emaonly.safetensors --out loras/sks-dog.safetensors
+        cones export sks-dog-all.safetensors sd15 --out sks-dog-lora.safetensors
+        """,
+        """
+        For programs that load LoRA files and know nothing of concept masks. The file holds, for
+        every weight with neurons, the whole difference to the base (keys end in .diff), so at
+        strength 1 it does what the mask does, on this base only. A mask that acts at its own
+        tokens cannot be written so, because a LoRA acts for every token.
+        """,
+    )
+    add = command.add_argument
+    add("mask", type=Path, help="a concept mask that acts everywhere, .safetensors")
+    add("base", type=Path, help="the base it was found on: a checkpoint (.safetensors), or a folder saved by diffusers")
+    add("--out", type=Path, required=True, help="the LoRA file to write, .safetensors")
+    add("--any-base", action="store_true", help="also for other weights than it was found on, instead of refusing them")
+    add("--overwrite", action="store_true", help="replace the file if it exists")

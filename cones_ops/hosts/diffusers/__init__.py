@@ -1,0 +1,1 @@
+"""diffusers pipelines as a host: search a UNet, apply masks to it, sample."""

@@ -1,0 +1,149 @@
+"""The whole job with a diffusers `StableDiffusionPipeline`: read pictures, find, tune, sample (docs/python.md).
+
+A `Concept` is what the user knows of one: its two words, its pictures, how they are captioned. `find` and `tune` make
+of it what the search needs; `cones find`, `tune` and `apply` are these functions with files around them. The pipeline
+is given back unchanged, also after an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ...errors import ConesError
+from ...images.collages import ZOOM, collages
+from ...masks.concept_mask import ConceptMask, Where
+from ...models.targets import TargetChoice
+from ...search.estimate import OnEstimate
+from ...search.find import SearchResult, find_concept_neurons
+from ...search.joint import TuneResult, UnionModel, tune_concept_masks, tuning
+from ...search.settings import OnStep, SearchSettings, recommended
+from .pipeline import examples, host_model, joint_examples, load, sample
+
+__all__ = ["PICTURES", "Concept", "find", "load", "read_pictures", "sample", "tune"]
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A subject to find: the rare word that is to name it, what it is, pictures (n, 3, H, W) in [0, 1] of it."""
+
+    identifier: str
+    class_word: str
+    pictures: Tensor
+    caption: str = "a photo of a {}"  # {}: "<identifier> <class word>", or the class word alone where it is the prior's
+
+    def __post_init__(self) -> None:
+        if self.caption.count("{}") != 1:
+            raise ConesError(f"caption {self.caption!r}: write {{}} once, where the concept's words belong")
+
+    @property
+    def phrase(self) -> str:
+        """What names the concept in a prompt."""
+        return f"{self.identifier} {self.class_word}"
+
+
+def read_pictures(folder: str | Path, size: int | None = None) -> Tensor:
+    """The pictures in a folder, cropped to a centred square of `size` pixels (512): (n, 3, size, size) in [0, 1]."""
+    files = sorted(file for file in Path(folder).glob("*") if file.suffix.lower() in PICTURES)
+    if not files:
+        raise ConesError(
+            f"{folder}: no pictures there ({', '.join(sorted(PICTURES))}); give a folder with 3 to 6 of them"
+        )
+    side = size or 512
+    fitted = [ImageOps.fit(ImageOps.exif_transpose(Image.open(file)).convert("RGB"), (side, side)) for file in files]
+    return torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1).float() / 255 for one in fitted])
+
+
+def find(
+    pipeline: Any,
+    concept: Concept,
+    where: Where = "own tokens",
+    *,
+    targets: TargetChoice = "text K+V",
+    settings: SearchSettings | None = None,
+    density: float | None = None,
+    on_step: OnStep | None = None,
+    on_estimate: OnEstimate | None = None,
+) -> SearchResult:
+    """Find the concept's neurons: `.mask` is its ConceptMask, empty if nothing helps (`.found`).
+
+    settings: default `recommended(where)`. density: share to shut, default chosen on held-out noise.
+    """
+    subject = examples(
+        pipeline,
+        concept.pictures,
+        [concept.caption.format(concept.phrase)],
+        concept.identifier,
+        concept.class_word,
+    )
+    prior = None
+    if where == "everywhere":  # the frozen model's own answer to the class prompt; needs no class pictures
+        prior = examples(pipeline, concept.pictures, [concept.caption.format(concept.class_word)])
+    return find_concept_neurons(
+        host_model(pipeline, where, targets),
+        subject,
+        prior,
+        identifier=concept.identifier,
+        class_word=concept.class_word,
+        settings=settings or recommended(where),
+        density=density,
+        distill=prior is not None,
+        on_step=on_step,
+        on_estimate=on_estimate,
+    )
+
+
+def tune(
+    pipeline: Any,
+    masks: Sequence[ConceptMask],
+    concepts: Sequence[Concept],
+    *,
+    targets: TargetChoice = "text K+V",
+    zoom: float = ZOOM,
+    settings: SearchSettings | None = None,
+    on_step: OnStep | None = None,
+    on_estimate: OnEstimate | None = None,
+) -> TuneResult:
+    """Joint steps on the masks of 2 to 4 concepts, so that they share a picture: `.masks`, one per concept, in order.
+
+    Each is tuned on its own pictures and on collages of all (zoom: a picture's scale in them). If the joint loss does
+    not fall, `.masks` are those given (`.tuned`). settings: default `tuning()`.
+    """
+    words = [(one.identifier, one.class_word) for one in concepts]
+    if len(masks) < 2 or words != [(mask.identifier, mask.class_word) for mask in masks]:
+        named = ", ".join(f"{mask.identifier} {mask.class_word}" for mask in masks)
+        raise ConesError(
+            f"masks of {named or 'nothing'} but concepts {', '.join(one.phrase for one in concepts) or 'none'}; "
+            "give two or more of each, in the same order"
+        )
+    everywhere = all(mask.where == "everywhere" for mask in masks)
+    laid, captions = collages([one.pictures for one in concepts], [f"a {one.phrase}" for one in concepts], zoom)
+    model: Any = host_model(pipeline, "own tokens", targets, len(masks))
+    prior = None
+    if everywhere:
+        model = UnionModel(host_model(pipeline, "everywhere", targets), len(masks))
+        texts = [one.caption.format(one.class_word) for one in concepts for _ in one.pictures]
+        prior = examples(pipeline, torch.cat([one.pictures for one in concepts]), texts)
+
+    def captioned(pictures: Tensor, texts: list[str]) -> Any:
+        return examples(pipeline, pictures, texts) if everywhere else joint_examples(pipeline, pictures, texts, words)
+
+    return tune_concept_masks(
+        model,
+        masks,
+        [captioned(one.pictures, [one.caption.format(one.phrase)]) for one in concepts],
+        captioned(laid, captions),
+        prior,
+        settings=settings or tuning(),
+        on_step=on_step,
+        on_estimate=on_estimate,
+    )

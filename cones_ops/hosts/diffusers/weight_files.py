@@ -1,0 +1,65 @@
+"""Base weights straight from files, by canonical name: a checkpoint, or the UNet in a diffusers folder.
+
+Only what is asked for is read; no model is built, and neither diffusers nor transformers is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ...errors import ConesError, listed
+from .names import canonical_names
+
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+
+
+def weight_reader(base: Path) -> Callable[[str], Tensor]:
+    """A function from canonical names to weights; ConesError for a base that is neither kind, or lacks a weight."""
+    where = _in_folder(base) if base.is_dir() else _in_checkpoint(base)
+
+    def read(name: str) -> Tensor:
+        if name not in where:
+            raise ConesError(
+                f"{base} has no {name} among its {len(where)} weights such as {listed(where)}; "
+                "was the mask made for another model?"
+            )
+        file, stored = where[name]
+        with safe_open(file, "pt") as opened:
+            tensor: Tensor = opened.get_tensor(stored)
+        return tensor
+
+    return read
+
+
+def _in_checkpoint(path: Path) -> dict[str, tuple[Path, str]]:
+    """Canonical name -> (file, name in it)."""
+    names = _names(path)
+    prefix = next(one for one in PREFIXES if any(name.startswith(one) for name in names) or not one)
+    return {name.removeprefix(prefix): (path, name) for name in names if name.startswith(prefix)}
+
+
+def _in_folder(folder: Path) -> dict[str, tuple[Path, str]]:
+    config, files = folder / "unet" / "config.json", sorted((folder / "unet").glob("*.safetensors"))
+    if not config.is_file() or not files:
+        raise ConesError(
+            f"{folder}: no unet/config.json with .safetensors beside it; give a model folder saved by diffusers, or a "
+            "checkpoint file"
+        )
+    stored = {name: file for file in reversed(files) for name in _names(file)}  # the plain file before its variants
+    found = canonical_names(json.loads(config.read_text(encoding="utf-8")), stored)
+    return {name: (stored[one], one) for name, one in found.items()}
+
+
+def _names(path: Path) -> list[str]:
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise ConesError(f"{path}: no such .safetensors file; give a checkpoint, or a model folder saved by diffusers")
+    try:
+        with safe_open(path, "pt") as opened:
+            return list(opened.keys())
+    except SafetensorError as error:
+        raise ConesError(f"{path}: not a readable safetensors file ({error}); is it whole?") from None

@@ -1,0 +1,1 @@
+"""What measures the pack and makes its toy world; never shipped to ComfyUI users."""

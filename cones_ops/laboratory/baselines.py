@@ -1,0 +1,196 @@
+"""What other methods make of the same pictures: fine-tuning K and V, LoRA, DreamBooth, textual inversion.
+
+Plain fine-tuning of all text K and V (Custom Diffusion's recipe, here without its extra token) is the positive control:
+it tells what a K/V method can reach on this model at all; a subject that it cannot implant is no test of a mask. All
+take Adam on L_subject + L_prior with the prior on class pictures that the untouched model sampled, `batch` rows of each
+a step, and leave the original alone. Rates were chosen on the first four subjects by held-out loss (docs/science.md).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..hosts.diffusers.host_model import DiffusersModel, TextTokens
+from ..search.objective import Examples, concept_implanting_loss, draw
+from ..toy_world.bundle import ToyPipeline
+from ..toy_world.subjects import Subject
+from .references import class_references
+from .sampling import OwnWeights, examples, model_of
+
+STEPS, RATE, BATCH, CLASS_PICTURES = 250, 2e-3, 8, 20
+LORA_RANK = 4
+LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # every attention layer, as diffusers' own training script has it
+
+OnFineTuneStep = Callable[[int, float], object]
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How to fine-tune: Adam's steps and rate, rows of each term in a step, seed of the noise."""
+
+    steps: int = STEPS
+    rate: float = RATE
+    batch: int = BATCH
+    seed: int = 0
+    on_step: OnFineTuneStep | None = None  # hears the step, from 1, and its loss
+
+
+DEFAULT = FineTuning()
+
+
+def subject_examples(
+    pipeline: ToyPipeline, subject: Subject, pictures: int = 5, seed: int = 0, beside: int = 0
+) -> Examples:
+    """The subject's reference pictures (`beside` of them with a neighbour) and their captions, own tokens marked."""
+    drawn, texts = subject.reference_pictures(pictures, seed, beside)
+    return examples(pipeline, torch.from_numpy(drawn), texts, subject.identifier, subject.class_word)
+
+
+def class_examples(pipeline: ToyPipeline, subject: Subject, count: int = CLASS_PICTURES, seed: int = 0) -> Examples:
+    """Class pictures sampled from the pipeline itself, for the prior term."""
+    return examples(pipeline, *class_references(pipeline, subject, count, seed))
+
+
+def fine_tune(pipeline: ToyPipeline, subject: Examples, prior: Examples, how: FineTuning = DEFAULT) -> ToyPipeline:
+    """A copy of the pipeline whose text K and V are fine-tuned."""
+    tuned = replace(pipeline, unet=copy.deepcopy(pipeline.unet))
+    model = model_of(tuned, "everywhere")
+    weights = dict(model.weights)  # fp32 views of the copy's own parameters
+    _descend(list(weights.values()), how, partial(_tapped_step, model, weights, subject, prior))
+    return tuned
+
+
+def fine_tune_own_tokens(
+    pipeline: ToyPipeline, subject: Examples, words: Subject, how: FineTuning = DEFAULT
+) -> OwnWeights:
+    """K and V fine-tuned to act at the subject's own tokens only; no prior, as no other prompt can change."""
+    model = model_of(pipeline, "own tokens")
+    weights = {name: weight.clone() for name, weight in model.weights.items()}
+
+    def step(batch: int, generator: torch.Generator) -> Tensor:
+        with model.acting_as(weights):
+            return _tapped_step(model, weights, subject, None, batch, generator)
+
+    _descend(list(weights.values()), how, step)
+    return OwnWeights(weights, words.identifier, words.class_word)
+
+
+def lora(
+    pipeline: ToyPipeline, subject: Examples, prior: Examples, how: FineTuning = DEFAULT
+) -> tuple[ToyPipeline, int]:
+    """A copy with a LoRA by peft, trained and merged, and how many numbers the LoRA has."""
+    import peft
+
+    config = peft.LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=LORA_TARGETS)
+    copied: Any = copy.deepcopy(pipeline.unet)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(how.seed)
+        adapted: Any = peft.get_peft_model(copied, config)
+    parameters = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    _descend(parameters, how, partial(_recorded_step, _of(pipeline, adapted), subject, prior))
+    merged = adapted.merge_and_unload().requires_grad_(False)
+    return replace(pipeline, unet=merged), sum(parameter.numel() for parameter in parameters)
+
+
+def dreambooth(pipeline: ToyPipeline, subject: Examples, prior: Examples, how: FineTuning = DEFAULT) -> ToyPipeline:
+    """A copy whose whole UNet is fine-tuned."""
+    unet: Any = copy.deepcopy(pipeline.unet).requires_grad_(True)
+    _descend(list(unet.parameters()), how, partial(_recorded_step, _of(pipeline, unet), subject, prior))
+    return replace(pipeline, unet=unet.requires_grad_(False))
+
+
+def textual_inversion(
+    pipeline: ToyPipeline,
+    subject: Examples,
+    captions: Sequence[str],
+    identifier: str,
+    how: FineTuning = DEFAULT,
+) -> ToyPipeline:
+    """A copy whose text encoder has another embedding for the identifier, and nothing else."""
+    encoder: Any = copy.deepcopy(pipeline.text_encoder)
+    table: Tensor = encoder.get_input_embeddings().weight
+    row = pipeline.vocabulary.words.index(identifier)
+    vector = table[row].detach().clone().requires_grad_()
+    ids = torch.tensor(pipeline.vocabulary.encode_all(list(captions)))
+    model = model_of(pipeline)
+
+    def step(batch: int, generator: torch.Generator) -> Tensor:
+        draws = draw(subject, batch, generator)
+        with model.recording():
+            embeddings = table.detach().index_copy(0, torch.tensor([row]), vector[None])
+            hidden = _encoded(encoder, ids[draws.which], table, embeddings)  # (B, L, D)
+            rows = [TextTokens(one, torch.zeros(len(one), dtype=torch.bool)) for one in hidden]
+            some = Examples(subject.latents[draws.which], rows)
+            loss = concept_implanting_loss(model, some, replace(draws, which=torch.arange(len(rows))))
+            loss.backward()
+        return loss.detach()
+
+    _descend([vector], how, step)
+    with torch.no_grad():
+        table[row] = vector
+    return replace(pipeline, text_encoder=encoder)
+
+
+Step = Callable[[int, torch.Generator], Tensor]
+
+
+def _descend(parameters: list[Tensor], how: FineTuning, step: Step) -> None:
+    """Adam: each step leaves gradients on the parameters and returns the loss."""
+    optimizer = torch.optim.Adam(parameters, lr=how.rate)
+    generator = torch.Generator().manual_seed(how.seed)
+    with torch.enable_grad():
+        for k in range(1, how.steps + 1):
+            optimizer.zero_grad()
+            loss = step(how.batch, generator)
+            optimizer.step()
+            if how.on_step:
+                how.on_step(k, float(loss))
+
+
+def _tapped_step(
+    model: DiffusersModel,
+    weights: dict[str, Tensor],
+    subject: Examples,
+    prior: Examples | None,
+    batch: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Gradients of the model's targets."""
+    draws = draw(subject, batch, generator), draw(prior, batch, generator) if prior else None
+    loss, gradients = model.gradients(partial(concept_implanting_loss, model, subject, draws[0], prior, draws[1]))
+    for name, weight in weights.items():
+        weight.grad = gradients[name]
+    return loss
+
+
+def _recorded_step(
+    model: DiffusersModel, subject: Examples, prior: Examples, batch: int, generator: torch.Generator
+) -> Tensor:
+    """Gradients of whatever in the model requires them."""
+    draws = draw(subject, batch, generator), draw(prior, batch, generator)
+    with model.recording():
+        loss = concept_implanting_loss(model, subject, draws[0], prior, draws[1])
+        loss.backward()
+    return loss.detach()
+
+
+def _of(pipeline: ToyPipeline, unet: nn.Module) -> DiffusersModel:
+    """The library's boundary around a UNet that is being trained."""
+    model = model_of(pipeline)
+    model.unet = unet
+    return model
+
+
+def _encoded(encoder: Any, ids: Tensor, table: Tensor, embeddings: Tensor) -> Tensor:
+    """The encoder's last hidden state (B, L, D) with `embeddings` in the place of its own `table`."""
+    name = next(name for name, parameter in encoder.named_parameters() if parameter is table)
+    output: Any = torch.func.functional_call(encoder, {name: embeddings}, (ids,))
+    hidden: Tensor = output.last_hidden_state
+    return hidden

@@ -1,0 +1,104 @@
+"""The judges of DreamBench: a DINO ViT and a CLIP model from local folders, pictures and texts -> embeddings.
+
+Both look through the image processor saved beside them. Embeddings are fp32 on the CPU and not normalised. Nothing is
+downloaded; a folder with another kind of model is refused, because its scores could not be compared with any table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import ConesError
+from ...hosts.diffusers.pipeline import INSTALL
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Models and what prepares their input; see `load_judges`."""
+
+    dino: Any
+    dino_pictures: Any
+    clip: Any
+    clip_pictures: Any
+    tokenizer: Any
+
+
+def check_judge(folder: Path, kind: str, known_as: str) -> None:
+    """ConesError unless `folder` holds a transformers model of this kind ("vit", "clip")."""
+    try:
+        seen = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConesError(
+            f"{folder}: no readable config.json that names its model_type ({type(error).__name__}); "
+            f"give the folder of {known_as} as saved by transformers"
+        ) from error
+    if seen != kind:
+        raise ConesError(f"{folder}: a model of type {seen!r}, expected {kind!r}; give the folder of {known_as}")
+
+
+def load_judges(dino: Path, clip: Path, device: str = "cpu") -> Judges:
+    """The ViT in `dino` and the CLIP model in `clip`, in fp32 on `device`."""
+    check_judge(dino, "vit", "a DINO ViT such as dino-vits16")
+    check_judge(clip, "clip", "a CLIP model such as clip-vit-base-patch32")
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConesError(f"{error}; the judges need transformers: {INSTALL}") from error
+    local: dict[str, Any] = {"local_files_only": True}
+    try:
+        return Judges(
+            transformers.ViTModel.from_pretrained(dino, add_pooling_layer=False, **local).to(device).float().eval(),
+            transformers.AutoImageProcessor.from_pretrained(dino, **local),
+            transformers.CLIPModel.from_pretrained(clip, **local).to(device).float().eval(),
+            transformers.AutoImageProcessor.from_pretrained(clip, **local),
+            transformers.CLIPTokenizer.from_pretrained(clip, **local),
+        )
+    except (OSError, ValueError, TypeError) as error:
+        raise ConesError(
+            f"{dino} or {clip}: {error}; each needs its weights and preprocessor_config.json, CLIP its tokenizer too"
+        ) from error
+
+
+@torch.no_grad()
+def dino_embeddings(judges: Judges, pictures: Sequence[Any]) -> Tensor:
+    """PIL pictures -> the last layer's CLS token (n, D)."""
+    model = judges.dino
+    parts = [
+        model(pixel_values=some).last_hidden_state[:, 0] for some in _prepared(judges.dino_pictures, pictures, model)
+    ]
+    return torch.cat(parts).float().cpu()
+
+
+@torch.no_grad()
+def clip_embeddings(judges: Judges, pictures: Sequence[Any]) -> Tensor:
+    """PIL pictures -> projected image embeddings (n, D)."""
+    clip = judges.clip
+    seen = [clip.vision_model(pixel_values=some) for some in _prepared(judges.clip_pictures, pictures, clip)]
+    return torch.cat([clip.visual_projection(one.pooler_output) for one in seen]).float().cpu()
+
+
+@torch.no_grad()
+def text_embeddings(judges: Judges, texts: Sequence[str]) -> Tensor:
+    """Texts -> projected text embeddings (n, D); what is longer than the model can read is cut."""
+    clip = judges.clip
+    length = clip.config.text_config.max_position_embeddings
+    inputs = judges.tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt")
+    found = clip.text_model(
+        input_ids=inputs.input_ids.to(clip.device), attention_mask=inputs.attention_mask.to(clip.device)
+    )
+    return clip.text_projection(found.pooler_output).float().cpu()
+
+
+def _prepared(processor: Any, pictures: Sequence[Any], model: Any) -> list[Tensor]:
+    """Batches of pixels (b, 3, H, W) on the model's device."""
+    batches = [list(pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)]
+    return [processor(images=some, return_tensors="pt").pixel_values.to(model.device) for some in batches]

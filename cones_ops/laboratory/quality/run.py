@@ -1,0 +1,131 @@
+"""Run the benchmark's cells, one JSON file each, and sum them up. Several processes may share one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConesError
+from ...toy_world.bundle import load_pipeline
+from ..demo.report import versions
+from ..judge import load_judge
+from .budget import FULL, Budget, budget_of
+from .cells import World, plan, run_cell
+from .grid import draw_grid
+from .summary import markdown, summary
+
+__all__ = ["budget_of", "collect", "draw", "markdown", "names_of", "restore", "run", "run_in_processes"]
+
+SMOKE_CELLS = r"(single/.*/hta/0|single/learned/own tokens/bnk/0|several/(oracle|union|tuned)/.*/hta\+bnk/0)$"
+
+
+def names_of(only: str | None, smoke: bool) -> list[str]:
+    """The cells to run: of the full plan, those whose name holds the pattern."""
+    cells = [name for name in plan() if not smoke or re.match(SMOKE_CELLS, name)]
+    return [name for name in cells if only is None or re.search(only, name)]
+
+
+def run(folder: Path, names: Sequence[str], budget: Budget = FULL, again: bool = False, say: Any = None) -> None:
+    """Make every cell that is not there yet (all of them if `again`) and no other process is making.
+
+    ConesError when the folder keeps a cell that was made with another budget: figures of both must not be summed up.
+    """
+    made_again = {file_of(folder, name) for name in names} if again else set()
+    for file in (folder / "cells").glob("*.json"):
+        if file not in made_again:
+            _check_budget(file, budget)
+    world = World(load_pipeline(), load_judge(), budget, folder)
+    for name in names:
+        file = file_of(folder, name)
+        if file.is_file() and not again:
+            continue
+        with claimed(file) as mine:
+            if mine:
+                cell = run_cell(world, name)
+                file.write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
+                if say:
+                    say(cell)
+
+
+def _check_budget(file: Path, budget: Budget) -> None:
+    made = json.loads(file.read_text(encoding="utf-8"))["settings"]["budget"]
+    if other := [
+        f"{key} {made.get(key)} (now {value})" for key, value in asdict(budget).items() if made.get(key) != value
+    ]:
+        raise ConesError(f"{file} was made with {', '.join(other)}; choose another folder (--out) or make it --again")
+
+
+def draw(folder: Path, path: Path, budget: Budget = FULL) -> None:
+    """The picture grid (grid.py) of a folder's masks."""
+    draw_grid(World(load_pipeline(), load_judge(), budget, folder), path)
+
+
+def run_in_processes(folder: Path, arguments: Sequence[str], processes: int) -> None:
+    """Share the work out among processes of one thread each, which two cores do faster than one of two threads."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "cones_ops.cli", "bench", "quality", "--out", str(folder), *arguments]
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(processes)]
+    if failed := [process.pid for process in started if process.wait()]:
+        raise SystemExit(f"{len(failed)} of {processes} processes failed; see above")
+
+
+def restore(folder: Path, results: Path) -> int:
+    """Put the cells of an earlier run's JSON into the folder, unless they are there; how many were put."""
+    try:
+        cells: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConesError(
+            f"{results}: not the results of a benchmark ({error!r}); give a file that --json wrote"
+        ) from error
+    missing = {name: cell for name, cell in cells.items() if not file_of(folder, name).is_file()}
+    for name, cell in missing.items():
+        file_of(folder, name).write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
+    return len(missing)
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """All cells in a folder and their summary."""
+    files = sorted((folder / "cells").glob("*.json"))
+    cells = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return {"versions": versions(), "summary": summary(cells), "cells": {cell["name"]: cell for cell in cells}}
+
+
+def file_of(folder: Path, name: str) -> Path:
+    """A cell's file."""
+    folder = folder / "cells"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / (re.sub(r"[^\w+.-]+", "_", name) + ".json")
+
+
+@contextmanager
+def claimed(file: Path) -> Iterator[bool]:
+    """Whether this process is the only one at work on the file; claims of dead processes do not count."""
+    claim = file.with_suffix(".claim")
+    if claim.is_file() and not _alive(claim.read_text()):
+        claim.unlink(missing_ok=True)
+    try:
+        with claim.open("x") as held:
+            held.write(str(os.getpid()))
+    except FileExistsError:
+        yield False
+        return
+    try:
+        yield not file.is_file() or file.stat().st_mtime < claim.stat().st_mtime
+    finally:
+        claim.unlink(missing_ok=True)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    return True

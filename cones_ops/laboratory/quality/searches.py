@@ -1,0 +1,128 @@
+"""Our methods: searches with any setting changed, random neurons, and float or quaternary ones."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...masks.concept_mask import ConceptMask, Where, multipliers
+from ...masks.mask_file import save_mask
+from ...models.targets import TargetChoice
+from ...search.find import find_concept_neurons
+from ...search.objective import concept_implanting_loss, draw
+from ...search.settings import SearchSettings, recommended
+from ..sampling import OwnWeights, model_of
+from .budget import Budget
+from .inputs import HALF, Given, Implanted, Method, text_weights
+
+RELAX_STEPS, RELAX_RATE = 150, 0.02  # Adam on the multipliers of neurons that were found
+
+
+def searched(
+    where: Where,
+    method: Any = "learned",
+    targets: TargetChoice = "text K+V",
+    class_word: bool = True,
+    distill: bool = False,
+    **changed: Any,
+) -> Method:
+    """A search of ours, with `recommended` settings but for what is `changed`."""
+
+    def run(given: Given) -> Implanted:
+        settings = search_settings(where, method, given.seed, given.budget, changed)
+        words = (given.subject.identifier, given.subject.class_word if class_word else "")
+        prior = None if where == "own tokens" else given.prior
+        started = time.monotonic()
+        result = find_concept_neurons(
+            model_of(given.pipeline, where, targets),
+            given.examples(words),
+            prior,
+            identifier=words[0],
+            class_word=words[1],
+            settings=settings,
+            distill=distill,
+        )
+        return masked(given, result.mask, time.monotonic() - started, {"targets": targets, "words": " ".join(words)})
+
+    return run
+
+
+def search_settings(
+    where: Where, method: Any, seed: int, budget: Budget, changed: dict[str, Any] | None = None
+) -> SearchSettings:
+    """`recommended`, with the budget's steps and batch."""
+    settings = replace(recommended(where, method, seed), steps=budget.steps, batch=budget.batch)
+    return replace(settings, **(changed or {}))
+
+
+def masked(given: Given, mask: ConceptMask, seconds: float, told: dict[str, Any]) -> Implanted:
+    """A mask as a thing to measure."""
+    facts = {key: value for key, value in mask.provenance.items() if not key.startswith("held_out_")}
+    density = mask.count / text_weights(given.pipeline)
+    return Implanted(given.pipeline, mask, None, density, file_bytes(mask), seconds, {**facts, **told})
+
+
+def random(of: Callable[[Given], ConceptMask]) -> Method:
+    """As many neurons in each weight as another mask has, chosen at random: the control."""
+
+    def run(given: Given) -> Implanted:
+        found = of(given)
+        generator = torch.Generator().manual_seed(given.seed)
+        index = {
+            name: torch.randperm(prod(found.shapes[name]), generator=generator)[: len(one)].sort().values
+            for name, one in found.index.items()
+        }
+        return masked(given, replace(found, index=index), 0.0, {"method": "random"})
+
+    return run
+
+
+def relaxed(of: Callable[[Given], ConceptMask], levels: int | None = None) -> Method:
+    """Multipliers in [0, 1] instead of 0 on the neurons of another mask at own tokens, maybe rounded to k / levels.
+
+    The paper's float and quaternary neurons, as far as they are known: its own levels and optimiser are not.
+    """
+
+    def run(given: Given) -> Implanted:
+        mask, model, some = of(given), model_of(given.pipeline), given.examples()
+        started = time.monotonic()
+        factors = multipliers(mask)
+        places = {name: factor == 0 for name, factor in factors.items()}
+        optimizer = torch.optim.Adam(factors.values(), lr=RELAX_RATE)
+        generator = torch.Generator().manual_seed(given.seed)
+        for _ in range(min(RELAX_STEPS, given.budget.steps)):
+            draws = draw(some, given.budget.batch, generator)
+            with model.multiplied(factors):
+                _, gradients = model.gradients(partial(concept_implanting_loss, model, some, draws))
+            for name, factor in factors.items():
+                factor.grad = gradients[name] * model.weights[name] * places[name]
+            optimizer.step()
+            for factor in factors.values():
+                factor.clamp_(0, 1)
+        if levels:
+            factors = {
+                n: torch.where(places[n], (f * levels).round().clamp(max=levels - 1) / levels, f)
+                for n, f in factors.items()
+            }
+        weights = {name: model.weights[name] * factor for name, factor in factors.items()}
+        own = OwnWeights(weights, given.subject.identifier, given.subject.class_word)
+        told = {"steps": RELAX_STEPS, "rate": RELAX_RATE, "levels": levels}
+        found = masked(given, mask, time.monotonic() - started, told)
+        size = found.file_bytes + round(mask.count * (2 / 8 if levels else HALF))
+        return replace(found, mask=None, own_weights=own, file_bytes=size)
+
+    return run
+
+
+def file_bytes(mask: ConceptMask) -> int:
+    """Size of the mask's file."""
+    with tempfile.TemporaryDirectory() as folder:
+        return save_mask(mask, Path(folder) / "mask.safetensors").stat().st_size

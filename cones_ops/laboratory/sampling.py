@@ -1,0 +1,153 @@
+"""Prompts -> pictures with the toy pipeline, and what a search needs of it: its HostModel and examples.
+
+Sampling is Euler's method from the noisiest level to 0 with classifier-free guidance, in k-diffusion space, which is
+deterministic DDIM, and step for step what ComfyUI's `euler` sampler does with the `normal` scheduler. Picture i starts
+from noise drawn on the CPU with seeds[i] alone: equal seeds make paired comparisons, whatever the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConesError
+from ..hosts.diffusers.apply_masks import Strengths, applied
+from ..hosts.diffusers.host_model import DiffusersModel, TextTokens, alphas_cumprod
+from ..masks.concept_mask import ConceptMask, Where
+from ..models.own_tokens import own_positions
+from ..models.targets import TargetChoice
+from ..search.objective import Examples
+from ..toy_world.bundle import ToyPipeline
+
+STEPS, GUIDANCE, BATCH = 20, 3.0, 32
+
+
+@dataclass(frozen=True)
+class OwnWeights:
+    """K and V weights of any kind (a fine-tune's) that act at the own tokens of one concept only."""
+
+    weights: Mapping[str, Tensor]
+    identifier: str
+    class_word: str
+
+
+Words = tuple[str, str]  # identifier, class word
+
+
+def model_of(
+    pipeline: ToyPipeline, where: Where = "own tokens", targets: TargetChoice = "text K+V", concepts: int = 1
+) -> DiffusersModel:
+    """The toy UNet behind the library's boundary."""
+    unet: Any = pipeline.unet
+    schedule = pipeline.schedule
+    return DiffusersModel(unet, alphas_cumprod(schedule), schedule["prediction_type"], targets, where, concepts)
+
+
+def conditioning(
+    pipeline: ToyPipeline, texts: Sequence[str], identifier: str = "", class_word: str = ""
+) -> list[TextTokens]:
+    """One TextTokens per text; own tokens are those of `identifier` (with its class word), none without one."""
+    if identifier:
+        return [replace(one, own=one.own[0]) for one in joint_conditioning(pipeline, texts, [(identifier, class_word)])]
+    return [TextTokens(hidden, torch.zeros(len(hidden), dtype=torch.bool)) for hidden in pipeline.encode_text([*texts])]
+
+
+def joint_conditioning(pipeline: ToyPipeline, texts: Sequence[str], concepts: Sequence[Words]) -> list[TextTokens]:
+    """The same with the own tokens of each of several concepts, (concepts, L)."""
+    words = pipeline.vocabulary
+    own = [torch.stack([own_positions(words.tokens, text, *one)[: words.length] for one in concepts]) for text in texts]
+    return [TextTokens(hidden, one) for hidden, one in zip(pipeline.encode_text([*texts]), own, strict=True)]
+
+
+def examples(
+    pipeline: ToyPipeline, pictures: Tensor, texts: Sequence[str], identifier: str = "", class_word: str = ""
+) -> Examples:
+    """Pictures (n, 3, 64, 64) in [0, 1] and their captions as latents and conditioning."""
+    return Examples(_encoded(pipeline, pictures), conditioning(pipeline, texts, identifier, class_word))
+
+
+def joint_examples(
+    pipeline: ToyPipeline, pictures: Tensor, texts: Sequence[str], concepts: Sequence[Words]
+) -> Examples:
+    """The same for several concepts that act at their own tokens."""
+    return Examples(_encoded(pipeline, pictures), joint_conditioning(pipeline, texts, concepts))
+
+
+@torch.no_grad()
+def _encoded(pipeline: ToyPipeline, pictures: Tensor) -> Tensor:
+    return pipeline.latents.encode(pictures * 2 - 1)
+
+
+def noise(pipeline: ToyPipeline, seeds: Sequence[int]) -> Tensor:
+    """Starting noise (B, C, 8, 8); each row depends on its own seed only."""
+    unet: Any = pipeline.unet
+    config = unet.config
+    shape = (1, config.in_channels, config.sample_size, config.sample_size)
+    return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+@torch.no_grad()
+def sample(
+    pipeline: ToyPipeline,
+    prompts: Sequence[str],
+    masks: Strengths = (),
+    *,
+    seeds: Sequence[int] | None = None,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    batch: int = BATCH,
+    on_batch: Callable[[int], object] | None = None,
+    own_weights: OwnWeights | None = None,
+) -> Tensor:
+    """Pictures (B, 3, 64, 64) in [0, 1] of `prompts`, with `masks` shut where each of them acts, or with `own_weights`.
+
+    seeds: one per prompt, default 0, 1, 2, ... on_batch hears how many pictures were finished.
+    """
+    seeds = list(range(len(prompts))) if seeds is None else list(seeds)
+    if len(seeds) != len(prompts):
+        raise ConesError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed per prompt")
+    model = model_of(pipeline)
+    pictures = []
+    for start in range(0, len(prompts), batch):
+        texts, part = prompts[start : start + batch], seeds[start : start + batch]
+        words = (own_weights.identifier, own_weights.class_word) if own_weights else ("", "")
+        rows = conditioning(pipeline, [*texts, *[""] * len(texts)], *words)  # positive, then negative
+        own = [own_rows(pipeline, mask, texts) if mask.where == "own tokens" else None for mask, _ in masks]
+        acting = model.acting_as(own_weights.weights) if own_weights else nullcontext()
+        with applied(pipeline.unet, masks, own), acting:
+            latents = _euler(model, noise(pipeline, part), rows, steps, guidance)
+        pictures.append(((pipeline.latents.decode(latents) + 1) / 2).clamp(0, 1))
+        if on_batch:
+            on_batch(len(texts))
+    return torch.cat(pictures)
+
+
+def own_rows(pipeline: ToyPipeline, mask: ConceptMask, texts: Sequence[str]) -> Tensor:
+    """The mask's own positions (2B, L) for B positive prompts followed by as many negative ones, which own nothing."""
+    words = pipeline.vocabulary
+    placed = [own_positions(words.tokens, text, mask.identifier, mask.class_word) for text in texts]
+    own = torch.stack([one[: words.length] for one in placed])
+    return torch.cat([own, torch.zeros_like(own)])
+
+
+def sigmas(model: DiffusersModel, steps: int) -> Tensor:
+    """Noise levels (steps + 1,), evenly spaced in timesteps, ending in 0."""
+    timesteps = torch.linspace(model.timesteps - 1, 0, steps)
+    return torch.cat([model.sigma(timesteps), torch.zeros(1)])
+
+
+def _euler(model: DiffusersModel, start: Tensor, rows: list[TextTokens], steps: int, guidance: float) -> Tensor:
+    levels = sigmas(model, steps)
+    x = start * (1.0 + levels[0] ** 2) ** 0.5
+    for sigma, following in pairwise(levels):
+        both = model.denoise(torch.cat([x, x]), sigma.expand(2 * len(x)), rows)
+        positive, negative = both.chunk(2)
+        denoised = negative + guidance * (positive - negative)
+        x = x + (x - denoised) / sigma * (following - sigma)
+    return x

@@ -1,0 +1,1 @@
+"""Training of the toy world's model and of its judge."""

@@ -1,0 +1,204 @@
+"""ConceptMask: which neurons (scalar entries of K/V weights) make one concept, and the set algebra on such masks.
+
+`index[name]` holds sorted unique flat positions in the weight `name`, which masks from files decode on each access.
+`shapes` lists every searched weight, also those without neurons, so that density = neurons / searched entries. Names
+are canonical: ComfyUI's state-dict names without `diffusion_model.` and with `.weight`. Masks are plain data:
+operations return new ones, nothing here touches a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from math import isfinite, prod
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..errors import ConesError, listed
+from .rice_coding import CodedIndices
+
+Where = Literal["everywhere", "own tokens"]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptMask:
+    """The neurons of one concept; see the module's contract. Raises ConesError when the parts do not fit together."""
+
+    index: Mapping[str, Tensor]
+    shapes: Shapes
+    identifier: str = ""
+    class_word: str = ""
+    where: Where = "everywhere"
+    fingerprint: str = ""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shapes = {name: tuple(int(side) for side in shape) for name, shape in sorted(self.shapes.items())}
+        if unknown := set(self.index) - set(shapes):
+            raise ConesError(f"neurons in weights without a shape: {listed(unknown)}; give the shape of every weight")
+        if self.where not in get_args(Where):
+            raise ConesError(f"where={self.where!r}; a concept mask acts at one of {', '.join(get_args(Where))}")
+        if odd := [str(k) for k, v in self.provenance.items() if not (isinstance(k, str) and isinstance(v, str))]:
+            raise ConesError(f"provenance must be strings, these are not: {listed(odd)}")
+        object.__setattr__(self, "shapes", shapes)
+        object.__setattr__(self, "index", _checked(self.index, shapes))
+        object.__setattr__(self, "provenance", dict(self.provenance))
+
+    @property
+    def count(self) -> int:
+        """How many neurons the mask has."""
+        if isinstance(self.index, CodedIndices):
+            return sum(self.index.counts.values())
+        return sum(index.numel() for index in self.index.values())
+
+    @property
+    def size(self) -> int:
+        """How many entries were searched."""
+        return sum(prod(shape) for shape in self.shapes.values())
+
+    @property
+    def density(self) -> float:
+        """Share of the searched entries that are neurons of this concept."""
+        return self.count / self.size if self.size else 0.0
+
+    @property
+    def names(self) -> list[str]:
+        """The weights that hold at least one neuron, sorted."""
+        return list(self.index)
+
+    def __repr__(self) -> str:
+        who = f"{self.identifier} {self.class_word}".strip() or "no name"
+        return f"ConceptMask({who}: {self.count} of {self.size} neurons, {self.density:.2%}, {self.where})"
+
+
+def _checked(index: Mapping[str, Tensor], shapes: Shapes) -> Mapping[str, Tensor]:
+    """The indices that hold any neuron, in the order of their names; those from a file stay coded."""
+    if isinstance(index, CodedIndices):
+        if wrong := [name for name, size in index.sizes.items() if size != prod(shapes[name])]:
+            raise ConesError(f"indices coded for other shapes than given: {listed(wrong)}")
+        return index if all(index.counts.values()) else index.only(name for name, n in index.counts.items() if n)
+    found = {name: checked_index(name, index[name], prod(shapes[name])) for name in sorted(index)}
+    return {name: one for name, one in found.items() if one.numel()}
+
+
+def checked_index(name: str, index: Tensor, size: int) -> Tensor:
+    """`index` as an int64 CPU tensor, or ConesError unless it is 1-D, sorted, unique and within `size` entries."""
+    if index.ndim != 1 or index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise ConesError(f"{name}: an index is a list of whole numbers, this is {index.dtype} {tuple(index.shape)}")
+    index = index.detach().to(device="cpu", dtype=torch.int64)
+    if index.numel() and not bool((index[1:] > index[:-1]).all()):
+        raise ConesError(f"{name}: the index is not sorted and unique; the file may be damaged")
+    if index.numel() and (int(index[0]) < 0 or int(index[-1]) >= size):
+        seen = f"index from {int(index[0])} to {int(index[-1])}"
+        raise ConesError(f"{name}: {seen} but the weight has {size} entries; was this mask made for another model?")
+    return index
+
+
+def same_neurons(first: ConceptMask, second: ConceptMask) -> bool:
+    """Whether both masks shut exactly the same entries (whoever they are named after)."""
+    return first.names == second.names and all(torch.equal(first.index[n], second.index[n]) for n in first.index)
+
+
+def empty(shapes: Shapes, **fields: Any) -> ConceptMask:
+    """A mask without neurons over `shapes`; `fields` are ConceptMask's other fields."""
+    return ConceptMask({}, shapes, **fields)
+
+
+def union(*masks: ConceptMask) -> ConceptMask:
+    """Entries that are in any of the masks (the paper's concatenation of clusters)."""
+    return _combined("union", masks, lambda seen, total: seen > 0)
+
+
+def intersection(*masks: ConceptMask) -> ConceptMask:
+    """Entries that are in all of the masks."""
+    return _combined("intersection", masks, lambda seen, total: seen == total)
+
+
+def difference(first: ConceptMask, *others: ConceptMask) -> ConceptMask:
+    """Entries of `first` that are in none of the others; keeps the names of `first`."""
+    _shared_fields((first, *others))
+    index = dict(first.index)
+    for other in others:
+        for name in index.keys() & other.index.keys():
+            index[name] = index[name][~torch.isin(index[name], other.index[name], assume_unique=True)]
+    return replace(
+        first, index=index, provenance=_agreed((first, *others), "difference") if others else first.provenance
+    )
+
+
+def restrict(mask: ConceptMask, names: Iterable[str]) -> ConceptMask:
+    """The part of the mask in the weights `names`; the others no longer count as searched."""
+    names = set(names)
+    if unknown := names - set(mask.shapes):
+        raise ConesError(f"the mask was not searched in {listed(unknown)}; it knows {listed(mask.shapes)}")
+    index = {name: mask.index[name] for name in mask.index if name in names}
+    return replace(mask, index=index, shapes={name: mask.shapes[name] for name in names})
+
+
+def multiplier(mask: ConceptMask, name: str, strength: float = 1.0, device: torch.device | str = "cpu") -> Tensor:
+    """What to multiply the weight `name` with: 1, and (1 - strength) at its neurons; fp32, of the weight's shape."""
+    check_strength(strength)
+    flat = torch.ones(prod(mask.shapes[name]), device=device)
+    if name in mask.index:
+        flat[mask.index[name].to(device)] = 1.0 - strength
+    return flat.reshape(mask.shapes[name])
+
+
+def multipliers(mask: ConceptMask, strength: float = 1.0, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """`multiplier` for every weight that holds neurons, as HostModel.multiplied takes it."""
+    return {name: multiplier(mask, name, strength, device) for name in mask.index}
+
+
+def check_strength(strength: float) -> None:
+    """Raise ConesError unless `strength` is a finite number."""
+    if not isfinite(strength):
+        raise ConesError(f"strength {strength} is not a number; 0 changes nothing, 1 shuts the neurons")
+
+
+def _combined(how: str, masks: tuple[ConceptMask, ...], keep: Callable[[Tensor, int], Tensor]) -> ConceptMask:
+    """One mask with the entries for which `keep(number of masks that have it, number of masks)`."""
+    fields = _shared_fields(masks)
+    if len(masks) == 1:
+        return masks[0]
+    shapes = {name: shape for mask in masks for name, shape in mask.shapes.items()}
+    index = {}
+    for name in shapes:
+        entries = [mask.index[name] for mask in masks if name in mask.index]
+        if entries:
+            positions, seen = torch.unique(torch.cat(entries), return_counts=True)
+            index[name] = positions[keep(seen, len(masks))]
+    return ConceptMask(index, shapes, provenance=_agreed(masks, how), **fields)
+
+
+def _shared_fields(masks: tuple[ConceptMask, ...]) -> dict[str, Any]:
+    """identifier, class word, where and fingerprint of masks taken together; ConesError when they cannot be."""
+    if not masks:
+        raise ConesError("no concept mask given; connect at least one")
+    shapes: dict[str, tuple[int, ...]] = {}
+    wrong = {n for mask in masks for n, shape in mask.shapes.items() if shapes.setdefault(n, shape) != shape}
+    if wrong:
+        raise ConesError(f"the masks disagree on the shape of {listed(wrong)}; were they made for different models?")
+    if len(places := {mask.where for mask in masks}) > 1:
+        raise ConesError(f"masks act at {' and '.join(sorted(places))}; combine masks found for the same place only")
+    if len(prints := {mask.fingerprint for mask in masks} - {""}) > 1:
+        seen = " and ".join(sorted(p[:12] for p in prints))
+        raise ConesError(f"the masks were found on different base weights ({seen}); search them on the same model")
+    return {
+        "identifier": _joined(mask.identifier for mask in masks),
+        "class_word": _joined(mask.class_word for mask in masks),
+        "where": masks[0].where,
+        "fingerprint": next(iter(prints), ""),
+    }
+
+
+def _agreed(masks: tuple[ConceptMask, ...], how: str) -> dict[str, str]:
+    """The provenance of a combined mask: what all its masks say alike, and how they were combined."""
+    common = set.intersection(*({*mask.provenance.items()} for mask in masks))
+    return dict(sorted(common)) | {"method": how}
+
+
+def _joined(words: Iterable[str]) -> str:
+    return "+".join(sorted({part for word in words for part in word.split("+") if part}))

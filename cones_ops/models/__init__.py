@@ -1,0 +1,1 @@
+"""How weights and words of a model are named and chosen."""

@@ -1,0 +1,173 @@
+"""Which weights are searched: the K and V projections of attention layers, by canonical name and shape.
+
+A rule reads a weight's name: what its layer attends to ("text": the text alone, as in cross-attention and the text's
+half of joint attention; "joint": text and picture in one sequence; "self": the picture, or the text among itself), how
+K and V lie in it, and where the text's tokens stand in what the layer reads. K and V that share a weight with Q are
+targets of their own, named after their rows: `layers.0.attention.qkv.weight[64:96]`. Rules know modules, not families.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+from typing import Literal, get_args
+
+from ..errors import ConesError, listed
+
+TargetChoice = Literal["text K+V", "text V", "text K", "text + self K+V"]
+TARGET_CHOICES: tuple[TargetChoice, ...] = get_args(TargetChoice)
+Kind = Literal["text", "joint", "self"]
+Role = Literal["k", "v"]
+TextAt = Literal["start", "end"]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """pattern: of a weight's name without `.weight`, with a group "k" or "v" where it is one of them alone.
+
+    layout: "one" (the whole weight is K or V), "kv" and "qkv" (in this order; grouped queries too), "qkv first"
+    (further rows after them). text_at: where the text stands in the layer's input; None where it cannot be told.
+    """
+
+    pattern: str
+    kind: Kind
+    layout: Literal["one", "kv", "qkv", "qkv first"] = "one"
+    text_at: TextAt | None = None
+
+
+# the first that fits a name is its rule
+RULES = (
+    Rule(r"single_stream_blocks\.\d+\.block\.attn1\.to_(?P<one>[kv])", "joint"),
+    Rule(r"attn1\.to_(?P<one>[kv])_t", "text"),
+    Rule(r"attn2\.to_(?P<one>[kv])", "text", text_at="start"),
+    Rule(r"attn\.add_(?P<one>[kv])_proj", "text", text_at="start"),
+    Rule(r"cross_attn\.(?P<one>[kv])(?:_proj)?", "text", text_at="start"),
+    Rule(r"cross_attn\.kv_linear|attn2\.kv_proj", "text", "kv", "start"),
+    Rule(r"context_block\.attn\.qkv|txt_attn\.qkv", "text", "qkv", "start"),
+    Rule(r"double_layers\.\d+\.attn\.w1(?P<one>[kv])", "text", text_at="end"),  # after tokens of its own
+    Rule(r"layers\.\d+\.attention\.qkv", "joint", "qkv", "start"),
+    Rule(r"single_blocks\.\d+\.linear1", "joint", "qkv first"),
+    Rule(r"single_layers\.\d+\.attn\.w1(?P<one>[kv])", "joint"),
+    Rule(r"attn1\.to_(?P<one>[kv])|attn\.to_(?P<two>[kv])|self_attn\.(?P<three>[kv])(?:_proj)?", "self"),
+    Rule(r"double_layers\.\d+\.attn\.w2(?P<one>[kv])", "self"),
+    Rule(
+        r"x_block\.attn2?\.qkv|img_attn\.qkv|blocks\.\d+\.attn\.qkv|attn1\.Wqkv|self_attn\.qkv|(?:noise|context)_refiner\.\d+\.attention\.qkv",
+        "self",
+        "qkv",
+    ),
+)
+_COMPILED = tuple((re.compile(rf"(?:.*\.)?(?:{rule.pattern})"), rule) for rule in RULES)
+_ROWS = re.compile(r"(.+)\[(\d+):(\d+)\]")
+_OUT = ("out", "proj", "out_proj")  # what follows the attention: its input is as wide as Q
+
+
+@dataclass(frozen=True)
+class Target:
+    """One K or one V projection: `name` is canonical, shape (out, in)."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    kind: Kind
+
+
+def weight_and_rows(name: str) -> tuple[str, slice]:
+    """The weight that holds a target and the target's rows in it: all of them, or those at the end of its name."""
+    fused = _ROWS.fullmatch(name)
+    return (fused[1], slice(int(fused[2]), int(fused[3]))) if fused else (name, slice(None))
+
+
+def layer_and_rows(name: str) -> tuple[str, slice]:
+    """The same with the layer's path instead of its weight's name."""
+    weight, rows = weight_and_rows(name)
+    return weight.removesuffix(".weight"), rows
+
+
+@cache
+def own_tokens_at(name: str) -> TextAt | None:
+    """Where the text's tokens stand in what a target reads, by its name; None if it has no tokens to tell apart."""
+    found = _rule(weight_and_rows(name)[0])
+    return found[1].text_at if found else None
+
+
+def targets(names_to_shapes: Shapes) -> list[Target]:
+    """Every K and V projection among the weights, by name. ConesError where a rule fits a weight of another shape."""
+    return sorted((one for name in names_to_shapes for one in _targets(name, names_to_shapes)), key=lambda t: t.name)
+
+
+def part_shapes(names_to_shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the targets that share a weight with others."""
+    return {one.name: one.shape for one in targets(names_to_shapes) if one.name not in names_to_shapes}
+
+
+def select_targets(names_to_shapes: Shapes, choice: TargetChoice = "text K+V") -> list[str]:
+    """The names to search, sorted. Text choices take joint layers only in models where no layer reads the text alone.
+
+    ConesError for an unknown choice or a model without such weights.
+    """
+    if choice not in TARGET_CHOICES:
+        raise ConesError(f"targets {choice!r} are not known; choose one of {', '.join(TARGET_CHOICES)}")
+    every = targets(names_to_shapes)
+    kinds: set[Kind] = {"text", "joint", "self"}
+    if choice != "text + self K+V":
+        kinds = {"text"} if any(one.kind == "text" for one in every) else {"joint"}
+    roles = {"text K": "k", "text V": "v"}.get(choice, "kv")
+    found = [one.name for one in every if one.kind in kinds and one.role in roles]
+    if not found:
+        seen = f"{len(names_to_shapes)} parameters such as {listed(names_to_shapes)}"
+        raise ConesError(
+            f"the model has no {choice} projections that are known here (attn2.to_k.weight, txt_attn.qkv.weight and "
+            f"the like) among its {seen}; docs/models.md lists the model families that work"
+        )
+    return found
+
+
+def _rule(weight: str) -> tuple[re.Match[str], Rule] | None:
+    if not weight.endswith(".weight"):
+        return None
+    path = weight.removesuffix(".weight")
+    return next(((found, rule) for pattern, rule in _COMPILED if (found := pattern.fullmatch(path))), None)
+
+
+def _targets(weight: str, shapes: Shapes) -> Iterator[Target]:
+    found = _rule(weight)
+    if found is None:
+        return
+    match, rule = found
+    shape = tuple(shapes[weight])
+    if len(shape) != 2:
+        raise ConesError(f"{weight} should be a K or V projection, a matrix, but has shape {shape}")
+    if rule.layout == "one":
+        yield Target(weight, shape, "k" if "k" in match.groupdict().values() else "v", rule.kind)
+        return
+    fused: dict[Role, tuple[int, int]] = dict(zip(get_args(Role), _rows(weight, shapes, rule), strict=True))
+    for role, (start, stop) in fused.items():
+        yield Target(f"{weight}[{start}:{stop}]", (stop - start, shape[1]), role, rule.kind)
+
+
+def _rows(weight: str, shapes: Shapes, rule: Rule) -> tuple[tuple[int, int], tuple[int, int]]:
+    """[start, stop) of K's rows and of V's."""
+    out, width = shapes[weight]
+    if rule.layout == "qkv first":
+        return (width, 2 * width), (2 * width, 3 * width)
+    q = 0 if rule.layout == "kv" else _query_rows(weight, shapes)
+    each, rest = divmod(out - q, 2)
+    if each <= 0 or rest:
+        raise ConesError(f"{weight}: {out} rows cannot hold {q} of Q and as many of K as of V")
+    return (q, q + each), (q + each, out)
+
+
+def _query_rows(weight: str, shapes: Shapes) -> int:
+    """As many as the projection after the attention reads; a third where there is none."""
+    parent = weight.removesuffix(".weight").rpartition(".")[0]
+    after = (shapes.get(f"{parent}.{name}.weight") for name in _OUT)
+    return next((shape[1] for shape in after if shape), shapes[weight][0] // 3)
+
+
+def size_of(names: list[str], shapes: Shapes) -> int:
+    """How many entries the named weights have together."""
+    return sum(prod(shapes[name]) for name in names)

@@ -1,0 +1,111 @@
+"""What a search will need, measured on one and two noisy pictures before it starts: memory beyond the model, and time.
+
+What a step keeps for its backward pass grows by the same bytes with every picture of the batch, so two small passes
+tell it; the second, when kernels are warm, also tells the time. Noise is that of step 0, so nothing is drawn from the
+search's own. Bytes count each storage that autograd saves once, without parameters; short-lived scratch memory is not
+in them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .host_model import HostModel
+from .settings import SampleLoss, SearchSettings
+
+BYTES = {"learned": 21, "cones": 16, "taylor": 12, "progressive": 26}  # per searched weight: it, its gradient, scores
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Before the first step: bytes kept for the backward pass, bytes of statistics, seconds of a step, steps."""
+
+    kept: int
+    statistics: int
+    seconds_per_step: float
+    steps: int
+
+    def __str__(self) -> str:
+        minutes = self.seconds_per_step * self.steps / 60
+        length = f"{minutes:.0f} min" if minutes >= 2 else f"{60 * minutes:.0f} s"
+        return (
+            f"about {self.seconds_per_step:.2g} s a step, {length} for {self.steps} steps; memory beyond the model: "
+            f"{self.kept / 1e6:,.0f} MB for the backward pass, {self.statistics / 1e6:,.0f} MB for the statistics"
+        )
+
+
+def estimate(
+    model: HostModel, sample_loss: Callable[[SearchSettings], SampleLoss], settings: SearchSettings
+) -> Estimate:
+    """Two gradients on small batches, with nothing multiplied. sample_loss: of settings with another batch."""
+    one, _ = measured_gradient(model, sample_loss(replace(settings, batch=1))(0))
+    two, seconds = measured_gradient(model, sample_loss(replace(settings, batch=2))(0))
+    searched = sum(weight.numel() for weight in model.weights.values())
+    kept = max(one, one + (settings.batch - 1) * (two - one))
+    return Estimate(kept, BYTES[settings.method] * searched, seconds * settings.batch / 2, settings.steps)
+
+
+OnEstimate = Callable[[Estimate], None]
+
+
+def measured_gradient(model: HostModel, loss: Callable[[], Tensor]) -> tuple[int, float]:
+    """(most bytes saved for the backward pass at one time, seconds) of one gradient."""
+    with saved_bytes() as saved:
+        began = time.perf_counter()
+        value, _ = model.gradients(loss)
+        float(value)  # a GPU has finished when the number is here
+        return saved.most, time.perf_counter() - began
+
+
+class SavedBytes:
+    """Bytes held now, and the most at one time."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self.holders: dict[int, int] = {}
+
+    def hold(self, key: int, size: int) -> None:
+        self.holders[key] = self.holders.get(key, 0) + 1
+        if self.holders[key] == 1:
+            self.now += size
+            self.most = max(self.most, self.now)
+
+    def release(self, key: int, size: int) -> None:
+        self.holders[key] -= 1
+        if not self.holders[key]:
+            del self.holders[key]
+            self.now -= size
+
+
+class Held:
+    """What autograd holds in place of a tensor; its storage counts for as long."""
+
+    def __init__(self, tensor: Tensor, saved: SavedBytes) -> None:
+        storage = tensor.untyped_storage()
+        self.tensor, self.saved, self.key, self.size = tensor, saved, storage.data_ptr(), storage.nbytes()
+        saved.hold(self.key, self.size)
+
+    def __del__(self) -> None:
+        self.saved.release(self.key, self.size)
+
+
+@contextmanager
+def saved_bytes(known: frozenset[int] = frozenset()) -> Iterator[SavedBytes]:
+    """Counts what autograd saves inside, but parameters and storages whose data_ptr is in `known`."""
+    saved = SavedBytes()
+
+    def pack(tensor: Tensor) -> Tensor | Held:
+        own = not tensor.numel() or isinstance(tensor, torch.nn.Parameter)
+        return tensor if own or tensor.untyped_storage().data_ptr() in known else Held(tensor, saved)
+
+    def unpack(held: Tensor | Held) -> Tensor:
+        return held.tensor if isinstance(held, Held) else held
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield saved

@@ -1,0 +1,31 @@
+"""`taylor`: the naive reading, score = mean of theta * dL/dtheta at the untouched weights.
+
+A first-order estimate of what shutting one weight does, used far outside its range; our experiments find it close to
+useless as a set. It is here as the honest baseline.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..host_model import HostModel
+from ..settings import Evaluate, OnStep, SampleLoss, SearchSettings, Step, measured
+
+
+def taylor(
+    model: HostModel,
+    sample_loss: SampleLoss,
+    settings: SearchSettings,
+    *,
+    on_step: OnStep | None = None,
+    held_out: Evaluate | None = None,
+) -> dict[str, Tensor]:
+    """Scores positive where shrinking the weight alone lowers the loss."""
+    score = {name: model.room(weight).zero_() for name, weight in sorted(model.weights.items())}
+    for k in range(settings.steps):
+        loss, a = measured(model, sample_loss(k), None)
+        for name in score:
+            score[name].add_(a[name], alpha=1 / settings.steps)
+        if on_step:
+            on_step(Step(k + 1, settings.steps, loss, "search"))
+    return score

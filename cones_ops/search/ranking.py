@@ -1,0 +1,85 @@
+"""Which entries have the highest scores: exact, weight by weight, without sorting or copying them all.
+
+Read as whole numbers, fp32 numbers keep their order once the lower 31 bits of the negative ones are inverted. Counting
+these keys by their upper 16 bits, and those of one bin by the lower 16, tells the lowest key chosen (radix selection).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConesError, listed
+from ..masks.concept_mask import ConceptMask
+
+_BITS = 16
+_BINS = 1 << _BITS
+
+
+class Ranking:
+    """All entries of `scores`, highest first; ties in the order of names and positions. ConesError if not finite."""
+
+    def __init__(self, scores: Mapping[str, Tensor]) -> None:
+        if not scores:
+            raise ConesError("there are no scores to rank; was any target searched?")
+        if bad := [name for name, score in scores.items() if not bool(torch.isfinite(score).all())]:
+            raise ConesError(f"scores are not finite in {listed(bad)}; the loss or its gradient overflowed")
+        self.scores = {name: scores[name] for name in sorted(scores)}
+        self.size = sum(score.numel() for score in self.scores.values())
+        self._upper = _counts((_keys(score) >> _BITS) + _BINS // 2 for score in self.scores.values())
+
+    def top(self, count: int) -> dict[str, Tensor]:
+        """The `count` first: True where an entry is one of them, in the shape of each weight."""
+        found = {n: torch.zeros(score.shape, dtype=torch.bool, device=score.device) for n, score in self.scores.items()}
+        if count <= 0:
+            return found
+        lowest, ties = self._lowest(min(count, self.size))
+        for name, chosen in found.items():
+            keys, flat = _keys(self.scores[name]), chosen.view(-1)
+            torch.gt(keys, lowest, out=flat)
+            equal = (keys == lowest).nonzero().reshape(-1)[:ties]
+            flat[equal] = True
+            ties -= len(equal)
+        return found
+
+    def _lowest(self, count: int) -> tuple[int, int]:
+        """The lowest key among the first `count`, and how many of those have it."""
+        upper, count = _bin_of(self._upper, count)
+        upper -= _BINS // 2
+        inside = (keys[keys >> _BITS == upper] for keys in map(_keys, self.scores.values()))
+        lower, ties = _bin_of(_counts(keys & (_BINS - 1) for keys in inside), count)
+        return (upper << _BITS) + lower, ties
+
+
+def from_ranking(scores: Mapping[str, Tensor], density: float, **fields: Any) -> ConceptMask:
+    """The share `density` of all entries with the highest scores; `fields` are ConceptMask's other fields."""
+    if not 0.0 <= density <= 1.0:
+        raise ConesError(f"density {density} is not a share between 0 and 1")
+    ranking = Ranking(scores)
+    chosen = ranking.top(round(density * ranking.size))
+    shapes = {name: tuple(score.shape) for name, score in scores.items()}
+    return ConceptMask({name: one.reshape(-1).nonzero().reshape(-1) for name, one in chosen.items()}, shapes, **fields)
+
+
+def _keys(score: Tensor) -> Tensor:
+    """int32 (n,) in the order of the scores (...); both zeros are alike."""
+    bits = (score.reshape(-1).float() + 0.0).view(torch.int32)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def _counts(parts: Iterable[Tensor]) -> Tensor:
+    """How often each number from 0 comes in all parts together, (bins,)."""
+    counts = torch.zeros(_BINS, dtype=torch.int64)
+    for part in parts:
+        counts += torch.bincount(part, minlength=_BINS).cpu()
+    return counts
+
+
+def _bin_of(counts: Tensor, rank: int) -> tuple[int, int]:
+    """The bin of the entry of this rank from the highest, from 1, and its rank inside the bin."""
+    down = counts.flip(0).cumsum(0)
+    k = int(torch.searchsorted(down, rank))
+    return len(counts) - 1 - k, rank - int(down[k] - counts[len(counts) - 1 - k])

@@ -1,0 +1,1 @@
+"""Put concept masks on a MODEL."""

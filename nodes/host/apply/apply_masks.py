@@ -1,0 +1,123 @@
+"""Apply concept masks to a MODEL: checked first, then everywhere (adapter.py) or at own tokens (own_tokens.py).
+
+Always on a clone; the user's own model is never edited. Strength 0, or no masks, adds nothing at all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ....cones_ops.errors import ConesError, listed
+from ....cones_ops.masks.concept_mask import ConceptMask, Where
+from ....cones_ops.masks.fingerprint import fingerprint
+from ....cones_ops.models.targets import own_tokens_at, weight_and_rows
+from ..parameters import PREFIX, base_weight, parameter_shapes
+from .sparse_entries import Share
+from .token_hooks import add_masks
+from .weight_patch import add_shares
+
+log = logging.getLogger("cones")
+
+
+def apply_masks(
+    model: Any,
+    masks: Sequence[tuple[ConceptMask, float]],
+    apply_anyway: bool = False,
+    where: Where | None = None,
+) -> Any:
+    """A clone of model with every mask applied at its strength, where it was found for or `where` it is told to act.
+
+    ConesError if a mask does not belong to this model, or cannot act there.
+    """
+    clone = model.clone()
+    active = [(acting(mask, where), float(k)) for mask, k in masks if k != 0 and mask.count > 0]
+    if not active:
+        return clone
+    shapes = parameter_shapes(model)
+    seen: dict[tuple[str, ...], str] = {}
+    for mask, _ in active:
+        check_fit(mask, shapes)
+        check_base(model, mask, apply_anyway, seen)
+    placed = tuple((mask, strength) for mask, strength in active if mask.where == "own tokens")
+    if placed:
+        check_text_only([mask for mask, _ in placed])
+        add_masks(clone, placed)
+    shares: dict[str, list[Share]] = {}
+    for mask, strength in active:
+        for weight, share in shares_of(mask, strength, shapes) if mask.where == "everywhere" else ():
+            shares.setdefault(PREFIX + weight, []).append(share)
+    if shares:
+        add_shares(clone, shares, {PREFIX + name: shape for name, shape in shapes.items()})
+    return clone
+
+
+def shares_of(mask: ConceptMask, strength: float, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Share]]:
+    """What the mask has in each of the model's own weights, of which targets may be rows; one may come again."""
+    for name in mask.names:
+        weight, rows = weight_and_rows(name)
+        yield weight, Share(mask, name, rows.start * shapes[weight][1] if rows.start else 0, 1.0 - strength)
+
+
+def acting(mask: ConceptMask, where: Where | None) -> ConceptMask:
+    """The mask as it is to act."""
+    return mask if where in (None, mask.where) else replace(mask, where=where)
+
+
+def check_text_only(masks: Sequence[ConceptMask]) -> None:
+    """ConesError for masks that have no tokens to act at."""
+    for mask in masks:
+        if others := [name for name in mask.index if own_tokens_at(name) is None]:
+            raise ConesError(
+                f"the concept mask has neurons in {listed(others)}, which do not read the text, or not where its "
+                "tokens can be told apart, and so have no own tokens; choose where = everywhere"
+            )
+        if not mask.identifier:
+            raise ConesError(
+                "the concept mask has no identifier, so its own tokens cannot be found; choose where = everywhere"
+            )
+
+
+def check_fit(mask: ConceptMask, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """ConesError unless the model has every parameter of the mask, in the mask's shape."""
+    missing = sorted(set(mask.shapes) - set(shapes))
+    if missing:
+        raise ConesError(
+            f"the model has no {listed(missing)} of the concept mask's {len(mask.shapes)} parameters; "
+            "the mask was found on another architecture: load the checkpoint family it was made for"
+        )
+    wrong = [
+        f"{name} (mask {tuple(mask.shapes[name])}, model {tuple(shapes[name])})"
+        for name in sorted(mask.shapes)
+        if tuple(mask.shapes[name]) != tuple(shapes[name])
+    ]
+    if wrong:
+        raise ConesError(
+            f"other shapes in the model than in the concept mask: {listed(wrong)}; "
+            "the mask was found on another architecture"
+        )
+
+
+def check_base(model: Any, mask: ConceptMask, apply_anyway: bool, known: dict[tuple[str, ...], str]) -> None:
+    """ConesError (a warning if apply_anyway) when the mask was found on other base weights.
+
+    known: fingerprints of the model by searched names; masks of one model share them.
+    """
+    if not mask.fingerprint:
+        return
+    names = tuple(sorted(mask.shapes))
+    if names not in known:
+        known[names] = fingerprint({name: base_weight(model, PREFIX + name) for name in names})
+    seen = known[names]
+    if seen == mask.fingerprint:
+        return
+    who = mask.identifier or "?"
+    text = (
+        f'the concept mask "{who}" was found on base weights {mask.fingerprint[:16]} '
+        f"but this model's are {seen[:16]}; its neurons mean something else here"
+    )
+    if not apply_anyway:
+        raise ConesError(f"{text}: load the base model it was found on, or turn on apply_anyway")
+    log.warning("%s; applied anyway", text)

@@ -1,0 +1,74 @@
+"""A concept mask as one of the host's weight hooks: it acts in the conditionings that carry it, as its keyframes say.
+
+The host registers hooks when sampling begins; only then is the model known, and the mask is checked against it. The
+patch is the same as adapter.py's: entries times 1 - strength, in place. Hooks materialise a weight, which would
+requantise all of a quantised one, so those are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.hooks
+
+from ....cones_ops.errors import ConesError, listed
+from ....cones_ops.masks.concept_mask import ConceptMask
+from ..parameters import PREFIX, is_quantised, parameter_shapes
+from .apply_masks import check_base, check_fit, shares_of
+from .weight_patch import SparseMask
+
+
+class ConceptMaskHook(comfy.hooks.WeightHook):  # type: ignore[misc]
+    """The host makes hooks without arguments when it clones them; see `hook_of`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask: ConceptMask | None = None
+        self.need_weight_init = False
+        self.weights_clip: dict[str, Any] = {}
+
+    def clone(self) -> ConceptMaskHook:
+        """A hook that counts as the same one."""
+        other: ConceptMaskHook = super().clone()
+        other.mask = self.mask
+        return other
+
+    def add_hook_patches(self, model: Any, model_options: Any, target_dict: Any, registered: Any) -> Any:
+        """The host's; ConesError for a mask that does not belong to this model, or a quantised one."""
+        if target_dict.get("target") != comfy.hooks.EnumWeightTarget.Model:
+            return False
+        assert self.mask
+        shapes = parameter_shapes(model)
+        check_fit(self.mask, shapes)
+        check_base(model, self.mask, False, {})
+        self.weights = {}
+        for weight, share in shares_of(self.mask, 1.0, shapes):
+            before = self.weights.get(PREFIX + weight)
+            shares = [*(before.shares if before else ()), share]
+            self.weights[PREFIX + weight] = SparseMask.folded(shares, shapes[weight])
+        if packed := [key for key in sorted(self.weights) if is_quantised(model, key)]:
+            raise ConesError(
+                f"{listed(packed)} are quantised, and a hook would round all of their entries anew; use Apply Concept "
+                "Masks, or the model in fp16, bf16 or fp8"
+            )
+        return super().add_hook_patches(model, model_options, target_dict, registered)
+
+
+def hook_of(mask: ConceptMask, strength: float, previous: Any = None) -> Any:
+    """HOOKS: the previous ones (not changed) and the mask's. strength: 1 shuts the neurons, 0 adds no hook.
+
+    ConesError for a mask that acts at own tokens, or is empty.
+    """
+    group = comfy.hooks.HookGroup() if previous is None else previous.clone()
+    if mask.where != "everywhere":
+        raise ConesError(
+            "the concept mask acts at its own tokens, and so already differs from prompt to prompt; use Apply Concept "
+            "Masks with prompts from Encode Prompt with Concepts (Set Area, Set Mask and Set Timestep Range work there)"
+        )
+    if mask.count == 0:
+        raise ConesError("the concept mask is empty: its search found no share of weights that helps")
+    if strength:
+        hook = ConceptMaskHook()
+        hook.mask, hook._strength_model, hook._strength_clip = mask, float(strength), 0.0
+        group.add(hook)
+    return group

@@ -1,0 +1,1 @@
+"""Folders, files and what a mask file records about its base."""

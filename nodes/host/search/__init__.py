@@ -1,0 +1,1 @@
+"""Borrow a MODEL and differentiate it: find and tune."""

@@ -1,0 +1,196 @@
+"""Lending a model that is loaded in ComfyUI to a search: `borrow` runs `body(host_model)` inside the host's own guider.
+
+So loading, conditioning, prediction type, noise schedule, LoRA and object patches are the host's; attention is forced
+to a backend that has a backward. At own tokens, the rows that see a multiplier are those of `concepts` in the batch
+under way (token_places.py). The user's model is the same afterwards, whether body returned, raised or was interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import comfy.ldm.modules.attention
+import comfy.patcher_extension
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ....cones_ops.errors import ConesError
+from ....cones_ops.search.host_model import Where
+from ..apply.token_hooks import has_masks
+from ..text.token_positions import Concept, Placed, Rows, placed, rows_in, text_and_options
+from .checkpointing import when_short
+from .host_model import BorrowedModel
+from .tapped_layers import OwnRows, Taps
+from .taps import tapped
+
+T = TypeVar("T")
+ACTIVATIONS = 3  # what a pass with a backward keeps, in units of what the host reserves for one without
+
+
+class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
+    """The host's guider, with a search where it would sample."""
+
+    def __init__(
+        self,
+        patcher: Any,
+        latents: Mapping[str, Tensor],
+        names: list[str],
+        body: Callable[[Any], Any],
+        concepts: Sequence[Concept],
+        rows: int,
+        checkpoint: bool | None,
+        statistics: int,
+    ) -> None:
+        super().__init__(patcher)
+        self.latents, self.names, self.body, self.concepts = latents, names, body, concepts
+        self.rows, self.checkpoint, self.statistics = rows, checkpoint, statistics
+        self.result: Any = None
+
+    def inner_sample(self, noise: Tensor, latent_image: Tensor, device: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Called by the host with the model loaded; self.conds are still as the user gave them."""
+        inner = self.inner_model
+        latents, conds = {}, {}
+        by_uuid = placed(self.conds, self.concepts) if self.concepts else {}
+        for label, raw in self.latents.items():
+            latents[label] = inner.process_latent_in(raw.to(device, torch.float32))
+        for label, cond in self.conds.items():
+            like = latents.get(label, next(iter(latents.values())))
+            done = comfy.samplers.process_conds(inner, like[:1], {"positive": cond}, device, like[:1], None, None)
+            conds[label] = normal(done["positive"])
+        where: Where = "own tokens" if self.concepts else "everywhere"
+        short = when_short(inner, [self.rows, *latent_image.shape[1:]], device)
+        save = short if self.checkpoint is None else lambda: bool(self.checkpoint)
+        with tapped(inner.diffusion_model, self.names, where, max(1, len(self.concepts)), save) as taps:
+            tell = partial(tell_own_rows, taps, by_uuid)
+            apply_model = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+            comfy.patcher_extension.add_wrapper_with_key(apply_model, "cones", tell, self.model_options, True)
+            host = BorrowedModel(inner, taps, self.names, conds, latents, self.model_options, device, self.statistics)
+            self.result = self.body(host)
+        return latent_image
+
+
+def tell_own_rows(taps: Taps, by_uuid: Mapping[Any, Placed], executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """The host's APPLY_MODEL: where the concepts' own tokens are in this batch."""
+    text, options = text_and_options(args, kwargs)
+    rows = list(rows_in(options["uuids"], text, by_uuid))
+    own = tuple(own_rows(rows, k, text.device) for k in range(taps.concepts)) if rows else ()
+    with taps.at(own, text.shape[:2] if rows else (0, 0)):
+        return executor(*args, **kwargs)
+
+
+def own_rows(rows: Sequence[Rows], k: int, device: torch.device) -> OwnRows | None:
+    """Rows of the batch and tokens of theirs that are concept k's; None if there are none."""
+    pairs = [torch.cartesian_prod(torch.arange(r.start, r.stop), r.positions[k]) for r in rows if len(r.positions[k])]
+    return torch.cat(pairs).to(device).unbind(1) if pairs else None  # type: ignore[return-value]
+
+
+def borrow(
+    model_patcher: Any,
+    conditionings: Mapping[str, Any],
+    latents: Mapping[str, Tensor],
+    targets: Sequence[str],
+    body: Callable[[BorrowedModel], T],
+    rows: int = 16,
+    concepts: Sequence[Concept] = (),
+    checkpoint: bool | None = None,
+    statistics: int = 0,
+) -> T:
+    """body(host_model), the model loaded and tapped. latents: as VAE Encode gives them; rows: the largest batch.
+
+    concepts: search at their own tokens, which the conditionings tell; none: everywhere.
+    checkpoint: whether blocks are run again instead of keeping their activations; None: where memory is short.
+    statistics: bytes that body will keep for each target's entry, on disk where memory is short.
+    """
+    check_input(model_patcher, conditionings, latents)
+    with torch.inference_mode(False), torch.no_grad():
+        patcher = prepared_clone(model_patcher, rows)
+        some = normal(next(iter(latents.values())))
+        clean = {label: normal(one) for label, one in latents.items()}
+        guider = Lender(patcher, clean, list(targets), body, concepts, rows, checkpoint, statistics)
+        guider.inner_set_conds({label: normal(cond) for label, cond in conditionings.items()})
+        guider.sample(torch.zeros_like(some), some, None, torch.tensor([1.0, 0.0]))
+        result: T = guider.result
+        return result
+
+
+def prepared_clone(model_patcher: Any, rows: int) -> Any:
+    """A clone with differentiable attention, no torch.compile, and memory reserved for a backward pass."""
+    patcher = model_patcher.clone()
+    options = patcher.model_options.setdefault("transformer_options", {})
+    attention = comfy.ldm.modules.attention.attention_pytorch
+
+    def override(_: Any, *args: Any, **kwargs: Any) -> Tensor:
+        return attention(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def reserve(executor: Any, model: Any, noise_shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
+        with torch.inference_mode():  # as the host loads models when it runs a prompt
+            loaded = executor(model, [rows * ACTIVATIONS, *list(noise_shape)[1:]], *args, **kwargs)
+            mend(model)
+            return loaded
+
+    options["optimized_attention_override"] = override
+    wrappers = comfy.patcher_extension.WrappersMP
+    patcher.remove_wrappers_with_key(wrappers.APPLY_MODEL, "torch.compile")
+    patcher.add_wrapper_with_key(wrappers.PREPARE_SAMPLING, "cones", reserve)
+    return patcher
+
+
+def mend(patcher: Any) -> None:
+    """Make weights usable that another node has moved to a device outside inference mode (nodes that train do)."""
+    for key, value in patcher.model.named_parameters():
+        if moved_outside(value):
+            if not patcher.is_dynamic():
+                patcher.unpin_weight(key)  # before its memory is free
+            value.data = value.data.clone()
+
+
+def moved_outside(weight: Tensor) -> bool:
+    """Whether a weight was made in inference mode and given other memory outside it: it allows no views then."""
+    if weight.is_inference():
+        return False
+    try:
+        weight._version  # noqa: B018 - only whether it has one
+    except RuntimeError:
+        return True
+    return False
+
+
+def check_input(model_patcher: Any, conditionings: Mapping[str, Any], latents: Mapping[str, Tensor]) -> None:
+    """ConesError for what cannot be searched with."""
+    kind = getattr(getattr(model_patcher.model, "model_type", None), "name", "")
+    if kind.startswith("IMG_TO_IMG"):
+        raise ConesError(f"this model edits images ({kind}) and never sees noised latents; use a text-to-image model")
+    if has_masks(model_patcher):
+        raise ConesError(
+            "this model has concept masks at own tokens, which a search cannot look through; connect the model from "
+            "before Apply Concept Masks"
+        )
+    channels = model_patcher.get_model_object("latent_format").latent_channels
+    for label, one in latents.items():
+        if one.is_nested or one.ndim not in (4, 5) or one.shape[1] != channels:
+            raise ConesError(
+                f"{label} latents have shape {tuple(one.shape)} but this model works on "
+                f"(n, {channels}, height, width), some on (n, {channels}, frames, height, width); encode the pictures "
+                "with the VAE that belongs to the model"
+            )
+    for label, conditioning in conditionings.items():
+        if not conditioning:
+            raise ConesError(f"the {label} conditioning is empty; connect an encoded prompt")
+        if any(entry[1].get("hooks") is not None for entry in conditioning):
+            raise ConesError(f"the {label} conditioning carries hooks, which a search cannot follow; remove them")
+
+
+def normal(value: Any) -> Any:
+    """value with every inference-mode tensor in it cloned, so that autograd may save it."""
+    if isinstance(value, torch.Tensor):
+        return value.clone() if value.is_inference() else value
+    if isinstance(value, dict):
+        return {key: normal(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(normal(one) for one in value)
+    if isinstance(getattr(value, "cond", None), torch.Tensor | list):  # the host's COND objects
+        value.cond = normal(value.cond)
+    return value

@@ -1,0 +1,149 @@
+"""The boundary `HostModel` for a model loaded in ComfyUI: latents + conditioning + sigma -> denoised, and gradients.
+
+Conditionings and latents are looked up by the caller's labels; `latents[label]` are the model's internal latents. The
+host makes the predictions, with its own loading, prediction type and noise schedule; taps hand out the gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ....cones_ops.errors import ConesError, listed
+from ....cones_ops.models.targets import size_of
+from ....cones_ops.search.host_model import Where
+from ....cones_ops.search.statistics_store import Room, in_memory
+from ..parameters import layer_of, shapes_of, weight_in_use
+from .statistics_store import room_for
+from .tapped_layers import Taps
+
+ON_DEVICE_LIMIT = 2**27  # beyond this many, searched weights, their gradients and statistics are on the CPU
+
+
+class BorrowedModel:
+    """HostModel of a model that the host has just loaded; made by `borrow`, dead after it."""
+
+    def __init__(
+        self,
+        inner_model: Any,
+        taps: Taps,
+        names: Sequence[str],
+        conds: Mapping[str, Any],
+        latents: Mapping[str, Tensor],
+        options: dict[str, Any],
+        device: torch.device,
+        statistics: int,
+    ) -> None:
+        self.inner_model = inner_model
+        self.sampling = inner_model.model_sampling
+        self.taps = taps
+        self.where: Where = taps.where
+        self.conds = conds
+        self.latents = latents
+        self.options = options
+        self.device = device
+        self.dtype: torch.dtype = inner_model.get_dtype_inference()
+        self.loss_scale = 2.0**12 if self.dtype == torch.float16 else 1.0
+        shapes = shapes_of(inner_model.diffusion_model)
+        total = size_of(names, shapes)
+        self.taps.store = device if total <= ON_DEVICE_LIMIT else torch.device("cpu")
+        self.room: Room = room_for(statistics * total) if self.taps.store.type == "cpu" else in_memory
+        self.taps.room = None if self.room is in_memory else self.room
+        self.weights: Mapping[str, Tensor] = self._copies(names, shapes)
+
+    def _copies(self, names: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+        """fp32 copies of the effective weights (patches of other nodes included)."""
+        copies = {}
+        for name in names:
+            copied = self.room(torch.empty(shapes[name], device=self.taps.store))
+            module, rows = layer_of(self.inner_model.diffusion_model, name)
+            with torch.no_grad(), weight_in_use(module, self.dtype, self.device) as (weight, _):
+                copied.copy_(weight[rows])
+            copies |= dict.fromkeys(self.taps.names(name), copied)
+        return copies
+
+    def sigma_at(self, percent: Tensor) -> Tensor:
+        """(B,) percent of sampling, 0 = most noise -> (B,) sigma."""
+        sigmas = [float(self.sampling.percent_to_sigma(float(one))) for one in percent]
+        return torch.tensor(sigmas, dtype=torch.float32, device=self.device)
+
+    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """Latents at noise level sigma (B,), by the model's own rule."""
+        latents, noise, sigma = (one.to(self.device, torch.float32) for one in (latents, noise, sigma))
+        return self.sampling.noise_scaling(sigma, noise.clone(), latents, False)  # type: ignore[no-any-return]
+
+    def output_scale(self, sigma: Tensor) -> Tensor:
+        """(B,) d denoised / d network output."""
+        ones = torch.ones(len(sigma), *[1] * (next(iter(self.latents.values())).ndim - 1), device=self.device)
+        scale: Tensor = self.sampling.calculate_denoised(sigma.to(self.device), ones, torch.zeros_like(ones))
+        return scale.reshape(-1)
+
+    def denoise(self, x: Tensor, sigma: Tensor, conditioning: Sequence[Any]) -> Tensor:
+        """(B,C,H,W) at sigma (B,), one label per row -> denoised; rows that share a label go through together."""
+        if len(conditioning) != len(x):
+            raise ConesError(f"{len(x)} rows but {len(conditioning)} conditionings; give one label per row")
+        x, sigma = x.to(self.device), sigma.to(self.device)
+        rows: dict[str, list[int]] = {}
+        for row, label in enumerate(conditioning):
+            rows.setdefault(label, []).append(row)
+        if len(rows) == 1:
+            return self._denoise_one(conditioning[0], x, sigma)
+        parts = [self._denoise_one(label, x[some], sigma[some]) for label, some in rows.items()]
+        order = torch.tensor([row for some in rows.values() for row in some], device=self.device)
+        return torch.cat(parts)[torch.argsort(order)]
+
+    def _denoise_one(self, label: str, x: Tensor, sigma: Tensor) -> Tensor:
+        """Rows that share one conditioning."""
+        options = dict(self.options)
+        transformer_options = dict(options.get("transformer_options", {}))
+        transformer_options["sample_sigmas"] = sigma.detach()
+        options["transformer_options"] = transformer_options
+        with torch.set_grad_enabled(self.taps.anchor is not None and torch.is_grad_enabled()):
+            out: list[Tensor] = comfy.samplers.calc_cond_batch(self.inner_model, [self.conds[label]], x, sigma, options)
+        return out[0]
+
+    @contextmanager
+    def multiplied(self, multiplier: Mapping[str, Tensor] | None) -> Iterator[None]:
+        """Inside, each named target acts as theta * multiplier."""
+        unknown = sorted(set(multiplier or {}) - set(self.weights))
+        if unknown:
+            raise ConesError(f"not among the targets: {listed(unknown)}")
+        before = self.taps.multiplier
+        self.taps.multiplier = {} if multiplier is None else {name: m.detach() for name, m in multiplier.items()}
+        try:
+            yield
+        finally:
+            self.taps.multiplier = before
+
+    def gradients(self, loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, dL/d effective weight per target), fp32; half precision is protected by a static loss scale."""
+        while True:
+            with self.taps.recording() as anchor:
+                value = loss()
+                if not value.requires_grad:
+                    if self.where == "own tokens":  # no text of this batch has any
+                        return value.detach(), {name: self.room(w).zero_() for name, w in self.weights.items()}
+                    raise ConesError("the loss does not depend on any target; no tapped layer was used by this model")
+                try:
+                    torch.autograd.grad(value * self.loss_scale, [anchor])
+                except RuntimeError as error:
+                    if self.taps.copies or "inplace operation" not in str(error):
+                        raise
+                    self.taps.copies = True  # this model writes into what its norms keep: once more, with copies
+                    continue
+            sink, self.taps.sink = self.taps.sink, {}
+            if self.loss_scale <= 1 or all(bool(g.isfinite().all()) for g in sink.values()):
+                break
+            self.loss_scale /= 2
+        gradients = {}
+        for name, weight in self.weights.items():
+            found = sink.pop(name, None)
+            if found is None:
+                found = self.room(weight).zero_()
+            gradients[name] = found if self.loss_scale == 1 else found.div_(self.loss_scale)
+        return value.detach(), gradients

@@ -1,0 +1,206 @@
+"""Layers as autograd functions that never see a weight: frozen ones, and tapped ones that hand out dL/dW.
+
+A frozen layer saves nothing: its backward asks the host for the weight again (cast, dequantised, patched, wherever it
+lives). A tapped layer also saves its input x and hands g^T x in fp32 to `Taps.sink`; its weight acts as
+theta * multiplier where one is set, at own tokens in the rows of `Taps.own` only, which alone give gradients there.
+A layer may hold several targets, each in rows of its own (`Parts`): K and V of a fused projection.
+With several concepts each has own rows, multipliers and gradients, under the names `slot(k, name)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....cones_ops.errors import ConesError
+from ....cones_ops.masks.concept_mask import Where
+from ....cones_ops.search.joint import slot
+from ....cones_ops.search.statistics_store import Room
+from ..parameters import weight_in_use
+from ..text.layout import before_the_text, by_prompt
+
+Forward = Callable[..., Tensor]
+OwnRows = tuple[Tensor, Tensor]  # (n,) rows of the batch and (n,) tokens of their text
+Parts = Sequence[tuple[str, slice]]  # a layer's targets and their rows in its weight
+Multipliers = list[tuple[slice, Tensor]]  # those that are set, with their rows
+
+
+class Taps:
+    """What the replaced forwards share: the multiplier now in force, and where gradients go."""
+
+    def __init__(self, where: Where = "everywhere", concepts: int = 1) -> None:
+        self.where: Where = where
+        self.concepts = concepts
+        self.text_shape = (0, 0)  # (B, L) of the batch under way, where it has own tokens
+        self.own: tuple[OwnRows | None, ...] = ()  # each concept's own tokens in the batch under way; () = none at all
+        self.multiplier: Mapping[str, Tensor] = {}
+        self.sink: dict[str, Tensor] = {}
+        self.store: torch.device | None = None  # where gradients are put as soon as they are there; None: left
+        self.room: Room | None = None  # what they are put into there; None: left
+        self.copies = False  # whether norms keep copies of their inputs
+        self.anchor: Tensor | None = None  # set while gradients are recorded; makes tapped outputs differentiable
+
+    @contextmanager
+    def recording(self) -> Iterator[Tensor]:
+        """Inside, tapped layers take part in autograd; a backward pass fills the (fresh) sink. Yields the anchor."""
+        self.sink = {}
+        self.anchor = torch.zeros((), requires_grad=True)
+        try:
+            with torch.enable_grad():
+                yield self.anchor
+        finally:
+            self.anchor = None
+
+    def names(self, name: str) -> list[str]:
+        """A target as each concept knows it."""
+        return [name] if self.concepts == 1 else [slot(k, name) for k in range(self.concepts)]
+
+    def multipliers(self, parts: Parts) -> Multipliers:
+        """What a layer's targets are multiplied with now, where anything is set for them."""
+        return [(rows, self.multiplier[name]) for name, rows in parts if name in self.multiplier]
+
+    def owned(self, parts: Parts, x: Tensor) -> Iterator[tuple[Parts, OwnRows]]:
+        """A layer's targets as each concept knows them that has own tokens in x, the layer's input, and these.
+
+        ConesError where x (B, L or more, in) cannot be the text of the batch under way.
+        """
+        batch, length = self.text_shape
+        seen = by_prompt(x, batch, length)
+        if seen is None:
+            raise ConesError(
+                f"{parts[0][0]} reads something of shape {tuple(x.shape)}, in which the tokens of {batch} prompts of "
+                f"{length} cannot be told; search with where = everywhere"
+            )
+        before = before_the_text(parts[0][0], seen.shape[1], length)
+        for k, own in enumerate(self.own):
+            if own is not None:
+                mine = parts if self.concepts == 1 else [(slot(k, name), rows) for name, rows in parts]
+                row, token = own[0], own[1] + before
+                yield mine, (row, token) if len(x) == batch else (torch.zeros_like(row), row * seen.shape[1] + token)
+
+    @contextmanager
+    def at(self, own: tuple[OwnRows | None, ...], text_shape: tuple[int, int]) -> Iterator[None]:
+        """Inside, the batch under way has these own tokens in its text, (B, L)."""
+        before, self.own, self.text_shape = (self.own, self.text_shape), own, text_shape
+        try:
+            yield
+        finally:
+            self.own, self.text_shape = before
+
+    def add(self, parts: Parts, g: Tensor, x: Tensor) -> None:
+        """Accumulate dL/dW_eff of one call of the layer: g (..., out), x (..., in)."""
+        g, x = g.flatten(0, -2).float(), x.flatten(0, -2).float()
+        for name, rows in parts:
+            part = g[:, rows].T  # (out, n)
+            if name not in self.sink and self.room is not None:  # before the product: freed last, it leaves no hole
+                self.sink[name] = self.room(torch.empty(len(part), x.shape[1], device="meta")).zero_()
+            gradient = (part @ x).to(self.store)  # (out, in)
+            self.sink[name] = self.sink[name].add_(gradient) if name in self.sink else gradient
+
+
+@contextmanager
+def multiplied_weight(module: Any, multipliers: Multipliers, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """(theta * multiplier, bias) in like's dtype and device."""
+    with weight_in_use(module, like.dtype, like.device) as (weight, bias):
+        if [rows for rows, _ in multipliers] == [slice(None)]:
+            weight = (weight.float() * multipliers[0][1].to(like.device)).to(like.dtype)
+        elif multipliers:
+            weight = weight.clone()
+            for rows, multiplier in multipliers:
+                weight[rows] = (weight[rows].float() * multiplier.to(like.device)).to(like.dtype)
+        yield weight, bias
+
+
+class FrozenLinear(torch.autograd.Function):
+    """y = forward(x); backward g @ W with W fetched again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: Any, forward: Forward) -> Tensor:
+        ctx.module = module
+        return forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (g,) = grads
+        with weight_in_use(ctx.module, g.dtype, g.device) as (weight, _):
+            return g @ weight, None, None
+
+
+class FrozenConv(torch.autograd.Function):
+    """The same for a convolution: only the input's shape is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: Any, forward: Forward) -> Tensor:
+        ctx.module, ctx.shape = module, x.shape
+        return forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (g,) = grads
+        m = ctx.module
+        x = g.new_empty(ctx.shape)  # only its shape matters for the gradient of the input; not read, not written
+        with weight_in_use(m, g.dtype, g.device) as (weight, _):
+            dx, _, _ = torch.ops.aten.convolution_backward(
+                g, x, weight, None, m.stride, m.padding, m.dilation, False, [0] * len(m.stride), m.groups,
+                [True, False, False],
+            )  # fmt: skip
+        return dx, None, None
+
+
+class TappedLinear(torch.autograd.Function):
+    """y = x (theta * multiplier)^T + b; backward hands g^T x to the sink."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, taps: Taps, parts: Parts, module: Any) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.taps, ctx.parts, ctx.module, ctx.multipliers = taps, parts, module, taps.multipliers(parts)
+        with multiplied_weight(module, ctx.multipliers, x) as (weight, bias):
+            return torch.nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (g,) = grads
+        (x,) = ctx.saved_tensors
+        ctx.taps.add(ctx.parts, g, x)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            with multiplied_weight(ctx.module, ctx.multipliers, g) as (weight, _):
+                dx = g @ weight
+        return dx, torch.zeros(()), None, None, None
+
+
+class TappedOwnTokens(torch.autograd.Function):
+    """The same where only own tokens see theta * multiplier; only their rows go to the sink."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, taps: Taps, parts: Parts, module: Any, forward: Forward) -> Tensor:
+        owned = list(taps.owned(parts, x))
+        ctx.save_for_backward(*[x[own] for _, own in owned])
+        ctx.taps, ctx.module, ctx.owned = taps, module, [(mine, own, taps.multipliers(mine)) for mine, own in owned]
+        return with_own_rows(forward(x), x, taps, parts, module)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (g,) = grads
+        dx = None
+        if ctx.needs_input_grad[0]:
+            with weight_in_use(ctx.module, g.dtype, g.device) as (weight, _):
+                dx = g @ weight
+        for (parts, own, multipliers), x in zip(ctx.owned, ctx.saved_tensors, strict=True):  # x (n, in)
+            ctx.taps.add(parts, g[own], x)
+            if dx is not None:
+                with multiplied_weight(ctx.module, multipliers, g) as (weight, _):
+                    dx[own] = g[own] @ weight
+        return dx, torch.zeros(()), None, None, None, None
+
+
+def with_own_rows(y: Tensor, x: Tensor, taps: Taps, parts: Parts, module: Any) -> Tensor:
+    """y = W x + b, in place with what theta * multiplier makes of x at own tokens."""
+    for mine, own in taps.owned(parts, x):
+        with multiplied_weight(module, taps.multipliers(mine), x) as (weight, bias):
+            y[own] = torch.nn.functional.linear(x[own], weight, bias)
+    return y

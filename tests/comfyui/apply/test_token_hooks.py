@@ -1,0 +1,272 @@
+"""Masks at own tokens while the host samples: K and V as dense algebra has them, and nothing else touched."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.model_patcher
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from cones_concept_neurons.cones_ops.masks.concept_mask import union
+from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
+from cones_concept_neurons.nodes.host.parameters import PREFIX
+from cones_small_models import (
+    CPU,
+    DEVICE,
+    DYNAMIC,
+    POSITIVE,
+    SKS,
+    ZWX,
+    encode,
+    mask_of,
+    recording,
+    sampled,
+    small_unet,
+    traces,
+)
+
+NOBODY, NEGATIVE = {}, {SKS: [4]}
+PLAIN = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
+ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+def formats() -> list[str]:
+    try:
+        from comfy.quant_ops import QUANT_ALGOS
+    except ImportError:
+        return []
+    return sorted(QUANT_ALGOS)
+
+
+def effective(model, name, dtype):
+    """The weight (out, in) that the layer of a loaded model multiplies with, seen from outside: its answer to units."""
+    module = model.model.diffusion_model.get_submodule(name.removesuffix(".weight"))
+    with torch.inference_mode():
+        return module(torch.eye(module.weight.shape[1], dtype=dtype, device=DEVICE)).T.float().cpu()
+
+
+@pytest.fixture
+def lowvram(monkeypatch):
+    load = comfy.model_patcher.ModelPatcher.partially_load
+
+    def load_little(self, device_to, extra_memory=0, **kwargs):
+        return load(self, device_to, extra_memory=1, **kwargs)
+
+    comfy.model_management.unload_all_models()
+    yield lambda: monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "partially_load", load_little)
+    comfy.model_management.unload_all_models()
+
+
+@pytest.mark.parametrize("lora", ["no lora", "lora before", "lora after"])
+@pytest.mark.parametrize("memory", ["full", "lowvram"])
+@pytest.mark.parametrize("kind", [*PLAIN, *formats()])
+def test_k_and_v_equal_dense_algebra(kind, memory, lora, lowvram):
+    if memory == "lowvram":
+        lowvram()
+    dtype = PLAIN.get(kind, torch.float32 if DEVICE == CPU else torch.bfloat16)  # which some kernels for GPUs need
+    with torch.inference_mode():  # as the host loads models
+        model = small_unet(dtype, "" if kind in PLAIN else kind)
+    compute = model.model.get_dtype_inference()
+    within = ROUNDING[compute]
+    if DYNAMIC and kind == "fp8" and lora != "no lora":
+        within = 2**-4  # a LoRA on fp8 is exact in the first call, and rounded to fp8 in the host's copy for later ones
+    masks = [mask_of(model, SKS, 1), mask_of(model, ZWX, 2)]
+    name = masks[0].names[0]
+    patch = {PREFIX + name: ("diff", (torch.randn(masks[0].shapes[name], generator=torch.Generator().manual_seed(3)),))}
+    if lora != "no lora":
+        vanilla_model = model.clone()
+        vanilla_model.add_patches(patch, 0.05)
+    else:
+        vanilla_model = model
+    applied = apply_masks(vanilla_model if lora == "lora before" else model, [(masks[0], 1.0), (masks[1], 0.5)])
+    if lora == "lora after":
+        applied.add_patches(patch, 0.05)
+
+    text = encode(), encode(NEGATIVE, seed=1)
+    vanilla_clone, before = recording(vanilla_model)
+    try:
+        sampled(vanilla_clone, *text)
+    except ValueError as error:
+        if DEVICE == CPU:
+            raise
+        pytest.skip(f"the host cannot sample with {kind} on this GPU: {error}")
+    weights = {name: effective(vanilla_clone, name, compute) for name in masks[0].names}
+    clone, after = recording(applied)
+    sampled(clone, *text)
+    assert traces(model) == {name: (0, False) for name in traces(model)}
+
+    assert sorted(before) == sorted(after) == masks[0].names
+    for name, (x, y) in after.items():
+        x0, y0 = before[name]
+        assert torch.equal(x, x0)
+        own = torch.zeros(y.shape[:2], dtype=torch.bool)
+        parts = text_rows(x, text)
+        for rows, concept, mask, strength in (
+            (parts[0], SKS, masks[0], 1.0), (parts[0], ZWX, masks[1], 0.5), (parts[1], SKS, masks[0], 1.0)
+        ):  # fmt: skip
+            shut = torch.zeros_like(weights[name]).flatten()
+            shut[mask.index[name]] = weights[name].flatten()[mask.index[name]] * strength
+            shut = shut.reshape(weights[name].shape)
+            for row in rows:
+                for position in (POSITIVE if rows is parts[0] else NEGATIVE)[concept]:
+                    own[row, position] = True
+                    expected = y0[row, position].float() - shut @ x[row, position].float()
+                    close(y[row, position].float(), expected, y0, within)
+                    if kind in PLAIN:  # the same in one multiplication
+                        close(y[row, position].float(), (weights[name] - shut) @ x[row, position].float(), y0, within)
+        assert torch.equal(y[~own], y0[~own])  # every other token of every row: the same bits
+        assert own.sum() == 2 * 4 + 2 * 1
+
+
+def text_rows(x, text):
+    """Which rows of a batch hold the positive and which the negative text."""
+    rows = []
+    for entry in text:
+        rows.append([r for r in range(len(x)) if torch.equal(x[r].float(), entry[0][0][0].to(x.dtype).float())])
+    assert sorted(rows[0] + rows[1]) == list(range(len(x)))
+    return rows
+
+
+def close(found, expected, scale, within):
+    assert (found - expected).abs().max() <= within * scale.float().abs().max()
+
+
+@pytest.fixture(scope="module")
+def model():
+    with torch.inference_mode():
+        return small_unet()
+
+
+@pytest.fixture(scope="module")
+def masks(model):
+    concepts = (SKS, ZWX, ("qpd", "cross"), ("vbn", "circle"))
+    return [(mask_of(model, concept, seed), 1.0) for seed, concept in enumerate(concepts)]
+
+
+def warnings_in(caplog):
+    return [record.message for record in caplog.records if record.name == "cones"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_prompts_without_the_words_are_bit_identical(model, masks, count):
+    plain = encode(NOBODY), encode(NOBODY, seed=1)
+    sampled(model, *plain, steps=3)  # on GPUs a process's first pictures differ from later ones, without masks too
+    assert torch.equal(sampled(model, *plain, steps=3), sampled(apply_masks(model, masks[:count]), *plain, steps=3))
+    named = encode(), encode(NOBODY, seed=1)
+    assert not torch.equal(sampled(model, *named, steps=3), sampled(apply_masks(model, masks[:count]), *named, steps=3))
+    assert not model.patches and not model.wrappers and "cones_own_tokens" not in str(model.model_options)
+
+
+def test_later_steps_use_what_the_first_has_computed(model, masks, monkeypatch):
+    from cones_concept_neurons.nodes.host.apply import token_hooks as own_tokens
+
+    calls = []
+    original = own_tokens.shut_parts
+    monkeypatch.setattr(own_tokens, "shut_parts", lambda *args: calls.append(args[0]) or original(*args))
+    applied, text = apply_masks(model, masks[:2]), (encode(), encode(NEGATIVE, seed=1))
+    kept = sampled(applied, *text, steps=4)
+    assert sorted(calls) == sorted([*masks[0][0].names, *masks[0][0].names])  # once per text, not per step
+    monkeypatch.setattr(own_tokens, "forget_what_changed", lambda batch: forget(batch))
+
+    def forget(batch):
+        batch.run.products = {}
+        batch.run.texts = {own.uuid: own.of(batch.text)[0] for own in batch.own}
+
+    assert torch.equal(kept, sampled(applied, *text, steps=4))
+
+
+def test_any_order_in_one_node_or_a_chain(model, masks):
+    given = [(masks[0][0], 0.3), (mask_of(model, SKS, 9), 0.7), (masks[1][0], 1.0)]  # two of them on the same tokens
+    text = encode(), encode(NOBODY, seed=1)
+    expected = sampled(apply_masks(model, given), *text)
+    assert torch.equal(expected, sampled(apply_masks(model, given[::-1]), *text))
+    chained = model
+    for one in given:
+        chained = apply_masks(chained, [one])
+    assert torch.equal(expected, sampled(chained, *text))
+    both = [(masks[0][0], 1.0), (mask_of(model, SKS, 9), 1.0)]
+    one = sampled(apply_masks(model, [(union(both[0][0], both[1][0]), 1.0)]), *text)  # keeps the concept's words
+    assert torch.equal(sampled(apply_masks(model, both), *text), one)
+
+
+def test_texts_of_different_length_are_repeated_by_the_host(model, masks):
+    short, long, name = encode(), encode(NEGATIVE, seed=1, tokens=16), masks[0][0].names[0]
+    clone, before = recording(model)
+    sampled(clone, short, long, rows=1)
+    clone, after = recording(apply_masks(model, masks[:2]))
+    sampled(clone, short, long, rows=1)
+    row = next(r for r in range(2) if torch.equal(after[name][0][r, :8], short[0][0][0]))
+    changed = (before[name][1] != after[name][1]).any(-1)
+    assert changed[row].nonzero().flatten().tolist() == [1, 2, 5, 6, 9, 10, 13, 14]
+    assert changed[1 - row].nonzero().flatten().tolist() == [4]
+
+
+@pytest.mark.parametrize("what", ["mask", "area", "range", "combine", "concat", "strength"])
+def test_conditioning_nodes_keep_the_places(model, masks, what, caplog):
+    import nodes
+
+    other = encode(NOBODY, seed=5)
+    change = {
+        "mask": lambda c: nodes.ConditioningSetMask().append(c, torch.ones(8, 8), "default", 1.0)[0],
+        "area": lambda c: nodes.ConditioningSetArea().append(c, 32, 64, 0, 0, 1.0)[0],
+        "range": lambda c: nodes.ConditioningSetTimestepRange().set_range(c, 0.0, 0.6)[0],
+        "combine": lambda c: nodes.ConditioningCombine().combine(c, other)[0],
+        "concat": lambda c: nodes.ConditioningConcat().concat(c, other)[0],
+        "strength": lambda c: nodes.ConditioningSetAreaStrength().append(c, 0.7)[0],
+    }[what]
+    text = change(encode()), encode(NOBODY, seed=1)
+    clone, before = recording(model)
+    sampled(clone, *text, cfg=1.0)
+    clone, after = recording(apply_masks(model, masks[:1]))
+    sampled(clone, *text, cfg=1.0)
+    name = masks[0][0].names[0]
+    rows = [r for r in range(len(after[name][0])) if torch.equal(after[name][0][r, :8], text[0][0][0][0, :8])]
+    changed = (before[name][1] != after[name][1]).any(-1)
+    assert rows and changed.nonzero().tolist() == [
+        [row, p + k] for row in rows for k in range(0, changed.shape[1], text[0][0][0].shape[1]) for p in POSITIVE[SKS]
+    ]
+    told = warnings_in(caplog)
+    assert [one.split(" after ")[0] for one in told] == ["8 tokens were appended to a prompt"] * (what == "concat")
+
+
+def test_a_text_that_was_changed_is_refused(model, masks):
+    from cones_concept_neurons.cones_ops.errors import ConesError
+
+    import nodes
+
+    applied = apply_masks(model, masks[:1])
+    (mixed,) = nodes.ConditioningAverage().addWeighted(encode(), encode(NOBODY, seed=5), 0.5)
+    with pytest.raises(ConesError, match="Average"):
+        sampled(applied, mixed, encode(NOBODY, seed=1))
+    (inert,) = nodes.ConditioningAverage().addWeighted(encode(NOBODY), encode(NOBODY, seed=5), 0.5)
+    assert torch.equal(sampled(applied, inert, inert), sampled(model, inert, inert))  # no own tokens, no complaint
+    (zero,) = nodes.ConditioningZeroOut().zero_out(encode())
+    assert torch.equal(sampled(applied, zero, zero), sampled(model, zero, zero))
+    doubled = [[2.0 * encode()[0][0], encode()[0][1]]]
+    assert not torch.equal(sampled(applied, doubled, zero), sampled(model, doubled, zero))
+
+
+def test_a_plain_prompt_is_told_once_per_run(model, masks, caplog):
+    plain = [[encode()[0][0], {}]]
+    assert torch.equal(
+        sampled(apply_masks(model, masks[:1]), plain, plain, steps=3), sampled(model, plain, plain, steps=3)
+    )
+    (told,) = warnings_in(caplog)
+    assert "sks star" in told and "Encode Prompt with Concepts" in told
+    caplog.clear()
+    sampled(apply_masks(model, masks[:3]), encode(), plain, steps=3)
+    (told,) = warnings_in(caplog)
+    assert "qpd cross" in told and "none of its prompts names it" in told
+
+
+def test_cancel_and_errors_leave_nothing_behind(model, masks):
+    def fail(executor, *args, **kwargs):
+        assert any(module._forward_hooks for module in executor.class_obj.modules())
+        raise comfy.model_management.InterruptProcessingException
+
+    applied = apply_masks(model, masks[:1])
+    applied.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", fail)
+    clean = traces(model)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sampled(applied, encode(), encode(NOBODY, seed=1))
+    assert traces(model) == clean and not any(hooks for hooks, _ in clean.values())

@@ -1,0 +1,67 @@
+"""A concept mask's cover: beside the file, inside it, in the host's model library; and which base a search was on."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+import torch
+from cones_concept_neurons.cones_ops.masks.mask_file import read_mask_metadata
+from cones_concept_neurons.nodes.covers import BESIDE, INSIDE, covers
+from cones_concept_neurons.nodes.host.files.model_info import base_facts
+from cones_small_models import small_model, small_unet
+from PIL import Image
+
+
+def node(class_type, **inputs):
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def test_large_pictures_shrink_and_small_ones_are_enlarged():
+    png, jpeg = (Image.open(BytesIO(one)) for one in covers(torch.rand(2, 900, 1800, 3)))
+    assert (png.format, png.size, jpeg.format, jpeg.size) == ("PNG", (BESIDE, 256), "JPEG", (INSIDE, 96))
+    small = torch.rand(1, 64, 64, 3)
+    png, jpeg = (Image.open(BytesIO(one)) for one in covers(small))
+    assert png.size == (256, 256) and jpeg.size == (INSIDE, INSIDE)
+    assert np.array_equal(np.asarray(png)[::4, ::4], small[0].mul(255).round().byte().numpy())
+    assert Image.open(BytesIO(covers(torch.rand(1, 80, 80, 1).expand(-1, -1, -1, 4))[0])).mode == "RGB"
+
+
+def test_the_model_library_shows_the_cover(server):
+    prompt = {
+        "load": node("ConesLoadConceptMask", mask_name="toy-sks-star.safetensors"),
+        "subject": node("ConesToySubject", subject="sks", pictures=2, seed=0),
+        "save": node(
+            "ConesSaveConceptMask", concept_mask=["load", 0], name="with cover", if_exists="overwrite",
+            cover=["subject", 0],
+        ),
+    }  # fmt: skip
+    server.run(prompt)
+    file = server.base / "models" / "concept_masks" / "with cover.safetensors"
+    assert Image.open(file.with_suffix(".png")).size == (256, 256)
+    meta = read_mask_metadata(file)
+    assert meta["modelspec.title"] == "sks star" and meta["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
+    url = "/experiment/models/preview/concept_masks/0/with%20cover.safetensors"
+    beside = Image.open(BytesIO(server.request(url)))
+    file.with_suffix(".png").unlink()
+    inside = Image.open(BytesIO(server.request(url)))
+    assert beside.size == (256, 256) and inside.size == (INSIDE, INSIDE)
+    assert server.json("/view_metadata/concept_masks?filename=with%20cover.safetensors")["ss_output_name"] == "sks star"
+
+
+def test_without_a_cover_nothing_is_added(server):
+    prompt = {
+        "load": node("ConesLoadConceptMask", mask_name="toy-sks-star.safetensors"),
+        "save": node("ConesSaveConceptMask", concept_mask=["load", 0], name="bare", if_exists="overwrite"),
+    }
+    server.run(prompt)
+    file = server.base / "models" / "concept_masks" / "bare.safetensors"
+    assert not file.with_suffix(".png").exists() and "modelspec.thumbnail" not in read_mask_metadata(file)
+
+
+def test_base_facts():
+    latents = {"samples": torch.zeros(4, 4, 64, 96)}
+    facts = {"architecture": "stable-diffusion-v1", "base_model_version": "sd_v1", "resolution": "768x512"}
+    assert base_facts(small_unet(), latents) == facts
+    assert base_facts(small_model("sdxl"), latents)["base_model_version"] == "sdxl_base_v1-0"
+    assert base_facts(small_model("qwen"), latents)["architecture"] == "qwen-image"

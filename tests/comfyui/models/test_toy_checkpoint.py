@@ -1,0 +1,107 @@
+"""The toy world through the host's own classes: the same denoised latents, text and pictures as diffusers gives."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from cones_concept_neurons.cones_ops.errors import ConesError
+from cones_concept_neurons.cones_ops.hosts.diffusers.host_model import alphas_cumprod
+from cones_concept_neurons.cones_ops.toy_world.bundle import SHIPPED, load_pipeline, random_pipeline, save_pipeline
+from cones_concept_neurons.nodes.host.toy_checkpoint import host_unet_config, load_toy_checkpoint
+from cones_small_models import DEVICE
+
+TEXTS = ["a sks star", "a red circle and a (blue:1.0) square on a white background", ""]
+
+
+@pytest.fixture(scope="module", params=["random weights", "shipped"])
+def path(request, tmp_path_factory):
+    if request.param == "shipped":
+        return SHIPPED
+    path = tmp_path_factory.mktemp("toy") / "random.safetensors"
+    save_pipeline(random_pipeline(3), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pipeline(path):
+    return load_pipeline(path)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(path):
+    with torch.inference_mode():
+        return load_toy_checkpoint(path)
+
+
+def test_text_encodings_agree(pipeline, checkpoint):
+    _, clip, _ = checkpoint
+    for text in TEXTS:
+        with torch.inference_mode():
+            ((context, _),) = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        expected = pipeline.encode_text([text.replace("(", "").replace(":1.0)", "")])
+        assert context.shape == expected.shape
+        assert (context - expected).abs().max() < 1e-4
+
+
+def test_denoised_latents_agree(pipeline, checkpoint):
+    model, _, _ = checkpoint
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([model])
+    context = pipeline.encode_text(TEXTS)
+    timestep = torch.tensor([20, 500, 980])
+    alpha = alphas_cumprod(pipeline.schedule).float()[timestep].reshape(-1, 1, 1, 1)
+    sigma = ((1 - alpha) / alpha).sqrt()
+    noise = torch.randn(3, pipeline.latents.channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    clean = torch.randn(noise.shape, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        given = (one.to(DEVICE) for one in (clean + sigma * noise, sigma.flatten()))
+        denoised = model.model.apply_model(*given, c_crossattn=context.to(DEVICE)).cpu()
+        mixed = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        velocity = pipeline.unet(mixed, timestep, encoder_hidden_states=context).sample
+    expected = alpha.sqrt() * mixed - (1 - alpha).sqrt() * velocity
+    assert torch.equal(model.model.model_sampling.timestep(sigma.flatten()), timestep)
+    assert (denoised - expected).abs().max() < 1e-3
+
+
+def test_the_vae_is_the_patch_transform(pipeline, checkpoint):
+    _, _, vae = checkpoint
+    pictures = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        latents = vae.encode(pictures)
+        decoded = vae.decode(latents)
+        tiled = vae.decode_tiled(latents, tile_x=8, tile_y=8, overlap=2)
+        encoded_tiled = vae.encode_tiled(pictures, tile_x=64, tile_y=64, overlap=16)
+    expected = pipeline.latents.encode(pictures.movedim(-1, 1) * 2 - 1)
+    assert (latents - expected).abs().max() < 1e-5
+    back = ((pipeline.latents.decode(expected) + 1) / 2).clamp(0, 1).movedim(1, -1)
+    assert (decoded - back).abs().max() < 1e-5
+    assert tiled.shape == decoded.shape and encoded_tiled.shape == latents.shape
+    assert (encoded_tiled - latents).abs().max() < 1e-4
+
+
+def test_a_stock_sampler_starts_from_an_empty_latent(checkpoint):
+    model, clip, vae = checkpoint
+    with torch.inference_mode():
+        conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
+        empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, 8, 8))
+        noise = comfy.sample.prepare_noise(empty, 0)
+        samples = comfy.sample.sample(
+            model, noise, 2, 4.0, "euler", "normal", conditioning, conditioning, empty, disable_pbar=True, seed=0
+        )
+        picture = vae.decode(samples)
+    assert picture.shape == (1, 64, 64, 3)
+    assert torch.isfinite(picture).all()
+
+
+def test_a_file_that_is_no_toy_world_is_refused(tmp_path):
+    with pytest.raises(ConesError, match="no such file"):
+        load_toy_checkpoint(tmp_path / "nothing.safetensors")
+
+
+def test_widths_the_host_cannot_build_are_refused(pipeline):
+    config = {**pipeline.unet.config, "block_out_channels": [96, 160]}
+    with pytest.raises(ConesError, match="multiples"):
+        host_unet_config(config)

@@ -1,0 +1,63 @@
+"""The package that the registry serves, nothing else of the repository, in a real server: every node, and a picture."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).absolute().parents[3]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tracked files minus .comfyignore, as they are in the working tree."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout, so the tracked files are not known")
+
+    def listed(*arguments: str) -> set[str]:
+        command = ["git", "ls-files", "-z", *arguments]
+        return {*subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")}
+
+    folder = tmp_path_factory.mktemp("package")
+    for name in listed("-c", "-o", "--exclude-standard") - listed("-c", "-o", "-i", "--exclude-from=.comfyignore"):
+        if name and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def test_the_package_alone_has_every_node_and_draws_a_picture(
+    package: Path, host: Any, server: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from cones_test_server import started
+
+    def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+        return {"class_type": class_type, "inputs": inputs}
+
+    sampling = {"seed": 3, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    prompt = {
+        "world": node("ConesToyWorld"),
+        "mask": node("ConesLoadConceptMask", mask_name="toy-sks-star-everywhere.safetensors"),
+        "apply": node("ConesApplyConceptMasks", model=["world", 0], mask_1=["mask", 0], strength_1=1.0),
+        "text": node("CLIPTextEncode", clip=["world", 1], text="a sks star"),
+        "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "sampler": node(
+            "KSampler",
+            model=["apply", 0],
+            positive=["text", 0],
+            negative=["text", 0],
+            latent_image=["empty", 0],
+            **sampling,
+        ),
+        "decode": node("VAEDecode", samples=["sampler", 0], vae=["world", 2]),
+        "show": node("PreviewImage", images=["decode", 0]),
+    }
+    ours = {name for name in server.object_info() if name.startswith("Cones")}
+    assert len(ours) > 10
+    with started(host.path, package, tmp_path_factory.mktemp("bare")) as bare:
+        assert {name for name in bare.object_info() if name.startswith("Cones")} == ours
+        assert (bare.run(prompt).image("show") == server.run(prompt).image("show")).all()

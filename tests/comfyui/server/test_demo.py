@@ -1,0 +1,113 @@
+"""The demo's side of the host: shipped workflows in API form, and one picture sampled by both hosts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cones_ops.errors import ConesError
+from cones_ops.laboratory import comfyui_server
+from cones_ops.laboratory.demo import comfyui as demo_comfyui
+from cones_ops.masks.concept_mask import ConceptMask
+from cones_ops.masks.fingerprint import fingerprint
+from cones_ops.masks.mask_file import save_mask
+
+pytest.importorskip("diffusers")
+TEXT, STEPS, SEED = "a sks star on a white background", 8, 11
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Any:
+    from cones_ops.toy_world.bundle import load_pipeline
+
+    return load_pipeline()
+
+
+@pytest.fixture(scope="module")
+def mask(server: Any, pipeline: Any) -> ConceptMask:
+    """A random mask, saved where the server finds it."""
+    from cones_ops.laboratory.sampling import model_of
+
+    weights = model_of(pipeline, "everywhere").weights
+    generator = torch.Generator().manual_seed(3)
+    index = {n: (torch.rand(w.numel(), generator=generator) < 0.1).nonzero().flatten() for n, w in weights.items()}
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    made = ConceptMask(index, shapes, "sks", "star", "everywhere", fingerprint(weights), {"method": "random"})
+    save_mask(made, server.base / "models" / "concept_masks" / "both-hosts.safetensors", overwrite=True)
+    return made
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_both_hosts_sample_the_same_picture(server: Any, pipeline: Any, mask: ConceptMask, strength: float) -> None:
+    from cones_ops.laboratory.sampling import sample
+
+    prompt = {
+        "world": node("ConesToyWorld"),
+        "mask": node("ConesLoadConceptMask", mask_name="both-hosts.safetensors"),
+        "apply": node("ConesApplyConceptMasks", model=["world", 0], mask_1=["mask", 0], strength_1=strength),
+        "text": node("CLIPTextEncode", clip=["world", 1], text=TEXT),
+        "empty": node("CLIPTextEncode", clip=["world", 1], text=""),
+        "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "sampler": node(
+            "KSampler",
+            model=["apply", 0],
+            positive=["text", 0],
+            negative=["empty", 0],
+            latent_image=["latent", 0],
+            seed=SEED,
+            steps=STEPS,
+            cfg=3.0,
+            sampler_name="euler",
+            scheduler="normal",
+            denoise=1.0,
+        ),
+        "decode": node("VAEDecode", samples=["sampler", 0], vae=["world", 2]),
+        "show": node("PreviewImage", images=["decode", 0]),
+    }
+    theirs = server.run(prompt).image("show").astype(float)  # (64, 64, 3)
+    ours = sample(pipeline, [TEXT], [(mask, strength)], seeds=[SEED], steps=STEPS, guidance=3.0)
+    ours = ours[0].movedim(0, -1).numpy() * 255
+    difference = np.abs(theirs - ours)
+    assert difference.mean() < 1 and difference.max() < 8
+
+
+@pytest.mark.parametrize("name", [demo_comfyui.FIND, demo_comfyui.COMPOSE])
+def test_shipped_workflows_become_complete_prompts(server: Any, name: str) -> None:
+    info = server.object_info()
+    workflow = json.loads((comfyui_server.PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    prompt = comfyui_server.to_api(workflow, info)
+    for one in prompt.values():
+        definition = info[one["class_type"]]["input"]
+        assert set(definition.get("required", {})) <= set(one["inputs"])
+        assert set(one["inputs"]) <= {*definition.get("required", {}), *definition.get("optional", {})}
+        links = [value for value in one["inputs"].values() if isinstance(value, list)]
+        assert all(origin in prompt for origin, _ in links)
+    titles = [node.get("title", "") for node in workflow["nodes"] if node["type"] in ("PreviewImage", "SaveImage")]
+    assert any(title.startswith("Without") for title in titles) and any(
+        title.startswith("With the") for title in titles
+    )
+
+
+def test_a_server_of_its_own_runs_a_prompt(host: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with comfyui_server.started(host.path, tmp_path) as server:
+        prompt = {
+            "subject": node("ConesToySubject", subject="sks", pictures=2, seed=0),
+            "show": node("PreviewImage", images=["subject", 0]),
+        }
+        assert server.pictures(server.run(prompt)["show"]).shape == (2, 64, 64, 3)
+        with pytest.raises(ConesError, match="refused"):
+            server.run({"show": node("PreviewImage")})
+    assert server.process.poll() is not None
+
+
+def test_a_missing_host_is_named(tmp_path: Any) -> None:
+    with pytest.raises(ConesError, match="git clone"):
+        comfyui_server.find_host(tmp_path)

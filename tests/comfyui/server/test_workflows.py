@@ -1,0 +1,230 @@
+"""The shipped workflow files: valid against the server's node definitions, in step with their description, runnable.
+
+`to_api` turns a workflow file into the form the server takes, from the file and /object_info alone; the browser test
+does the same with the frontend's own code.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).absolute().parents[3]
+FILES = sorted((ROOT / "workflows").glob("*.json"))
+NOTES = {"Note", "MarkdownNote"}
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+USERS_OWN = {"ckpt_name", "image"}  # choices that only the user's machine has
+
+workflow_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def nodes_of(workflow: dict[str, Any]) -> list[dict[str, Any]]:
+    return [node for node in workflow["nodes"] if node["type"] not in NOTES]
+
+
+def widgets(info: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """The inputs that are widgets, in stored order: (type or choices, options)."""
+    found = {}
+    for part in ("required", "optional"):
+        for name in info["input_order"].get(part, []):
+            kind, options = (*info["input"][part][name], {})[:2]
+            if (isinstance(kind, list) or kind in WIDGETS) and not options.get("forceInput"):
+                found[name] = (kind, options)
+    return found
+
+
+def widget_values(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+    """Name -> stored value, without the companions of seeds and pictures."""
+    stored = list(node["widgets_values"])
+    values = {}
+    for name, (_, options) in widgets(info).items():
+        values[name] = stored.pop(0)
+        if name == "seed" or options.get("control_after_generate"):
+            assert stored.pop(0) in ("fixed", "randomize", "increment", "decrement")
+        if options.get("image_upload"):
+            assert stored.pop(0) == "image"
+    assert not stored, f"{node['type']} stores values no widget takes: {stored}"
+    return values
+
+
+def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    links = {link[0]: link for link in workflow["links"]}
+    prompt = {}
+    for node in nodes_of(workflow):
+        inputs = widget_values(node, object_info[node["type"]])
+        for socket in node["inputs"]:
+            if socket["link"] is not None:
+                _, origin, slot, *_ = links[socket["link"]]
+                inputs[socket["name"]] = [str(origin), slot]
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+def nodes_with(prompt: dict[str, dict[str, Any]], class_type: str) -> list[str]:
+    return [node_id for node_id, node in prompt.items() if node["class_type"] == class_type]
+
+
+@pytest.fixture(scope="module")
+def descriptions() -> Iterator[ModuleType]:
+    """tools/build_workflows.py as a module."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    import build_workflows
+
+    yield build_workflows
+    sys.path.remove(str(ROOT / "tools"))
+
+
+@workflow_file
+def test_nodes_links_and_values_are_known_to_the_server(path, server):
+    workflow, info = read(path), server.object_info()
+    by_id = {node["id"]: node for node in nodes_of(workflow)}
+    for node in by_id.values():
+        definition, ours = info[node["type"]], node["type"].startswith("Cones")
+        assert node["properties"]["cnr_id"] == ("cones-concept-neurons" if ours else "comfy-core")
+        if ours:
+            assert [output["type"] for output in node["outputs"]] == definition["output"]
+        for name, value in widget_values(node, definition).items():
+            kind, options = widgets(definition)[name]
+            choices = kind if isinstance(kind, list) else options.get("options")
+            if choices is not None and name not in USERS_OWN:
+                assert value in choices, f"{node['type']}.{name}"
+    for link_id, origin, slot, target, socket, kind in workflow["links"]:
+        output, entry = by_id[origin]["outputs"][slot], by_id[target]["inputs"][socket]
+        assert info[by_id[origin]["type"]]["output"][slot] == kind == output["type"]
+        assert link_id in output["links"] and entry["link"] == link_id and entry["type"] in (kind, "*")
+
+
+def test_files_are_what_the_descriptions_say(server, descriptions):
+    """The graphs, whatever the host; the bytes, on the host whose stock nodes they were written with."""
+    info = server.object_info()
+    assert {graph().name for graph in descriptions.WORKFLOWS} == {path.stem for path in FILES}
+    for graph in (make() for make in descriptions.WORKFLOWS):
+        workflow = read(ROOT / "workflows" / f"{graph.name}.json")
+        assert to_api(workflow, info) == graph.api(info)
+        built = json.loads(json.dumps(graph.workflow(info)))
+        for node in (*workflow["nodes"], *built["nodes"]):
+            if not node["type"].startswith("Cones"):
+                node["outputs"] = [output for output in node["outputs"] if output["links"]]  # newer hosts have more
+        assert workflow == built
+
+
+@workflow_file
+def test_nodes_do_not_overlap(path):
+    boxes = [(n["pos"][0], n["pos"][1] - 30, *n["size"], n["type"]) for n in read(path)["nodes"]]
+    for i, (x, y, width, height, name) in enumerate(boxes):
+        for other_x, other_y, other_width, other_height, other in boxes[i + 1 :]:
+            beside = x + width <= other_x or other_x + other_width <= x
+            apart = y + height + 30 <= other_y or other_y + other_height + 30 <= y
+            assert beside or apart, f"{name} and {other}"
+
+
+@workflow_file
+def test_thumbnail(path):
+    """A .jpg of the same name: the only kind the template browser shows."""
+    with Image.open(path.with_suffix(".jpg")) as picture:
+        assert picture.format == "JPEG" and picture.width >= 256
+
+
+def shortened(prompt: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same graph with the fewest steps that still exercise every node."""
+    for node_id in nodes_with(prompt, "ConesFindConceptNeurons"):
+        prompt[node_id]["inputs"] |= {"method": "cones", "steps": 2, "batch": 32, "density": 0.01}
+    for node_id in nodes_with(prompt, "ConesTuneConceptMasks"):
+        prompt[node_id]["inputs"] |= {"steps": 2, "batch": 8}
+    for node_id in nodes_with(prompt, "KSampler"):
+        prompt[node_id]["inputs"]["steps"] = 2
+    for node_id in nodes_with(prompt, "ConesSaveConceptMask"):
+        prompt[node_id]["inputs"]["name"] = "shortened"  # must not hide the example masks
+    return prompt
+
+
+def check_run(server: Any, prompt: dict[str, dict[str, Any]], shape: tuple[int, ...]) -> Any:
+    """The prompt runs, and its saved pictures differ from the previewed ones without the concept, and each other."""
+    run = server.run(prompt)
+    rows = [run.images(nodes_with(prompt, "PreviewImage")[-1])]
+    rows += [run.images(saved) for saved in nodes_with(prompt, "SaveImage")]
+    assert len(rows) > 1
+    for same_noise in zip(*rows, strict=True):
+        assert all(picture.shape == shape and picture.std() > 0 for picture in same_noise)
+        assert not any(np.array_equal(*pair) for pair in itertools.combinations(same_noise, 2))
+    return run
+
+
+def test_find_a_concept_runs_to_a_picture(server):
+    prompt = shortened(to_api(read(ROOT / "workflows" / "find-a-concept.json"), server.object_info()))
+    check_run(server, prompt, (256, 256, 3))
+    assert (server.base / "models" / "concept_masks" / "shortened.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["compose-two-concepts", "compare-where-masks-act", "compose-with-hooks"])
+def test_it_runs_to_a_picture_with_the_example_masks(server, name):
+    assert not list((server.base / "models" / "concept_masks").glob("toy-*"))
+    prompt = shortened(to_api(read(ROOT / "workflows" / f"{name}.json"), server.object_info()))
+    check_run(server, prompt, (256, 256, 3))
+
+
+def test_the_hook_acts_in_its_region_and_nowhere_else(server):
+    """After one step the left half is that of a prompt with the hook, the right half that of one without."""
+    prompt = shortened(to_api(read(ROOT / "workflows" / "compose-with-hooks.json"), server.object_info()))
+    for node_id in nodes_with(prompt, "KSampler"):
+        prompt[node_id]["inputs"]["steps"] = 1
+    (hook,), saved = nodes_with(prompt, "ConesConceptMaskHook"), nodes_with(prompt, "SaveImage")[0]
+    region = np.stack(server.run(prompt).images(saved))
+    for node_id in nodes_with(prompt, "ConditioningSetProperties"):
+        del prompt[node_id]["inputs"]["mask"]
+    hooked = np.stack(server.run(prompt).images(saved))
+    prompt[hook]["inputs"]["strength"] = 0.0
+    plain = np.stack(server.run(prompt).images(saved))
+    left, right = np.s_[:, :, :128], np.s_[:, :, 128:]
+    assert np.array_equal(region[left], hooked[left]) and np.array_equal(region[right], plain[right])
+    assert not np.array_equal(hooked[left], plain[left]) and not np.array_equal(hooked[right], plain[right])
+
+
+def test_tune_two_concepts_runs_to_a_picture(server):
+    """After two steps the masks may come back as they were given, so a strength tells the rows of pictures apart."""
+    prompt = shortened(to_api(read(ROOT / "workflows" / "tune-two-concepts.json"), server.object_info()))
+    prompt[nodes_with(prompt, "ConesApplyConceptMasks")[-1]]["inputs"]["strength_1"] = 0.5
+    run = check_run(server, prompt, (256, 256, 3))
+    report = run.text(nodes_with(prompt, "PreviewAny")[0])
+    assert "2 joint steps on 2 masks" in report and "zwx heart" in report
+    collages = run.images(nodes_with(prompt, "PreviewImage")[0])
+    assert len(collages) == 10 and all(picture.shape == (256, 256, 3) for picture in collages)
+
+
+def test_inspect_and_compare_shows_masks_and_their_parts(server):
+    prompt = shortened(to_api(read(ROOT / "workflows" / "inspect-and-compare.json"), server.object_info()))
+    run = server.run(prompt)
+    figures = [run.image(one) for one in nodes_with(prompt, "ConesInspectConceptMask")]
+    assert all(figure.shape == (540, 640, 3) for figure in figures) and not np.array_equal(*figures)
+    report = run.text(nodes_with(prompt, "ConesCompareConceptMasks")[0])
+    assert "sks star and zwx heart" in report and "Masks at own tokens" in report
+    grid = run.image(nodes_with(prompt, "SaveImage")[0])
+    assert grid.shape[1] > 3 * 288 and grid.std() > 0  # the whole mask and six blocks: three in a row
+
+
+def test_find_a_concept_sd15_runs_to_a_picture(server, sd15_checkpoint):
+    prompt = shortened(to_api(read(ROOT / "workflows" / "find-a-concept-sd15.json"), server.object_info()))
+    generator = np.random.default_rng(0)
+    for k, node_id in enumerate(nodes_with(prompt, "LoadImage")):
+        name = f"subject-{k}.png"
+        pixels = generator.integers(0, 256, (40 + 8 * k, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(server.base / "input" / name)
+        prompt[node_id]["inputs"]["image"] = name
+    (checkpoint,) = nodes_with(prompt, "CheckpointLoaderSimple")
+    prompt[checkpoint]["inputs"]["ckpt_name"] = sd15_checkpoint
+    for node_id in nodes_with(prompt, "ImageScale") + nodes_with(prompt, "EmptyLatentImage"):
+        prompt[node_id]["inputs"] |= {"width": 32, "height": 32}
+    check_run(server, prompt, (32, 32, 3))

@@ -1,0 +1,74 @@
+"""Pictures laid side by side: where every pixel comes from, captions, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cones_ops.errors import ConesError
+from cones_ops.images.collages import collage, collages, placed
+
+
+def flat(value: float, height: int = 8, width: int = 8) -> torch.Tensor:
+    return torch.full((1, height, width), value)
+
+
+def test_two_pictures_share_one_of_the_same_size():
+    laid = collage([flat(1.0), flat(2.0)], columns=2, zoom=0.5)
+    assert laid.shape == (1, 8, 8)
+    assert (laid[:, :, :4] == 1).all() and (laid[:, :, 4:] == 2).all()
+
+
+def test_four_pictures_fill_the_corners_row_by_row():
+    laid = collage([flat(float(k)) for k in range(4)], columns=2)
+    corners = [laid[0, 0, 0], laid[0, 0, -1], laid[0, -1, 0], laid[0, -1, -1]]
+    assert [float(one) for one in corners] == [0, 1, 2, 3]
+
+
+def test_what_is_missing_is_the_pictures_edge_and_what_is_too_much_is_cut_around_the_middle():
+    row = torch.arange(8.0).expand(1, 8, 8)  # columns 0 .. 7
+    tall = collage([row, row], columns=2, zoom=1.0)  # width 8 into 4: columns 2 .. 5
+    assert tall[0, 0].tolist() == [2, 3, 4, 5, 2, 3, 4, 5]
+    edge = collage([flat(3.0), flat(3.0)], columns=2, zoom=0.25)  # 2 x 2 in a cell of 4 x 8
+    assert torch.allclose(edge, torch.tensor(3.0))
+
+
+def test_odd_sides_keep_the_size():
+    assert collage([flat(1.0, 9, 9)] * 2, columns=2).shape == (1, 9, 9)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "columns", "zoom"),
+    [([flat(1.0)] * 3, 2, 0.5), ([flat(1.0), flat(1.0, 4, 4)], 2, 0.5), ([flat(1.0)] * 2, 2, 0.0), ([], 2, 0.5)],
+)
+def test_what_cannot_be_laid_out_is_refused(pictures, columns, zoom):
+    with pytest.raises(ConesError):
+        collage(pictures, columns, zoom)
+
+
+def test_every_thing_stands_at_every_place_and_short_batches_go_round():
+    first, second = torch.stack([flat(1.0), flat(2.0), flat(3.0)]), flat(9.0)[None]
+    pictures, captions = collages([first, second], ["a sks star", "a zwx heart"], zoom=0.5)
+    assert pictures.shape == (6, 1, 8, 8)
+    assert pictures[:, 0, 0, 0].tolist() == [1, 2, 3, 9, 9, 9]
+    assert pictures[:, 0, 0, -1].tolist() == [9, 9, 9, 1, 2, 3]
+    assert captions[0] == "a sks star on the left and a zwx heart on the right"
+    assert captions[3] == "a zwx heart on the left and a sks star on the right"
+
+
+def test_the_fourth_corner_of_three_is_empty():
+    batches = [flat(float(k))[None] for k in (1, 2, 3)]
+    pictures, captions = collages(batches, ["a", "b", "c"], empty=flat(7.0)[None])
+    assert len(pictures) == 3 and pictures[0, 0, -1, -1] == 7
+    assert captions[1] == "top left b , top right c , bottom left a"
+    assert collages(batches, ["a", "b", "c"])[0][0, 0, -1, -1] == 1  # else the first thing's first pixel
+
+
+def test_captions_and_batches_belong_together():
+    assert placed(["a dog"]) == "a dog"
+    with pytest.raises(ConesError, match="1 to 4"):
+        placed(["a"] * 5)
+    with pytest.raises(ConesError, match="a phrase each"):
+        collages([flat(1.0)[None]] * 2, ["a"])
+    with pytest.raises(ConesError, match="2 to 4"):
+        collages([flat(1.0)[None]], ["a"])

@@ -1,0 +1,287 @@
+"""The concept mask file: round trips, the same bytes, and refusals that say what is wrong."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from cones_ops import ConceptMask, ConesError, empty, load_mask, read_mask_metadata, save_mask
+from cones_ops.masks.concept_mask import restrict, same_neurons, union
+from cones_ops.masks.rice_coding import CodedIndices, decode_index, encode_index
+
+SHAPES = {"b.to_v.weight": (2, 3), "a.to_k.weight": (4, 1)}
+MASK = ConceptMask(
+    {"a.to_k.weight": torch.tensor([0, 3]), "b.to_v.weight": torch.tensor([5])},
+    SHAPES,
+    identifier="sks",
+    class_word="star",
+    where="own tokens",
+    fingerprint="abc",
+    provenance={"method": "learned", "seed": "7", "date": "2026-01-31"},
+)
+
+
+def rewritten(path: Path, tensors: dict | None = None, **meta: str | None) -> Path:
+    """A saved MASK with some tensors and metadata replaced (None removes)."""
+    save_mask(MASK, path)
+    all_meta = {k: v for k, v in (read_mask_metadata(path) | meta).items() if v is not None}
+    save_file(load_file(path) if tensors is None else tensors, path, all_meta)
+    return path
+
+
+def version_1(path: Path, tensors: dict, **meta: str) -> Path:
+    """A file as version 1 wrote it: int32 positions, no checksum."""
+    told = {
+        "modelspec.title": "sks star",
+        "cones.format_version": "1",
+        "cones.shapes": '{"a.to_k.weight": [4, 1], "b.to_v.weight": [2, 3]}',
+        "cones.identifier": "sks",
+        "cones.class_word": "star",
+        "cones.where": "own tokens",
+        "cones.fingerprint": "abc",
+        "cones.count": "3",
+        "cones.size": "10",
+        "cones.search.method": "learned",
+        "cones.search.seed": "7",
+        "cones.search.date": "2026-01-31",
+    }
+    save_file(tensors, path, told | meta)
+    return path
+
+
+def int32(*positions: int) -> torch.Tensor:
+    return torch.tensor(positions, dtype=torch.int32)
+
+
+def coded(positions: list[int], size: int) -> torch.Tensor:
+    return encode_index(torch.tensor(positions), size)
+
+
+def fields(mask: ConceptMask) -> tuple:
+    return mask.shapes, mask.identifier, mask.class_word, mask.where, mask.fingerprint, mask.provenance
+
+
+def test_what_is_in_the_file(tmp_path: Path) -> None:
+    path = save_mask(MASK, tmp_path / "sub" / "sks.safetensors")
+    tensors, meta = load_file(path), read_mask_metadata(path)
+    assert {k: (t.dtype, t.tolist()) for k, t in tensors.items()} == {
+        # one block (31), 2 neurons; width 0 (00000), the gaps 0 and 2 in unary (1 001)
+        "a.to_k.index": (torch.uint8, [31, 2, 0b00100000, 0b1]),
+        # one block, 1 neuron; width 1 (10000), low bit of the gap 5 (1), its half in unary (001)
+        "b.to_v.index": (torch.uint8, [31, 1, 0b00100001, 0b1]),
+    }
+    assert meta["modelspec.sai_model_spec"] == "1.0.1" and meta["modelspec.date"] == "2026-01-31"
+    assert meta["modelspec.trigger_phrase"] == "sks star" and meta["cones.search.seed"] == "7"
+    assert {"modelspec.architecture", "modelspec.implementation", "modelspec.title", "modelspec.resolution"} <= set(
+        meta
+    )
+    assert json.loads(meta["cones.shapes"]) == {"a.to_k.weight": [4, 1], "b.to_v.weight": [2, 3]}
+    assert (meta["cones.count"], meta["cones.size"]) == ("3", "10")
+    assert [p.name for p in path.parent.iterdir()] == ["sks.safetensors"]  # no temporary file is left
+
+
+words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
+
+
+@given(st.sets(st.integers(0, 5)), st.sets(st.integers(0, 3)), words, words, st.dictionaries(words, words, max_size=3))
+def test_round_trip(a: set[int], b: set[int], identifier: str, class_word: str, told: dict[str, str]) -> None:
+    index = {"b.to_v.weight": torch.tensor(sorted(a)).long(), "a.to_k.weight": torch.tensor(sorted(b)).long()}
+    mask = ConceptMask(index, SHAPES, identifier, class_word, provenance=told)
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = Path(folder, "1.safetensors"), Path(folder, "2.safetensors")
+        again = load_mask(save_mask(mask, first))
+        assert same_neurons(again, mask) and fields(again) == fields(mask)
+        assert save_mask(again, second).read_bytes() == first.read_bytes()
+
+
+def test_version_1_is_read_and_saved_as_version_2(tmp_path: Path) -> None:
+    old = version_1(tmp_path / "old.safetensors", {"a.to_k.index": int32(0, 3), "b.to_v.index": int32(5)})
+    again = load_mask(old)
+    assert same_neurons(again, MASK) and fields(again) == fields(MASK)
+    new, same = save_mask(again, tmp_path / "new.safetensors"), save_mask(MASK, tmp_path / "same.safetensors")
+    assert new.read_bytes() == same.read_bytes() and read_mask_metadata(new)["cones.format_version"] == "2"
+
+
+def test_one_parameter_is_read_alone(tmp_path: Path) -> None:
+    with safe_open(save_mask(MASK, tmp_path / "m.safetensors"), framework="pt") as file:
+        assert decode_index(file.get_tensor("b.to_v.index"), 6).tolist() == [5]
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_a_changed_byte_of_an_index_is_noticed(tmp_path: Path, seed: int) -> None:
+    path = save_mask(MASK, tmp_path / "m.safetensors")
+    whole, chosen = bytearray(path.read_bytes()), random.Random(seed)
+    begin = 8 + int.from_bytes(whole[:8], "little")
+    whole[chosen.randrange(begin, len(whole))] ^= chosen.randrange(1, 256)
+    path.write_bytes(whole)
+    with pytest.raises(ConesError, match=r"m\.safetensors: "):
+        load_mask(path)
+
+
+def test_empty_mask(tmp_path: Path) -> None:
+    again = load_mask(save_mask(empty(SHAPES, identifier="sks"), tmp_path / "e.safetensors"))
+    assert again.count == 0 and again.size == 10
+
+
+def test_never_overwrites_unless_asked(tmp_path: Path) -> None:
+    path = save_mask(MASK, tmp_path / "m.safetensors")
+    with pytest.raises(ConesError, match=r"m\.safetensors exists already"):
+        save_mask(empty(SHAPES), path)
+    assert load_mask(path).count == 3
+    save_mask(empty(SHAPES), path, overwrite=True)
+    assert load_mask(path).count == 0
+
+
+def test_cover_lies_beside_the_mask(tmp_path: Path) -> None:
+    save_mask(MASK, tmp_path / "m.safetensors", cover=b"png")
+    assert (tmp_path / "m.png").read_bytes() == b"png"
+    (tmp_path / "m.safetensors").unlink()
+    with pytest.raises(ConesError, match=r"m\.png exists already"):
+        save_mask(MASK, tmp_path / "m.safetensors", cover=b"other")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save_mask(MASK, tmp_path / "m.safetensors")
+
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="disk full"):
+        save_mask(empty(SHAPES), path, overwrite=True)
+    assert load_mask(path).count == 3 and list(tmp_path.iterdir()) == [path]
+
+
+def test_refuses_other_names_and_files(tmp_path: Path) -> None:
+    with pytest.raises(ConesError, match=r"saved as \.safetensors"):
+        save_mask(MASK, tmp_path / "m.pt")
+    with pytest.raises(ConesError, match="no such file"):
+        load_mask(tmp_path / "none.safetensors")
+    for junk in (b"", b"not a safetensors file", (2**40).to_bytes(8, "little") + b"{}"):
+        (tmp_path / "junk.safetensors").write_bytes(junk)
+        with pytest.raises(ConesError, match=r"junk\.safetensors: not a readable safetensors file"):
+            load_mask(tmp_path / "junk.safetensors")
+    save_file({"lora_up.weight": torch.ones(1)}, tmp_path / "lora.safetensors")
+    with pytest.raises(ConesError, match="not a concept mask"):
+        load_mask(tmp_path / "lora.safetensors")
+    whole = save_mask(MASK, tmp_path / "m.safetensors").read_bytes()
+    (tmp_path / "m.safetensors").write_bytes(whole[:-1])
+    with pytest.raises(ConesError, match="not a readable safetensors file"):
+        load_mask(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("cones.format_version", "3", "format version 3, this program reads 1 and 2"),
+        ("cones.format_version", "1", "unknown metadata cones.crc32"),
+        ("cones.crc32", None, "metadata without cones.crc32"),
+        ("cones.crc32", "00000000", "the indices are not those that were saved"),
+        ("cones.shapes", None, "metadata without cones.shapes"),
+        ("cones.shapes", "{", "not JSON"),
+        ("cones.shapes", "[]", "does not map names"),
+        ("cones.shapes", '{"a.to_k.weight": [4, -1]}', "positive sides for a.to_k.weight"),
+        ("cones.shapes", '{"a.to_k.weight": [4, true]}', "positive sides for a.to_k.weight"),
+        ("cones.shapes", '{"a.to_k.weight": [4, 1]}', "belong to no searched weight: b.to_v.index"),
+        ("cones.shapes", '{"a.to_k.weight": [2], "b.to_v.weight": [6]}', "the index goes past the 2 entries"),
+        ("cones.where", "nowhere", "where='nowhere'"),
+        ("cones.count", "4", "says count 4 but has 3"),
+        ("cones.size", "many", "says size many but has 10"),
+        ("cones.levels", "4", "unknown metadata cones.levels"),
+    ],
+)
+def test_bad_metadata_is_named(tmp_path: Path, key: str, value: str | None, message: str) -> None:
+    with pytest.raises(ConesError, match=message) as caught:
+        load_mask(rewritten(tmp_path / "m.safetensors", **{key: value}))
+    assert str(caught.value).startswith("m.safetensors: ")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"a.to_k.index": coded([0, 4], 5)}, "wrong index in a.to_k.weight. First: the index goes past the 4 entries"),
+        ({"a.to_k.index": int32(0, 3)}, "torch.int32 .*, expected bytes in a row"),
+        ({"a.to_k.index": torch.ones(2, 2, dtype=torch.uint8)}, "expected bytes in a row"),
+        ({"a.to_k.index": coded([0, 3], 4), "b.to_v.index": coded([4], 6)}, "not those that were saved"),
+        ({"b.to_v.index": coded([0, 2, 3], 6)}, "not those that were saved"),
+        ({f"x{i}": torch.ones(1) for i in range(7)}, r"x0, x1, x2, x3, x4, \.\.\. \(7 in all\)"),
+    ],
+)
+def test_bad_tensors_are_named(tmp_path: Path, tensors: dict, message: str) -> None:
+    with pytest.raises(ConesError, match=message):
+        load_mask(rewritten(tmp_path / "m.safetensors", tensors))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (int32(3, 0), "a.to_k.weight: the index is not sorted"),
+        (int32(0, 0), "not sorted and unique"),
+        (int32(0, 4), "index from 0 to 4 but the weight has 4 entries"),
+        (int32(-1), "index from -1"),
+        (int32(0), "says count 3 but has 1"),
+        (torch.tensor([0, 3]), "torch.int64, expected torch.int32"),
+        (torch.ones(2, 2, dtype=torch.int32), "list of whole numbers"),
+    ],
+)
+def test_bad_tensors_of_version_1_are_named(tmp_path: Path, index: torch.Tensor, message: str) -> None:
+    with pytest.raises(ConesError, match=message):
+        load_mask(version_1(tmp_path / "m.safetensors", {"a.to_k.index": index}))
+
+
+def test_metadata_of_other_programs_is_left_alone(tmp_path: Path) -> None:
+    path = rewritten(tmp_path / "m.safetensors", ssmd_rating="5")
+    assert load_mask(path).count == 3 and read_mask_metadata(path)["ssmd_rating"] == "5"
+
+
+def test_thumbnail_and_keys_for_programs_that_list_models(tmp_path: Path) -> None:
+    told = {**MASK.provenance, "base_model_version": "sd_v1"}
+    picture = b"\xff\xd8 a JPEG"
+    path = save_mask(replace(MASK, provenance=told), tmp_path / "sks.safetensors", cover=b"PNG", thumbnail=picture)
+    meta = read_mask_metadata(path)
+    assert base64.b64decode(json.loads(meta["ssmd_cover_images"])[0]) == picture
+    assert meta["modelspec.thumbnail"] == f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
+    assert (meta["ss_output_name"], meta["ss_base_model_version"]) == ("sks star", "sd_v1")
+    assert json.loads(meta["ss_tag_frequency"]) == {"concept": {"sks star": 1}}
+    assert path.with_suffix(".png").read_bytes() == b"PNG" and same_neurons(load_mask(path), MASK)
+    with pytest.raises(ConesError, match="thumbnail of 100001 bytes"):
+        save_mask(MASK, tmp_path / "big.safetensors", thumbnail=bytes(100_001))
+    assert not (tmp_path / "big.safetensors").exists()
+
+
+def test_a_loaded_mask_stays_coded_and_needs_its_file_no_longer(tmp_path: Path) -> None:
+    shapes = {"a.to_k.weight": (300, 1000), "b.to_v.weight": (4, 4)}
+    index = (torch.rand(300_000, generator=torch.Generator().manual_seed(0)) < 0.01).nonzero().flatten()
+    mask = ConceptMask({"a.to_k.weight": index}, shapes, "sks", "star")
+    path = save_mask(mask, tmp_path / "one.safetensors")
+    found = load_mask(path)
+    path.unlink()
+    save_mask(MASK, path)
+    assert (
+        isinstance(found.index, CodedIndices)
+        and sum(one.nbytes for one in found.index.coded.values()) < len(index) * 1.1
+    )
+    assert found.count == len(index) and found.names == ["a.to_k.weight"] and same_neurons(found, mask)
+    assert same_neurons(union(found, mask), mask) and replace(found, where="own tokens").index is found.index
+    assert restrict(found, ["b.to_v.weight"]).count == 0
+
+
+def test_indices_coded_for_other_shapes_are_refused() -> None:
+    coded = CodedIndices({"a.to_k.weight": encode_index(torch.tensor([1, 3]), 4)}, {"a.to_k.weight": 4})
+    with pytest.raises(ConesError, match=r"other shapes than given: a\.to_k\.weight"):
+        ConceptMask(coded, {"a.to_k.weight": (2, 3)})
+    empty_too = CodedIndices(
+        {n: encode_index(torch.tensor(i).long(), 4) for n, i in (("a", []), ("b", [2]))}, {"a": 4, "b": 4}
+    )
+    assert ConceptMask(empty_too, {"a": (4, 1), "b": (2, 2)}).names == ["b"]

@@ -1,0 +1,67 @@
+"""Where weights lie, from their names: UNets, transformers, fused weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from cones_ops.models.weight_names import layers, places, short_for, whole_weight, words_for
+
+UNET = "output_blocks.{}.1.transformer_blocks.{}.attn2.to_{}.weight"
+
+
+def test_a_unet_is_ordered_by_depth() -> None:
+    names = [UNET.format(10, 0, "v"), UNET.format(3, 1, "k"), UNET.format(3, 0, "v"), UNET.format(3, 0, "k")]
+    names += ["middle_block.1.transformer_blocks.0.attn2.to_k.weight"]
+    names += ["input_blocks.11.1.transformer_blocks.0.attn2.to_k.weight"]
+    found = places(names)
+    assert [place.block for place in found[:3]] == ["input_blocks.11", "middle_block", "output_blocks.3"]
+    assert [(p.layer, p.part) for p in found[2:]] == [
+        ("output_blocks.3.1.transformer_blocks.0", "K"),
+        ("output_blocks.3.1.transformer_blocks.0", "V"),
+        ("output_blocks.3.1.transformer_blocks.1", "K"),
+        ("output_blocks.10.1.transformer_blocks.0", "V"),
+    ]
+    assert len(layers(found)) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "row"),
+    [
+        ("middle_block.1.transformer_blocks.0.attn1.to_k.weight", "K", "picture K"),
+        ("middle_block.1.transformer_blocks.0.attn2.to_v.weight", "V", "V"),
+        ("transformer_blocks.5.attn.add_k_proj.weight", "K", "K"),
+        ("transformer_blocks.5.attn.to_v.weight", "V", "picture V"),
+        ("blocks.3.cross_attn.k.weight", "K", "K"),
+        ("blocks.3.cross_attn.v_proj.weight", "V", "V"),
+        ("blocks.3.self_attn.v.weight", "V", "picture V"),
+        ("double_layers.0.attn.w1k.weight", "K", "K"),
+        ("layers.2.attention.qkv.weight[32:64]", "K", "K"),  # as many rows of Q before it
+        ("layers.2.attention.qkv.weight[64:96]", "V", "V"),
+        ("blocks.1.cross_attn.kv_linear.weight[0:8]", "K", "K"),
+        ("double_blocks.1.img_attn.qkv.weight[64:96]", "V", "picture V"),
+    ],
+)
+def test_k_or_v_text_or_picture(name: str, part: str, row: str) -> None:
+    (place,) = places([name])
+    assert (place.part, place.row) == (part, row)
+
+
+def test_of_two_parts_of_one_weight_the_first_is_k() -> None:
+    """Grouped queries: K has fewer rows than Q."""
+    found = places(["layers.0.attention.qkv.weight[80:96]", "layers.0.attention.qkv.weight[64:80]"])
+    assert [(place.name[-7:], place.part) for place in found] == [("[64:80]", "K"), ("[80:96]", "V")]
+    assert whole_weight(found[0].name) == ("layers.0.attention.qkv.weight", 64)
+
+
+@pytest.mark.parametrize(
+    ("block", "words", "short"),
+    [
+        ("output_blocks.3", "output block 3", "out 3"),
+        ("middle_block", "middle block", "mid"),
+        ("double_blocks.17", "double block 17", "double 17"),
+        ("transformer_blocks.59", "transformer block 59", "59"),
+        ("layers.2", "layer 2", "2"),
+    ],
+)
+def test_words(block: str, words: str, short: str) -> None:
+    assert (words_for(block), short_for(block)) == (words, short)
