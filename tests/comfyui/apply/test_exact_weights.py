@@ -13,7 +13,7 @@ from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.apply.exact_weights import Untouched
 from cones_concept_neurons.nodes.host.apply.sparse_entries import BITS
 from cones_concept_neurons.nodes.host.parameters import PREFIX, base_weight
-from cones_small_models import DYNAMIC, SKS, ZWX, mask_of, small_unet
+from support.small_models import DYNAMIC, SKS, ZWX, mask_of, small_unet
 
 pytestmark = pytest.mark.skipif(DYNAMIC, reason="with dynamic VRAM weights are patched only when they are used")
 

@@ -11,8 +11,8 @@ from cones_concept_neurons.cones_ops.search.settings import SearchSettings
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX, base_weight, parameter_shapes
 from cones_concept_neurons.nodes.host.search.find import Task, search
-from cones_packed_layers import STAND_IN, comfyui_gguf
-from cones_small_models import CPU, DEVICE, SKS, encode, inner_model, mask_of, random_state, sampled, sd15, small_unet
+from support.packed_layers import STAND_IN, comfyui_gguf
+from support.small_models import CPU, DEVICE, SKS, encode, inner_model, mask_of, random_state, sampled, sd15, small_unet
 
 
 @pytest.fixture(params=["stand-in", "ComfyUI-GGUF"])

@@ -14,7 +14,7 @@ import torch
 from comfy_extras.nodes_model_merging import ModelMergeSimple, ModelSave
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX, layer_of, weight_in_use
-from cones_small_models import CPU, DEVICE, DYNAMIC, SKS, ZWX, encode, mask_of, sampled, small_unet
+from support.small_models import CPU, DEVICE, DYNAMIC, SKS, ZWX, encode, mask_of, sampled, small_unet
 
 try:
     from comfy.quant_ops import QUANT_ALGOS

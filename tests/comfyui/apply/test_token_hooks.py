@@ -10,7 +10,7 @@ from comfy.patcher_extension import WrappersMP
 from cones_concept_neurons.cones_ops.masks.concept_mask import union
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX
-from cones_small_models import (
+from support.small_models import (
     CPU,
     DEVICE,
     DYNAMIC,

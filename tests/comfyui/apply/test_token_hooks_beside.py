@@ -14,7 +14,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX
-from cones_small_models import (
+from support.small_models import (
     DEVICE,
     POSITIVE,
     SKS,

@@ -14,7 +14,7 @@ from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.search.borrow import borrow
 from cones_concept_neurons.nodes.host.text.token_positions import KEY
-from cones_small_models import DEVICE, SKS, mask_of, sampled, small_clip, small_model
+from support.small_models import DEVICE, SKS, mask_of, sampled, small_clip, small_model
 
 SHAPES = {"sdxl": (4, 8, 8), "qwen": (16, 1, 8, 8)}
 

@@ -12,7 +12,7 @@ from cones_concept_neurons.cones_ops.masks.concept_mask import empty
 from cones_concept_neurons.nodes.hooks import ConesConceptMaskHook
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX
-from cones_small_models import SKS, encode, mask_of, sampled, small_unet
+from support.small_models import SKS, encode, mask_of, sampled, small_unet
 
 
 @pytest.fixture(scope="module")

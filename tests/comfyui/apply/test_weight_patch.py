@@ -21,7 +21,7 @@ from cones_concept_neurons.nodes.host.apply.sparse_entries import Share
 from cones_concept_neurons.nodes.host.apply.weight_patch import SparseMask, SparseMaskFn
 from cones_concept_neurons.nodes.host.parameters import PREFIX, base_weight, parameter_shapes
 from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
-from cones_small_models import DEVICE, DYNAMIC
+from support.small_models import DEVICE, DYNAMIC
 
 pytestmark = pytest.mark.skipif(
     DYNAMIC, reason="with dynamic VRAM weights are patched only when they are used: test_memory_modes.py looks there"

@@ -9,8 +9,8 @@ import torch
 from cones_concept_neurons.cones_ops.masks.mask_file import read_mask_metadata
 from cones_concept_neurons.nodes.covers import BESIDE, INSIDE, covers
 from cones_concept_neurons.nodes.host.files.model_info import base_facts
-from cones_small_models import small_model, small_unet
 from PIL import Image
+from support.small_models import small_model, small_unet
 
 
 def node(class_type, **inputs):

@@ -15,8 +15,8 @@ from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.masks.fingerprint import fingerprint
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX, base_weight
-from cones_small_models import DEVICE, DYNAMIC, SKS, mask_of, small_unet
 from safetensors.torch import load_file
+from support.small_models import DEVICE, DYNAMIC, SKS, mask_of, small_unet
 
 
 @pytest.fixture(scope="module")

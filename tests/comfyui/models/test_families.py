@@ -17,8 +17,8 @@ from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.search.borrow import borrow
 from cones_concept_neurons.nodes.host.search.find import Task, search
 from cones_concept_neurons.nodes.host.search.taps import training_kernels as differentiable_kernels
-from cones_small_families import FAMILIES, OWN, model_of, prompt_of
-from cones_small_models import DEVICE, SKS, mask_of, sampled, traces
+from support.small_families import FAMILIES, OWN, model_of, prompt_of
+from support.small_models import DEVICE, SKS, mask_of, sampled, traces
 
 WHERE = [
     (name, where) for name, one in FAMILIES.items() for where in ("everywhere", "own tokens")[: 1 + one.own_tokens]

@@ -11,7 +11,7 @@ from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.hosts.diffusers.host_model import alphas_cumprod
 from cones_concept_neurons.cones_ops.toy_world.bundle import SHIPPED, load_pipeline, random_pipeline, save_pipeline
 from cones_concept_neurons.nodes.host.toy_checkpoint import host_unet_config, load_toy_checkpoint
-from cones_small_models import DEVICE
+from support.small_models import DEVICE
 
 TEXTS = ["a sks star", "a red circle and a (blue:1.0) square on a white background", ""]
 

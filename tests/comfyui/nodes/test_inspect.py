@@ -10,7 +10,7 @@ import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.masks.concept_mask import ConceptMask, union
 from cones_concept_neurons.cones_ops.masks.mask_file import load_mask
-from cones_small_models import SKS, ZWX, mask_of, small_unet
+from support.small_models import SKS, ZWX, mask_of, small_unet
 
 MASK, OTHER = "toy-sks-star.safetensors", "toy-zwx-heart.safetensors"
 SAMPLING = {"seed": 3, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}

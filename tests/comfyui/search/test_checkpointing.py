@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import comfy.model_management
 import comfy.ops
 import pytest
@@ -13,8 +11,7 @@ from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.search.borrow import borrow
 from cones_concept_neurons.nodes.host.search.checkpointing import blocks_in
 from cones_concept_neurons.nodes.host.search.taps import tapped
-
-small = sys.modules["cones_small_models"]
+from support import small_models as small
 
 
 class Block(torch.nn.Module):

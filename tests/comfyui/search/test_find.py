@@ -37,7 +37,7 @@ from cones_concept_neurons.nodes.host.search import (
     statistics_store as room,
 )
 from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
-from cones_small_models import DEVICE
+from support.small_models import DEVICE
 
 PROMPTS = ("a sks star", "a star")
 

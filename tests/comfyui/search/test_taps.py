@@ -14,7 +14,7 @@ from cones_concept_neurons.cones_ops.toy_world.bundle import random_pipeline, sa
 from cones_concept_neurons.nodes.host.parameters import PREFIX, parameter_shapes
 from cones_concept_neurons.nodes.host.search.borrow import borrow
 from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
-from cones_small_models import DEVICE
+from support.small_models import DEVICE
 
 ROWS = 3
 

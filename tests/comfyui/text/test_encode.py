@@ -9,7 +9,7 @@ from cones_concept_neurons.cones_ops.masks.concept_mask import ConceptMask
 from cones_concept_neurons.nodes.encode import ConesEncodePrompt, named
 from cones_concept_neurons.nodes.host.text.encode import encode_prompt
 from cones_concept_neurons.nodes.host.text.token_positions import KEY
-from cones_small_models import SKS, ZWX, small_clip
+from support.small_models import SKS, ZWX, small_clip
 
 KINDS = ["sd15", "sd2", "sdxl", "sd3", "sd3 without t5", "flux", "qwen"]
 LONG = "a photo of " + "very " * 70 + "big things and a sks star on a lawn"  # two chunks of CLIP

@@ -9,7 +9,7 @@ from typing import Any
 import comfy.supported_models as families
 import torch
 from cones_concept_neurons.nodes.host.text.token_positions import KEY, TokenPlaces
-from cones_small_models import SKS, UNET, fill, inner_model, patcher_of
+from support.small_models import SKS, UNET, fill, inner_model, patcher_of
 
 WIDTH, TOKENS, OWN = 32, 8, [1, 2]  # of the text; where the concept's own tokens are
 _FLUX: dict[str, Any] = {
