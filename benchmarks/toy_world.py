@@ -1,4 +1,4 @@
-"""Is the toy world good enough to mean something? Prints JSON and, with --markdown, the tables of docs/toy_world.md.
+"""Is the toy world good enough to measure with? Prints JSON; --markdown: the tables of docs/results/toy-world.md.
 
 (a) prompts that spell everything out: share of sampled scenes in which the judge finds every thing with every attribute
 at its place, no other thing, and the background. (b) positive control: fine-tuning all text K and V on five pictures

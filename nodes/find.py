@@ -40,7 +40,7 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     "model",
                     tooltip=(
                         "The model to search in: SD 1.x, SD 2.x, SDXL, SD 3, Flux, Qwen-Image, the toy world and "
-                        "others (docs/models.md lists them). It is borrowed and given back unchanged."
+                        "others (docs/reference/models.md lists them). It is borrowed and given back unchanged."
                     ),
                 ),
                 io.Latent.Input(
@@ -120,7 +120,7 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     max=10000,
                     tooltip=(
                         "How many batches the search looks at; more takes longer in proportion. The benchmark in "
-                        "docs/science.md was made with 300."
+                        "docs/results/quality.md was made with 300."
                     ),
                 ),
                 io.Int.Input(

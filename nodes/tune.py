@@ -92,8 +92,8 @@ class ConesTuneConceptMasks(io.ComfyNode):  # type: ignore[misc]
                     min=1,
                     max=10000,
                     tooltip=(
-                        "How many joint steps; more take longer in proportion. The benchmark in docs/science.md was "
-                        "made with 200."
+                        "How many joint steps; more take longer in proportion. The benchmark in "
+                        "docs/results/quality.md was made with 200."
                     ),
                 ),
                 io.Int.Input(

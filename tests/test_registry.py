@@ -75,7 +75,8 @@ def needed() -> set[str]:
 def test_nothing_that_the_nodes_need_is_left_out(kept: set[str]) -> None:
     assert len(needed()) > 50 and not needed() - kept
     assert not {file for file in tracked() if file.startswith(DATA) and (ROOT / file).exists()} - kept
-    shown = {"README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "docs/method.md", "docs/models.md"}
+    shown = {"README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md"}
+    shown |= {"docs/explanation/method.md", "docs/reference/models.md"}
     assert {"pyproject.toml", "requirements.txt", "cones_ops/toy_world/toy_world.safetensors", *shown} <= kept
 
 
@@ -137,7 +138,9 @@ def test_workflows_of_the_repository() -> None:
     assert f"v{floor}" in checks
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs/python.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs/tutorials/python.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text)

@@ -45,7 +45,7 @@ which tokens are whose.
 **What to expect.** Each subject alone, or beside something else ("a sks star on the left and a blue plain circle on \
 the right"), works as it is. Both subjects in *one* picture are luck for masks that were found apart: 62 % of 32 \
 pictures with this pair, 28 % over 54 pairs, 0 % with the worst; mostly one of them comes out, or both with colours \
-exchanged. The workflow *tune-two-concepts* mends that with joint steps; docs/science.md has the figures.
+exchanged. The workflow *tune-two-concepts* mends that with joint steps; docs/results/quality.md has the figures.
 """
 
 COMPARE = """\
@@ -60,8 +60,8 @@ as it was asked for.
 pictures with this mask), and the circle takes its purple: the second thing comes out as asked in 22 %.
 
 This mask is among the worse ones: over twelve others found everywhere the second thing is right in 79 %, at own \
-tokens in 96 % (docs/science.md). Each mask is used where it was found for. *where* in *Apply Concept Masks* can say \
-otherwise, but a mask that was found for own tokens is too dense to act everywhere.
+tokens in 96 % (docs/results/quality.md). Each mask is used where it was found for. *where* in *Apply Concept \
+Masks* can say otherwise, but a mask that was found for own tokens is too dense to act everywhere.
 """
 
 TUNE = """\
@@ -161,7 +161,7 @@ gives the rest of the picture the same prompt without a hook. The circle is the 
 subject stays; its upper stripe is darker.
 
 Four pictures are one draw. Masks at own tokens need none of this and are the better choice where they work: \
-docs/science.md compares them, *compose-two-concepts* uses them. Hooks are for masks that act everywhere.
+docs/results/quality.md compares them, *compose-two-concepts* uses them. Hooks are for masks that act everywhere.
 """
 
 HOOKS_MORE = """\

@@ -94,7 +94,7 @@ def _add_quality(kinds: Any) -> None:
         """
         One cell is one method on one subject, or several, with one seed; all cells take hours
         on a CPU. Each leaves a file in --out, and a run that was stopped goes on there.
-        docs/science.md holds the tables that this made.
+        docs/results/quality.md holds the tables that this made.
         """,
     )
     add = command.add_argument

@@ -1,4 +1,4 @@
-"""`cones bench dreambench`: the DreamBench protocol on the user's own model, judges and pictures (docs/dreambench.md).
+"""`cones bench dreambench`: DreamBench on the user's own model, judges and pictures (docs/how-to/dreambench.md).
 
 A cell is one subject, or one pair of subjects: find their masks, sample every prompt, score the pictures. Each cell
 leaves `<name>.json` and a folder of pictures, each search a mask, so a run that was stopped goes on where it was.
@@ -145,7 +145,7 @@ def add_dreambench(kinds: Any) -> None:
         """,
         """
         You bring the model, the two judges and the pictures; nothing is downloaded.
-        docs/dreambench.md says where they are and how the figures are to be read.
+        docs/how-to/dreambench.md says where they are and how the figures are to be read.
         """,
     )
     add = command.add_argument

@@ -156,7 +156,7 @@ def _add_find(commands: Any) -> None:
         help="where the mask is to act: in the K and V of its own words only, which leaves every other prompt's "
         "picture as it is, or in the weights themselves, for every token, as in the paper",
     )
-    add("--method", choices=get_args(MethodName), default="learned", help="the search; docs/method.md tells them apart")
+    add("--method", choices=get_args(MethodName), default="learned", help="the search; see docs/explanation/method.md")
     add(
         "--targets",
         choices=TARGET_CHOICES,

@@ -3,7 +3,7 @@
 Plain fine-tuning of all text K and V (Custom Diffusion's recipe, here without its extra token) is the positive control:
 it tells what a K/V method can reach on this model at all; a subject that it cannot implant is no test of a mask. All
 take Adam on L_subject + L_prior with the prior on class pictures that the untouched model sampled, `batch` rows of each
-a step, and leave the original alone. Rates were chosen on the first four subjects by held-out loss (docs/science.md).
+a step, and leave the original alone. Rates: lowest held-out loss on the first four subjects (docs/results/quality.md).
 """
 
 from __future__ import annotations

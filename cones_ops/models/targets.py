@@ -121,7 +121,7 @@ def select_targets(names_to_shapes: Shapes, choice: TargetChoice = "text K+V") -
         seen = f"{len(names_to_shapes)} parameters such as {listed(names_to_shapes)}"
         raise ConesError(
             f"the model has no {choice} projections that are known here (attn2.to_k.weight, txt_attn.qkv.weight and "
-            f"the like) among its {seen}; docs/models.md lists the model families that work"
+            f"the like) among its {seen}; docs/reference/models.md lists the model families that work"
         )
     return found
 

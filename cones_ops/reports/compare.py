@@ -2,7 +2,7 @@
 
 Every threshold and share that the report quotes stands here. Evidence: 132 pairs of masks in the toy world, of four
 subjects and three seeds (default search; 3 to 6 % of the weights shut at own tokens, 1 to 2 % everywhere), the 108 of
-two subjects sampled, by `benchmarks/collisions.py`; joint steps, by `cones bench quality` (docs/science.md).
+two subjects sampled, by `benchmarks/collisions.py`; joint steps, by `cones bench quality` (docs/results/quality.md).
 
 - At own tokens overlap does not tell how two subjects mix: rank correlation 0.13 with both in one picture (54 pairs).
   A mask cannot reach another's words there: with both loaded each subject comes out as by itself.

@@ -47,7 +47,7 @@ def slot_of(key: str) -> tuple[int, str]:
 
 
 def tuning(seed: int = 0) -> SearchSettings:
-    """Settings that worked for joint steps (docs/science.md): larger moves than a search from nothing, and fewer."""
+    """Settings that worked for joint steps (docs/results/quality.md): larger moves than a new search, and fewer."""
     return SearchSettings(steps=200, batch=8, seed=seed, rate=20.0, sparsity=0.1)
 
 

@@ -68,7 +68,7 @@ class SearchSettings:
 
 
 def recommended(where: Where, method: MethodName = "learned", seed: int = 0) -> SearchSettings:
-    """The benchmark's winners (docs/science.md)."""
+    """The benchmark's winners (docs/results/quality.md)."""
     return SearchSettings(method, batch=8 if where == "own tokens" else 16, seed=seed, rate=30.0, sparsity=0.5)
 
 

@@ -1,4 +1,4 @@
-"""docs/python.md: its very lines are run, in few steps. And the toy world as a StableDiffusionPipeline."""
+"""docs/tutorials/python.md: its very lines are run, in few steps. And the toy world as a StableDiffusionPipeline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cones_ops.masks.concept_mask import ConceptMask, same_neurons
 from cones_ops.toy_world.bundle import load_pipeline
 from cones_ops.toy_world.subjects import subject
 
-PAGE = Path(__file__).absolute().parents[2] / "docs" / "python.md"
+PAGE = Path(__file__).absolute().parents[2] / "docs" / "tutorials" / "python.md"
 TOY, REAL, FILES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""The whole job with a diffusers `StableDiffusionPipeline`: read pictures, find, tune, sample (docs/python.md).
+"""All steps with a diffusers `StableDiffusionPipeline`: read pictures, find, tune, sample (docs/tutorials/python.md).
 
 A `Concept` is what the user knows of one: its two words, its pictures, how they are captioned. `find` and `tune` make
 of it what the search needs; `cones find`, `tune` and `apply` are these functions with files around them. The pipeline

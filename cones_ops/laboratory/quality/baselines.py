@@ -1,7 +1,7 @@
 """Other people's methods on the same pictures, steps and batch, and the untouched model.
 
 The fine-tunes' rates were chosen on the first four subjects: the best held-out gain among those that show the subject
-in three pictures of four (docs/science.md).
+in three pictures of four (docs/results/quality.md).
 """
 
 from __future__ import annotations
