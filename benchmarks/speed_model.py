@@ -53,7 +53,7 @@ def load_pack(comfyui: Path | None, gpu: bool = False) -> None:
     """Make `comfy` and the pack importable, for work on the CPU or the GPU."""
     here = str(ROOT)
     sys.path.insert(0, here)
-    from cones_ops.laboratory.comfyui_server import find_host
+    from cones_ops.laboratory.comfyui.checkout import find_host
 
     sys.path.remove(here)  # our nodes/ would hide the host's nodes.py
     sys.path.insert(0, str(find_host(comfyui)))

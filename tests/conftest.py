@@ -23,10 +23,9 @@ sys.modules["support"] = support = ModuleType("support")
 support.__path__ = [str(TESTS / "support")]
 
 from support.host import Host, HostModule, find_host  # noqa: E402
-from support.pack import PACK, ROOT, load_module, load_pack  # noqa: E402
+from support.pack import PACK, ROOT, load_pack  # noqa: E402
 
 load_pack()
-server_module = load_module("cones_test_server", TESTS / "comfyui" / "server.py")
 hypothesis.settings.register_profile("cones", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("cones")
 
@@ -70,7 +69,9 @@ def pack() -> ModuleType:
 @pytest.fixture(scope="session")
 def start_server(host: Host) -> StartServer:
     """`with start_server(base, *arguments) as server:` runs a fresh server of the host with the pack."""
-    return lambda base, *arguments: server_module.started(host.path, ROOT, base, *arguments)
+    from cones_ops.laboratory.comfyui.server import started
+
+    return lambda base, *arguments: started(host.path, base, *arguments, pack=ROOT)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
     python tools/build_examples.py [--pictures | --only NAME] [PATH OF COMFYUI]
 
-Without a path: COMFYUI_PATH, else ~/comfy/ComfyUI. Writes workflows/*.json and locales/en. With --pictures also runs
+Without a path: the ComfyUI that find_host finds. Writes workflows/*.json and locales/en. With --pictures also runs
 the toy workflows as they are shipped: the searches give the example masks in concept_masks/, the pictures that come out
 give the thumbnails. Minutes per concept. With --only, one workflow instead of all, by its name.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -23,12 +22,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 ROOT = Path(__file__).absolute().parent.parent
-sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "comfyui")]
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT)]
 
 import build_locales  # noqa: E402 - found through the line above
 import build_workflows  # noqa: E402
-from server import Run, Server, started  # noqa: E402
 
+from cones_ops.laboratory.comfyui.checkout import find_host  # noqa: E402
+from cones_ops.laboratory.comfyui.server import PromptRun, Server, started  # noqa: E402
+from cones_ops.laboratory.comfyui.workflow import Prompt  # noqa: E402
 from cones_ops.laboratory.demo.comfyui import searching_everywhere  # noqa: E402
 
 log = logging.getLogger("cones")
@@ -40,12 +41,12 @@ def write(path: Path, text: str) -> None:
     log.info("wrote %s", path.relative_to(ROOT))
 
 
-def only(prompt: dict[str, dict[str, Any]], class_type: str) -> str:
+def only(prompt: Prompt, class_type: str) -> str:
     (node_id,) = [node_id for node_id, node in prompt.items() if node["class_type"] == class_type]
     return node_id
 
 
-def find_mask(server: Server, object_info: dict[str, Any], name: str) -> tuple[Run, dict[str, dict[str, Any]]]:
+def find_mask(server: Server, object_info: dict[str, Any], name: str) -> tuple[PromptRun, Prompt]:
     """Run find-a-concept for the subject that a mask's name tells; the mask becomes an example of the pack."""
     prompt = build_workflows.find_a_concept().api(object_info)
     identifier, class_word, *everywhere = name.split("-")[1:]
@@ -64,7 +65,7 @@ def find_mask(server: Server, object_info: dict[str, Any], name: str) -> tuple[R
     return run, prompt
 
 
-def without_and_with(run: Run, prompt: dict[str, dict[str, Any]]) -> list[list[np.ndarray]]:
+def without_and_with(run: PromptRun, prompt: Prompt) -> list[list[np.ndarray]]:
     """Rows of pictures: the last previews (without concepts), the saved ones (with)."""
     previews = [node_id for node_id, node in prompt.items() if node["class_type"] == "PreviewImage"]
     saved = [node_id for node_id, node in prompt.items() if node["class_type"] == "SaveImage"]
@@ -91,7 +92,7 @@ def save_figures(path: Path, figures: Sequence[np.ndarray], side: int = 360) -> 
     log.info("wrote %s", path.relative_to(ROOT))
 
 
-def thumbnail(run: Run, prompt: dict[str, dict[str, Any]]) -> list[list[np.ndarray]]:
+def thumbnail(run: PromptRun, prompt: Prompt) -> list[list[np.ndarray]]:
     """Rows of pictures: what the run learned from, if it shows that first, then without and with the concepts."""
     previews = [node_id for node_id, node in prompt.items() if node["class_type"] == "PreviewImage"]
     return [*(run.images(node_id)[:4] for node_id in previews[:-1][:1]), *without_and_with(run, prompt)]
@@ -121,11 +122,11 @@ def main(arguments: Sequence[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     toys = (build_workflows.find_a_concept, *build_workflows.WITH_MASKS)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("host", nargs="?", default=os.environ.get("COMFYUI_PATH", "~/comfy/ComfyUI"))
+    parser.add_argument("host", nargs="?", help="the ComfyUI checkout")
     parser.add_argument("--pictures", action="store_true", help="also the example masks and all thumbnails")
     parser.add_argument("--only", default="", choices=[make().name for make in toys], help="also the thumbnail of one")
     given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as base, started(Path(given.host).expanduser(), ROOT, Path(base)) as server:
+    with tempfile.TemporaryDirectory() as base, started(find_host(given.host), Path(base)) as server:
         object_info = server.object_info()
         for path, text in build_workflows.files(object_info).items():
             write(path, text)

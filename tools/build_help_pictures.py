@@ -2,7 +2,7 @@
 
     python tools/build_help_pictures.py [--only NODE ID ...] [PATH OF COMFYUI]
 
-Starts a ComfyUI server (COMFYUI_PATH, else ~/comfy/ComfyUI) and a headless Chromium, opens an example workflow in which
+Starts a ComfyUI server and a headless Chromium, opens an example workflow in which
 the node is used, or a small graph around it, and cuts the node out. Nodes that show a figure and need no model are run
 first. Needs pytest, Playwright, Pillow, and a chromium or google-chrome on PATH.
 """
@@ -13,7 +13,6 @@ import argparse
 import io
 import json
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -25,12 +24,14 @@ from typing import Any
 from PIL import Image
 
 ROOT = Path(__file__).absolute().parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "browser"), str(ROOT / "tools"), str(ROOT / "tests" / "comfyui")]
+sys.path[:0] = [str(ROOT / "tests" / "browser"), str(ROOT / "tools"), str(ROOT)]
 
 from conftest import FLAGS, SETTINGS, Canvas  # noqa: E402 - tests/browser, found through the line above
-from server import Server, started  # noqa: E402
 from workflow_graph import Graph, Output  # noqa: E402
 from workflow_pieces import MASKS  # noqa: E402
+
+from cones_ops.laboratory.comfyui.checkout import find_host  # noqa: E402
+from cones_ops.laboratory.comfyui.server import Server, started  # noqa: E402
 
 log = logging.getLogger("cones")
 
@@ -173,12 +174,12 @@ def main(arguments: Sequence[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     every = sorted([*SMALL, *(node_id for nodes in EXAMPLES.values() for node_id in nodes)])
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("host", nargs="?", default=os.environ.get("COMFYUI_PATH", "~/comfy/ComfyUI"))
+    parser.add_argument("host", nargs="?", help="the ComfyUI checkout")
     parser.add_argument("--only", nargs="+", default=every, choices=every, metavar="NODE ID", help="these nodes only")
     wanted = parser.parse_args(arguments)
     with (
         tempfile.TemporaryDirectory() as base,
-        started(Path(wanted.host).expanduser(), ROOT, Path(base)) as server,
+        started(find_host(wanted.host), Path(base)) as server,
         opened(server) as canvas,
     ):
         for name, workflow, nodes in views(server.object_info()):

@@ -2,7 +2,7 @@
 
     python tools/build_sd15_thumbnail.py [PATH OF COMFYUI]
 
-Starts a ComfyUI server (COMFYUI_PATH, else ~/comfy/ComfyUI) and a headless Chromium, as build_help_pictures.py does.
+Starts a ComfyUI server and a headless Chromium, as build_help_pictures.py does.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 from build_help_pictures import ROOT, opened
 from PIL import Image
-from server import started
 
-sys.path.insert(0, str(ROOT))
-
+from cones_ops.laboratory.comfyui.checkout import find_host
+from cones_ops.laboratory.comfyui.server import started
 from cones_ops.toy_world.subjects import subject
 
 NAME = "find-a-concept-sd15"
@@ -30,7 +28,6 @@ SIZE = (640, 390)
 
 def main(arguments: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    host = Path(arguments[0] if arguments else os.environ.get("COMFYUI_PATH", "~/comfy/ComfyUI")).expanduser()
     workflow = json.loads((ROOT / "workflows" / f"{NAME}.json").read_text(encoding="utf-8"))
     files = [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "LoadImage"]
     pictures, _ = subject("sks").reference_pictures(len(files))
@@ -44,7 +41,7 @@ def main(arguments: list[str]) -> None:
         for file, picture in zip(files, pictures, strict=True):
             pixels = (255 * picture.transpose(1, 2, 0)).round().astype("uint8")
             Image.fromarray(pixels).resize((256, 256), Image.Resampling.NEAREST).save(folder / file)
-        with started(host, ROOT, Path(base)) as server, opened(server) as canvas:
+        with started(find_host(*arguments[:1]), Path(base)) as server, opened(server) as canvas:
             canvas.drop(f"{NAME}.json", workflow)
             script = """([left, top, width]) => {
                 const canvas = window.app.canvas, at = canvas.canvas.getBoundingClientRect();

@@ -2,7 +2,7 @@
 
     python tools/check_manager_install.py [PATH OF COMFYUI] [--folder FOLDER]
 
-Without a path: COMFYUI_PATH, else ~/comfy/ComfyUI. Needs git, uv and a package index; some minutes, and some gigabytes
+Without a path: the ComfyUI that find_host finds. Needs git, uv and a package index; some minutes, and some gigabytes
 in the temporary folder, which holds everything it writes: the copy, an environment with the requirements of ComfyUI and
 of the ComfyUI-Manager that it names, a clone of this checkout's HEAD. Two ways are taken, each by Manager's own command
 `cm-cli install`, each followed by a start of the server and `cm-cli uninstall`:
@@ -24,13 +24,10 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -38,6 +35,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).absolute().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from cones_ops.laboratory.comfyui.checkout import find_host  # noqa: E402 - found through the line above
+from cones_ops.laboratory.comfyui.server import Server, serving  # noqa: E402
+
 NAME = "cones-concept-neurons"
 LEFT_OUT = {".git", ".venv", "venv", "custom_nodes", "models", "input", "output", "temp", "user", "tests-unit", "tests"}
 OFFLINE = "[default]\nnetwork_mode = offline\n"
@@ -127,48 +129,15 @@ def served(folder: Path, package: bytes, version: str) -> Iterator[str]:
         server.server_close()
 
 
-@contextlib.contextmanager
-def started(python: str, host: Path) -> Iterator[str]:
-    """The address of the copied ComfyUI, with the Manager on; stopped at the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [python, "main.py", "--cpu", "--port", str(port), "--enable-manager", "--disable-auto-launch"]
-    command += ["--disable-api-nodes"]
-    log = host / "server.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=host, stdout=out, stderr=subprocess.STDOUT)
-    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 900
-    try:
-        while True:
-            with contextlib.suppress(OSError):
-                asked(address, "/system_stats")
-                break
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"ComfyUI did not start:\n{log.read_text(errors='replace')[-4000:]}")
-            time.sleep(0.5)
-        yield address
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        process.kill()
-
-
-def asked(address: str, path: str) -> bytes:
-    with urllib.request.urlopen(address + path, timeout=60) as answer:
-        return bytes(answer.read())
-
-
-def missing_from(address: str, nodes: set[str]) -> list[str]:
+def missing_from(server: Server, nodes: set[str]) -> list[str]:
     """What a running ComfyUI with the pack lacks, in words."""
-    found = set(json.loads(asked(address, "/object_info")))
+    found = set(server.object_info())
     lacking = [f"node {one}" for one in sorted(nodes - found)]
-    templates = json.loads(asked(address, "/workflow_templates")).get(NAME, [])
+    templates = server.json("/workflow_templates").get(NAME, [])
     lacking += [] if templates else ["example workflows"]
-    page = asked(address, f"/extensions/{NAME}/docs/ConesFindConceptNeurons.md")
+    page = server.request(f"/extensions/{NAME}/docs/ConesFindConceptNeurons.md")
     lacking += [] if page.startswith(b"#") else ["the help page of Find Concept Neurons"]
-    known = json.loads(asked(address, "/v2/customnode/installed"))
+    known = server.json("/v2/customnode/installed")
     lacking += (
         [] if NAME in known else [f"{NAME} among what the Manager has installed: {', '.join(known) or 'nothing'}"]
     )
@@ -194,10 +163,9 @@ def check(way: str, python: str, host: Path, registry: str, target: str, nodes: 
         f"  {sum(1 for one in folder.rglob('*') if one.is_file() and '.git' not in one.parts)} files in {folder.name}"
     )
     lacking = [] if "matplotlib" in said(["uv", "pip", "list", "--python", python]) else ["matplotlib"]
-    with started(python, host) as address:
-        lacking += missing_from(address, nodes)
-    log = (host / "server.log").read_text(errors="replace")
-    lacking += [line.strip() for line in log.splitlines() if "IMPORT FAILED" in line or "Traceback" in line]
+    with serving(python, host, host, "--enable-manager", environment=os.environ, patience=900) as server:
+        lacking += missing_from(server, nodes)
+    lacking += [line.strip() for line in server.log().splitlines() if "IMPORT FAILED" in line or "Traceback" in line]
     cm_cli("uninstall", NAME if way == "registry" else f"{NAME}@unknown", "--mode", "local")
     lacking += ["an uninstallation that removes the folder"] if folder.exists() else []
     return [f"{way}: {one}" for one in lacking]
@@ -208,7 +176,7 @@ def main() -> int:
     parser.add_argument("comfyui", nargs="?", type=Path, help="the ComfyUI checkout to copy")
     parser.add_argument("--folder", type=Path, help="work here, keep it, and use the environment that is there already")
     options = parser.parse_args()
-    host = options.comfyui or Path(os.environ.get("COMFYUI_PATH") or "~/comfy/ComfyUI").expanduser()
+    host = find_host(options.comfyui)
     work = options.folder or Path(tempfile.mkdtemp(prefix="cones-manager-"))
     for old in ("served", "ComfyUI"):
         shutil.rmtree(work / old, ignore_errors=True)

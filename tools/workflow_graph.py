@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+from cones_ops.laboratory.comfyui.workflow import InputSpec, Prompt, companions, input_specs, is_widget, to_prompt
+
 REGISTRY_ID = "cones-concept-neurons"
 NOTE_COLOURS = {"color": "#432", "bgcolor": "#653"}
 HEADLINE = 26  # pixels of a node's title bar, drawn above its position
@@ -73,17 +74,9 @@ class Graph:
     def _next(self) -> int:
         return len(self.nodes) + len(self.notes) + 1
 
-    def api(self, object_info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    def api(self, object_info: Mapping[str, Any]) -> Prompt:
         """The prompt that POST /prompt takes, every widget at its value or default."""
-        return {
-            str(node.id): {"class_type": node.type, "inputs": self._values(node, object_info[node.type])}
-            for node in self.nodes
-        }
-
-    def _values(self, node: Node, info: Mapping[str, Any]) -> dict[str, Any]:
-        stored = {name: next(widget_values(node, name, spec)) for name, spec in input_specs(info) if is_widget(spec)}
-        links = {name: out for name, out in node.inputs.items() if isinstance(out, Output)}
-        return stored | {name: [str(out.node.id), out.index] for name, out in links.items()}
+        return to_prompt(self.workflow(object_info), object_info)
 
     def workflow(self, object_info: Mapping[str, Any]) -> dict[str, Any]:
         """The file that is dropped on the canvas."""
@@ -138,7 +131,7 @@ class Graph:
         }
 
     @staticmethod
-    def _specs(node: Node, info: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, dict[str, Any], bool]]]:
+    def _specs(node: Node, info: Mapping[str, Any]) -> Iterator[tuple[str, InputSpec]]:
         """The inputs this node shows: its definition's, with a growing input as one socket per use and one to spare."""
         for name, (kind, options, optional) in input_specs(info):
             if kind != "COMFY_AUTOGROW_V3":
@@ -159,20 +152,7 @@ class Graph:
         return {**entry, "order": order, "mode": 0, **({"title": node.title} if node.title else {})}
 
 
-def input_specs(info: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, dict[str, Any], bool]]]:
-    """(name, (type, options, optional)) of a node's inputs in the order of its definition."""
-    for part in ("required", "optional"):
-        for name in info["input_order"].get(part, []):
-            kind, *rest = info["input"][part][name]
-            yield name, (kind, rest[0] if rest else {}, part == "optional")
-
-
-def is_widget(spec: tuple[Any, dict[str, Any], bool]) -> bool:
-    kind, options, _ = spec
-    return (isinstance(kind, list) or kind in WIDGET_TYPES) and not options.get("forceInput")
-
-
-def socket(name: str, spec: tuple[Any, dict[str, Any], bool]) -> dict[str, Any]:
+def socket(name: str, spec: InputSpec) -> dict[str, Any]:
     kind, _, optional = spec
     entry = {"name": name, "type": "COMBO" if isinstance(kind, list) else kind, "link": None}
     if "." in name:
@@ -180,7 +160,7 @@ def socket(name: str, spec: tuple[Any, dict[str, Any], bool]) -> dict[str, Any]:
     return {**entry, "shape": 7} if optional else entry
 
 
-def widget_values(node: Node, name: str, spec: tuple[Any, dict[str, Any], bool]) -> Iterator[Any]:
+def widget_values(node: Node, name: str, spec: InputSpec) -> Iterator[Any]:
     """What one input adds to widgets_values: nothing for a socket; a seed and a picture carry a second widget."""
     if not is_widget(spec):
         return
@@ -191,7 +171,4 @@ def widget_values(node: Node, name: str, spec: tuple[Any, dict[str, Any], bool])
             raise KeyError(f"{node.type}.{name} has no default and no value")
         value = options.get("default", kind[0] if isinstance(kind, list) and kind else "")
     yield value
-    if options.get("control_after_generate") or name in ("seed", "noise_seed"):
-        yield "fixed"
-    if options.get("image_upload"):
-        yield "image"
+    yield from companions(name, spec)

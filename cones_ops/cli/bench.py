@@ -51,7 +51,7 @@ def quality(options: argparse.Namespace) -> None:
 
 def speed(options: argparse.Namespace) -> None:
     """How fast searching, sampling and applying are in a ComfyUI, against its own ways; 15 minutes on 2 cores."""
-    from ..laboratory.comfyui_server import PACK, find_host, find_python
+    from ..laboratory.comfyui.checkout import PACK, find_host, find_python
 
     benchmark, host = PACK / "benchmarks" / "speed.py", find_host(options.comfyui)
     if not benchmark.is_file():

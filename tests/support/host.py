@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 from support.gpu import use_gpu
-from support.pack import ROOT
 
 HOW_TO_GET_A_HOST = (
     "no ComfyUI found: `git clone https://github.com/Comfy-Org/ComfyUI ~/comfy/ComfyUI` (or set COMFYUI_PATH), "
@@ -35,21 +34,17 @@ class Host:
     base: Path
 
 
-def is_checkout(path: Path) -> bool:
-    return (path / "main.py").is_file() and (path / "comfy").is_dir()
-
-
 def find_checkout() -> Path | None:
     """The ComfyUI checkout to test with; a wrong COMFYUI_PATH is an error, never a skip."""
-    if named := os.environ.get("COMFYUI_PATH"):
-        path = Path(named).expanduser().absolute()
-        if not is_checkout(path):
-            raise pytest.UsageError(f"COMFYUI_PATH={named} is not a ComfyUI checkout (no main.py and comfy/ there)")
-        return path
-    candidates = [Path.home() / "comfy" / "ComfyUI"]
-    if ROOT.parent.name == "custom_nodes":
-        candidates.insert(0, ROOT.parent.parent)
-    return next(filter(is_checkout, candidates), None)
+    from cones_ops.errors import ConesError
+    from cones_ops.laboratory.comfyui import checkout
+
+    try:
+        return checkout.find_host()
+    except ConesError as error:
+        if os.environ.get("COMFYUI_PATH"):
+            raise pytest.UsageError(str(error)) from None
+        return None
 
 
 @functools.cache

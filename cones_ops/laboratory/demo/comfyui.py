@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -23,13 +24,16 @@ from ...masks.concept_mask import Where
 from ...masks.mask_file import load_mask
 from ...toy_world.subjects import Subject, subject
 from ...toy_world.world import SIDE
-from ..comfyui_server import PACK, Prompt, Server, find_host, started, to_api
+from ..comfyui.checkout import PACK, find_host, find_python
+from ..comfyui.server import Server, started
+from ..comfyui.workflow import Prompt, to_prompt
 from ..judge import Judge, Reading, load_judge, read
 from ..measure import Cell, Measured, all_cell, class_cell, described_cell, drift, second_cell, subject_cell
 from ..picture_grid import Row, save_grid
 from .run import WHERES
 
 FIND, COMPOSE = "find-a-concept", "compose-two-concepts"
+PATIENCE = 3600  # seconds that one prompt may take
 Pair = tuple[Measured, Measured]  # without and with the masks, from the same noise
 
 
@@ -46,7 +50,7 @@ class Session:
 
     def prompt(self, name: str) -> Prompt:
         """A shipped workflow, ready to be changed and run."""
-        return to_api(self.workflows[name], json.loads(self.server.request("/object_info")))
+        return to_prompt(self.workflows[name], self.server.object_info())
 
     def cell(self, cell: Cell, names: Sequence[str]) -> Pair:
         """Pictures without and with the saved masks `names` (one or two); equal prompts are one batch."""
@@ -70,17 +74,12 @@ class Session:
         for node_id in {node["inputs"]["positive"][0] for node in prompt.values() if node["class_type"] == "KSampler"}:
             prompt[node_id]["inputs"]["text"] = text
         changed(prompt, "EmptyLatentImage", batch_size=count)
-        outputs = self.server.run(prompt)
+        run = self.server.run(prompt, PATIENCE)
         titles = {str(node["id"]): node.get("title", "") for node in self.workflows[COMPOSE]["nodes"]}
         return [
-            self._small(next(output for node_id, output in outputs.items() if titles[node_id].startswith(word)))
+            small(run.images(next(node_id for node_id in run.outputs if titles[node_id].startswith(word))))
             for word in ("Without", "With the")
         ]
-
-    def _small(self, output: Mapping[str, Any]) -> Tensor:
-        pictures = self.server.pictures(output)  # (n, H, W, 3), pixels repeated by the workflow's enlarging
-        step = pictures.shape[1] // SIDE
-        return torch.from_numpy(pictures[:, ::step, ::step].copy()).movedim(3, 1).float() / 255  # (n, 3, 64, 64)
 
     def _judged(self, text: str, pictures: Sequence[Tensor], wanted: Sequence[Callable[[Reading], bool]]) -> Measured:
         small = torch.stack(list(pictures))
@@ -98,9 +97,9 @@ def run(host: Path | None, out: Path, quick: bool = False) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="cones-comfyui-") as folder, tqdm(desc="pictures from ComfyUI") as bar:
         base = Path(folder)
-        with started(host, base) as server:
+        with started(host, base, python=find_python(host)) as server:
             session = Session(server, workflows, judge, base, 8 if quick else 32, bar)
-            version = json.loads(server.request("/system_stats"))["system"]["comfyui_version"]
+            version = server.json("/system_stats")["system"]["comfyui_version"]
             found = [_concept(session, one, where, quick) for where in WHERES for one in subjects]
             names = [_mask_name(one, WHERES[0]) for one in subjects]
             spelled = session.cell(described_cell(subjects, session.samples), names)
@@ -118,6 +117,12 @@ def run(host: Path | None, out: Path, quick: bool = False) -> dict[str, Any]:
     }
     (out / "demo-comfyui.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def small(pictures: Sequence[np.ndarray]) -> Tensor:
+    """Pictures (H, W, 3) uint8 without the pixels that the workflow's enlarging repeated, (n, 3, 64, 64) in [0, 1]."""
+    step = len(pictures[0]) // SIDE
+    return torch.from_numpy(np.stack(pictures)[:, ::step, ::step].copy()).movedim(3, 1).float() / 255
 
 
 def changed(prompt: Prompt, class_type: str, **inputs: Any) -> None:
@@ -150,7 +155,7 @@ def _concept(session: Session, one: Subject, where: Where, quick: bool) -> tuple
         searching_everywhere(prompt)
     if quick:
         changed(prompt, "ConesFindConceptNeurons", steps=100, batch=8)
-    session.server.run(prompt)
+    session.server.run(prompt, PATIENCE)
     seconds = time.monotonic() - began
     shown, leak, second = (
         session.cell(cell(one, session.samples), [name]) for cell in (subject_cell, class_cell, second_cell)

@@ -33,7 +33,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_package_alone_has_every_node_and_draws_a_picture(
     package: Path, host: Any, server: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from cones_test_server import started
+    from cones_ops.laboratory.comfyui.server import started
 
     def node(class_type: str, **inputs: Any) -> dict[str, Any]:
         return {"class_type": class_type, "inputs": inputs}
@@ -58,6 +58,6 @@ def test_the_package_alone_has_every_node_and_draws_a_picture(
     }
     ours = {name for name in server.object_info() if name.startswith("Cones")}
     assert len(ours) > 10
-    with started(host.path, package, tmp_path_factory.mktemp("bare")) as bare:
+    with started(host.path, tmp_path_factory.mktemp("bare"), pack=package) as bare:
         assert {name for name in bare.object_info() if name.startswith("Cones")} == ours
         assert (bare.run(prompt).image("show") == server.run(prompt).image("show")).all()

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from cones_ops.errors import ConesError
-from cones_ops.laboratory import comfyui_server
+from cones_ops.laboratory.comfyui import checkout
+from cones_ops.laboratory.comfyui.server import started
+from cones_ops.laboratory.comfyui.workflow import to_prompt
 from cones_ops.laboratory.demo import comfyui as demo_comfyui
 from cones_ops.masks.concept_mask import ConceptMask
 from cones_ops.masks.fingerprint import fingerprint
@@ -82,8 +84,8 @@ def test_both_hosts_sample_the_same_picture(server: Any, pipeline: Any, mask: Co
 @pytest.mark.parametrize("name", [demo_comfyui.FIND, demo_comfyui.COMPOSE])
 def test_shipped_workflows_become_complete_prompts(server: Any, name: str) -> None:
     info = server.object_info()
-    workflow = json.loads((comfyui_server.PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    prompt = comfyui_server.to_api(workflow, info)
+    workflow = json.loads((checkout.PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    prompt = to_prompt(workflow, info)
     for one in prompt.values():
         definition = info[one["class_type"]]["input"]
         assert set(definition.get("required", {})) <= set(one["inputs"])
@@ -97,12 +99,12 @@ def test_shipped_workflows_become_complete_prompts(server: Any, name: str) -> No
 
 
 def test_a_server_of_its_own_runs_a_prompt(host: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with comfyui_server.started(host.path, tmp_path) as server:
+    with started(host.path, tmp_path) as server:
         prompt = {
             "subject": node("ConesToySubject", subject="sks", pictures=2, seed=0),
             "show": node("PreviewImage", images=["subject", 0]),
         }
-        assert server.pictures(server.run(prompt)["show"]).shape == (2, 64, 64, 3)
+        assert demo_comfyui.small(server.run(prompt).images("show")).shape == (2, 3, 64, 64)
         with pytest.raises(ConesError, match="refused"):
             server.run({"show": node("PreviewImage")})
     assert server.process.poll() is not None
@@ -110,4 +112,4 @@ def test_a_server_of_its_own_runs_a_prompt(host: Any, tmp_path: Any, monkeypatch
 
 def test_a_missing_host_is_named(tmp_path: Any) -> None:
     with pytest.raises(ConesError, match="git clone"):
-        comfyui_server.find_host(tmp_path)
+        checkout.find_host(tmp_path)

@@ -13,8 +13,9 @@ import pytest
 import torch
 from cones_concept_neurons.cones_ops.masks.concept_mask import ConceptMask
 from cones_concept_neurons.cones_ops.masks.mask_file import load_mask, save_mask
-from cones_test_server import PromptRefusedError
 from safetensors.torch import save_file
+
+from cones_ops.laboratory.comfyui.server import PromptRefusedError
 
 WORLD, TEXT, EMPTY, SAMPLER, DECODE, SHOW = "world", "text", "empty", "sampler", "decode", "show"
 WORDS = {"identifier": "sks", "class_word": "star"}

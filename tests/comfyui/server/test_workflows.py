@@ -1,7 +1,6 @@
 """The shipped workflow files: valid against the server's node definitions, in step with their description, runnable.
 
-`to_api` turns a workflow file into the form the server takes, from the file and /object_info alone; the browser test
-does the same with the frontend's own code.
+Their prompts come from the file and /object_info alone; the browser test makes them with the frontend's own code.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cones_ops.laboratory.comfyui.workflow import NOTES, input_specs, to_prompt, widget_values
+
 ROOT = Path(__file__).absolute().parents[3]
 FILES = sorted((ROOT / "workflows").glob("*.json"))
-NOTES = {"Note", "MarkdownNote"}
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 USERS_OWN = {"ckpt_name", "image"}  # choices that only the user's machine has
 
 workflow_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -33,44 +32,6 @@ def read(path: Path) -> dict[str, Any]:
 
 def nodes_of(workflow: dict[str, Any]) -> list[dict[str, Any]]:
     return [node for node in workflow["nodes"] if node["type"] not in NOTES]
-
-
-def widgets(info: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """The inputs that are widgets, in stored order: (type or choices, options)."""
-    found = {}
-    for part in ("required", "optional"):
-        for name in info["input_order"].get(part, []):
-            kind, options = (*info["input"][part][name], {})[:2]
-            if (isinstance(kind, list) or kind in WIDGETS) and not options.get("forceInput"):
-                found[name] = (kind, options)
-    return found
-
-
-def widget_values(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-    """Name -> stored value, without the companions of seeds and pictures."""
-    stored = list(node["widgets_values"])
-    values = {}
-    for name, (_, options) in widgets(info).items():
-        values[name] = stored.pop(0)
-        if name == "seed" or options.get("control_after_generate"):
-            assert stored.pop(0) in ("fixed", "randomize", "increment", "decrement")
-        if options.get("image_upload"):
-            assert stored.pop(0) == "image"
-    assert not stored, f"{node['type']} stores values no widget takes: {stored}"
-    return values
-
-
-def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    links = {link[0]: link for link in workflow["links"]}
-    prompt = {}
-    for node in nodes_of(workflow):
-        inputs = widget_values(node, object_info[node["type"]])
-        for socket in node["inputs"]:
-            if socket["link"] is not None:
-                _, origin, slot, *_ = links[socket["link"]]
-                inputs[socket["name"]] = [str(origin), slot]
-        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
-    return prompt
 
 
 def nodes_with(prompt: dict[str, dict[str, Any]], class_type: str) -> list[str]:
@@ -97,7 +58,7 @@ def test_nodes_links_and_values_are_known_to_the_server(path, server):
         if ours:
             assert [output["type"] for output in node["outputs"]] == definition["output"]
         for name, value in widget_values(node, definition).items():
-            kind, options = widgets(definition)[name]
+            kind, options, _ = dict(input_specs(definition))[name]
             choices = kind if isinstance(kind, list) else options.get("options")
             if choices is not None and name not in USERS_OWN:
                 assert value in choices, f"{node['type']}.{name}"
@@ -113,7 +74,7 @@ def test_files_are_what_the_descriptions_say(server, descriptions):
     assert {graph().name for graph in descriptions.WORKFLOWS} == {path.stem for path in FILES}
     for graph in (make() for make in descriptions.WORKFLOWS):
         workflow = read(ROOT / "workflows" / f"{graph.name}.json")
-        assert to_api(workflow, info) == graph.api(info)
+        assert to_prompt(workflow, info) == graph.api(info)
         built = json.loads(json.dumps(graph.workflow(info)))
         for node in (*workflow["nodes"], *built["nodes"]):
             if not node["type"].startswith("Cones"):
@@ -164,7 +125,7 @@ def check_run(server: Any, prompt: dict[str, dict[str, Any]], shape: tuple[int, 
 
 
 def test_find_a_concept_runs_to_a_picture(server):
-    prompt = shortened(to_api(read(ROOT / "workflows" / "find-a-concept.json"), server.object_info()))
+    prompt = shortened(to_prompt(read(ROOT / "workflows" / "find-a-concept.json"), server.object_info()))
     check_run(server, prompt, (256, 256, 3))
     assert (server.base / "models" / "concept_masks" / "shortened.safetensors").is_file()
 
@@ -172,13 +133,13 @@ def test_find_a_concept_runs_to_a_picture(server):
 @pytest.mark.parametrize("name", ["compose-two-concepts", "compare-where-masks-act", "compose-with-hooks"])
 def test_it_runs_to_a_picture_with_the_example_masks(server, name):
     assert not list((server.base / "models" / "concept_masks").glob("toy-*"))
-    prompt = shortened(to_api(read(ROOT / "workflows" / f"{name}.json"), server.object_info()))
+    prompt = shortened(to_prompt(read(ROOT / "workflows" / f"{name}.json"), server.object_info()))
     check_run(server, prompt, (256, 256, 3))
 
 
 def test_the_hook_acts_in_its_region_and_nowhere_else(server):
     """After one step the left half is that of a prompt with the hook, the right half that of one without."""
-    prompt = shortened(to_api(read(ROOT / "workflows" / "compose-with-hooks.json"), server.object_info()))
+    prompt = shortened(to_prompt(read(ROOT / "workflows" / "compose-with-hooks.json"), server.object_info()))
     for node_id in nodes_with(prompt, "KSampler"):
         prompt[node_id]["inputs"]["steps"] = 1
     (hook,), saved = nodes_with(prompt, "ConesConceptMaskHook"), nodes_with(prompt, "SaveImage")[0]
@@ -195,7 +156,7 @@ def test_the_hook_acts_in_its_region_and_nowhere_else(server):
 
 def test_tune_two_concepts_runs_to_a_picture(server):
     """After two steps the masks may come back as they were given, so a strength tells the rows of pictures apart."""
-    prompt = shortened(to_api(read(ROOT / "workflows" / "tune-two-concepts.json"), server.object_info()))
+    prompt = shortened(to_prompt(read(ROOT / "workflows" / "tune-two-concepts.json"), server.object_info()))
     prompt[nodes_with(prompt, "ConesApplyConceptMasks")[-1]]["inputs"]["strength_1"] = 0.5
     run = check_run(server, prompt, (256, 256, 3))
     report = run.text(nodes_with(prompt, "PreviewAny")[0])
@@ -205,7 +166,7 @@ def test_tune_two_concepts_runs_to_a_picture(server):
 
 
 def test_inspect_and_compare_shows_masks_and_their_parts(server):
-    prompt = shortened(to_api(read(ROOT / "workflows" / "inspect-and-compare.json"), server.object_info()))
+    prompt = shortened(to_prompt(read(ROOT / "workflows" / "inspect-and-compare.json"), server.object_info()))
     run = server.run(prompt)
     figures = [run.image(one) for one in nodes_with(prompt, "ConesInspectConceptMask")]
     assert all(figure.shape == (540, 640, 3) for figure in figures) and not np.array_equal(*figures)
@@ -216,7 +177,7 @@ def test_inspect_and_compare_shows_masks_and_their_parts(server):
 
 
 def test_find_a_concept_sd15_runs_to_a_picture(server, sd15_checkpoint):
-    prompt = shortened(to_api(read(ROOT / "workflows" / "find-a-concept-sd15.json"), server.object_info()))
+    prompt = shortened(to_prompt(read(ROOT / "workflows" / "find-a-concept-sd15.json"), server.object_info()))
     generator = np.random.default_rng(0)
     for k, node_id in enumerate(nodes_with(prompt, "LoadImage")):
         name = f"subject-{k}.png"
