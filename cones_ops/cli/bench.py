@@ -19,6 +19,8 @@ from .help import Formatter, add_command
 def quality(options: argparse.Namespace) -> None:
     """Our searches and other methods on the toy world: figures with standard errors, as JSON and Markdown."""
     from ..laboratory.quality import run as bench
+    from ..laboratory.quality.budget import budget_of
+    from ..laboratory.quality.summary import markdown, summary
 
     names = bench.names_of(options.only, options.smoke)
     if options.list:
@@ -26,7 +28,7 @@ def quality(options: argparse.Namespace) -> None:
         return
     if not names:
         raise ConesError(f"no cell's name has {options.only!r} in it; --list prints them all")
-    budget = bench.budget_of(options.smoke, options.beside)
+    budget = budget_of(options.smoke, options.beside)
     if options.resume is not None:
         bench.restore(options.out, options.resume)
     if options.processes > 1:
@@ -35,18 +37,17 @@ def quality(options: argparse.Namespace) -> None:
         bench.run_in_processes(options.out, [*same, *(["--again"] if options.again else [])], options.processes)
     else:
         bench.run(options.out, names, budget, options.again, say=_say)
-    found = bench.collect(options.out)
+    cells = bench.collect(options.out)
+    figures = summary(cells)
     if options.grid is not None:
         bench.draw(options.out, options.grid, budget)
-    for file, text in (
-        (options.json, json.dumps(found, indent=1)),
-        (options.markdown, bench.markdown(found["summary"])),
-    ):
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text.rstrip() + "\n", encoding="utf-8")
-    print(json.dumps(found["summary"]))
-    print(bench.markdown(found["summary"]), file=sys.stderr)
+    if options.json is not None:
+        bench.write_results(options.json, cells)
+    if options.markdown is not None:
+        options.markdown.parent.mkdir(parents=True, exist_ok=True)
+        options.markdown.write_text(markdown(figures), encoding="utf-8")
+    print(json.dumps(figures))
+    print(markdown(figures), file=sys.stderr)
 
 
 def speed(options: argparse.Namespace) -> None:
@@ -89,7 +90,7 @@ def _add_quality(kinds: Any) -> None:
         """
         cones bench quality --smoke --out bench-out/smoke
         cones bench quality --list
-        cones bench quality --only learned --json quality.json --markdown quality.md
+        cones bench quality --only learned --json quality.jsonl --markdown quality.md
         """,
         """
         One cell is one method on one subject, or several, with one seed; all cells take hours
@@ -103,11 +104,11 @@ def _add_quality(kinds: Any) -> None:
     add("--beside", type=int, metavar="N", help="collages of each subject with another thing; needs its own --out")
     add("--only", metavar="PATTERN", help="cells whose name has this regular expression in it")
     add("--again", action="store_true", help="make cells again that are there already")
-    add("--resume", type=Path, metavar="JSON", help="take over the cells of an earlier run's --json")
+    add("--resume", type=Path, metavar="FILE", help="take over the cells of an earlier run's --json")
     add("--list", action="store_true", help="print the names of the cells and stop")
     add("--processes", type=int, default=1, metavar="N", help="share the cells out among so many processes")
-    add("--json", type=Path, metavar="FILE", help="write cells and summary there too")
-    add("--grid", type=Path, metavar="PNG", help="also draw pictures of the subjects, alone and together")
+    add("--json", type=Path, metavar="FILE", help="also write the cells there, as JSON lines, and FILE_summary.json")
+    add("--grid", type=Path, metavar="PICTURE", help="also draw pictures of the subjects, alone and together")
     add("--markdown", type=Path, metavar="FILE", help="write the tables there too")
 
 

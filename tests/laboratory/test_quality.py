@@ -18,7 +18,7 @@ from cones_ops import cli
 from cones_ops.errors import ConesError
 from cones_ops.laboratory.judge import Judge, Reading
 from cones_ops.laboratory.quality import run
-from cones_ops.laboratory.quality.budget import Budget
+from cones_ops.laboratory.quality.budget import Budget, budget_of
 from cones_ops.laboratory.quality.cells import CHOOSING, SEEDS, UNTOUCHED, World, plan, run_cell
 from cones_ops.laboratory.quality.measures import Figures, look
 from cones_ops.laboratory.quality.summary import markdown, ratio, summary
@@ -120,24 +120,24 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Monk
     run.run(tmp_path, names[:1], again=True)
     assert made == [*names, names[0]]
     with pytest.raises(ConesError, match=r"beside 24 \(now 12\)"):  # figures of other pictures are not mixed in
-        run.run(tmp_path, names, run.budget_of(beside=12))
+        run.run(tmp_path, names, budget_of(beside=12))
     with pytest.raises(ConesError, match="choose another folder"):  # nor beside cells of other names
-        run.run(tmp_path, ["single/d/everywhere/sks/0"], run.budget_of(beside=12))
+        run.run(tmp_path, ["single/d/everywhere/sks/0"], budget_of(beside=12))
     assert made == [*names, names[0]]
     assert not list((tmp_path / "cells").glob("*.claim"))
 
 
 def test_the_number_of_collages_may_be_given() -> None:
-    assert run.budget_of(beside=12) == replace(run.budget_of(), beside=12)
-    assert run.budget_of(smoke=True).steps < run.budget_of().steps
+    assert budget_of(beside=12) == replace(budget_of(), beside=12)
+    assert budget_of(smoke=True).steps < budget_of().steps
     with pytest.raises(ConesError, match="-1 collages"):
-        run.budget_of(beside=-1)
+        budget_of(beside=-1)
 
 
 def test_a_run_takes_over_the_cells_of_an_earlier_one(tmp_path: Path) -> None:
-    cells = {name: {"name": name, "figures": {}} for name in ("single/a/everywhere/sks/0", "single/b/everywhere/sks/0")}
-    results = tmp_path / "quality.json"
-    results.write_text(json.dumps({"cells": cells}))
+    names = ("single/a/everywhere/sks/0", "single/b/everywhere/sks/0")
+    results = tmp_path / "quality.jsonl"
+    results.write_text("".join(f'{{"name": "{name}", "figures": {{}}}}\n' for name in names))
     mine = run.file_of(tmp_path, "single/a/everywhere/sks/0")
     mine.write_text("mine")
     assert run.restore(tmp_path, results) == 1
@@ -146,6 +146,17 @@ def test_a_run_takes_over_the_cells_of_an_earlier_one(tmp_path: Path) -> None:
     results.write_text("[]")
     with pytest.raises(ConesError, match="not the results"):
         run.restore(tmp_path, results)
+
+
+def test_results_are_one_cell_a_line_with_the_summary_beside_them(tmp_path: Path) -> None:
+    cells = [single_cell("learned", "own tokens", "hta", seed, gain) for seed, gain in ((0, 0.1), (1, 0.3))]
+    run.write_results(tmp_path / "new" / "quality.jsonl", cells)
+    lines = (tmp_path / "new" / "quality.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == cells
+    rows = json.loads((tmp_path / "new" / "quality_summary.json").read_text())
+    assert rows["default"]["subject_gain"] == {"value": 0.2, "standard_error": 0.1, "n": 2}
+    assert run.restore(tmp_path / "resumed", tmp_path / "new" / "quality.jsonl") == 2
+    assert run.collect(tmp_path / "resumed") == cells
 
 
 def single_cell(method: str, where: str, identifier: str, seed: int, gain: float, **more: float) -> dict[str, Any]:

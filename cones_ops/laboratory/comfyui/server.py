@@ -115,7 +115,7 @@ class Server:
             raise PromptRefusedError(answer)
         return str(answer["prompt_id"])
 
-    def wait(self, prompt_id: str, timeout: float = 300) -> PromptRun:
+    def wait(self, prompt_id: str, timeout: float = 900) -> PromptRun:
         """Wait until a queued prompt has ended, in whatever way."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -134,7 +134,7 @@ class Server:
         node_id = str(failure.get("node_id", messages.get("execution_interrupted", {}).get("node_id", "")))
         return PromptRun(self, prompt_id, status, entry["outputs"], failure.get("exception_message", ""), node_id)
 
-    def run(self, prompt: Mapping[str, Any], timeout: float = 300) -> PromptRun:
+    def run(self, prompt: Mapping[str, Any], timeout: float = 900) -> PromptRun:
         """Run a prompt that must succeed."""
         run = self.wait(self.queue(prompt), timeout)
         if run.status != "success":
@@ -142,7 +142,7 @@ class Server:
             raise ConesError(f"ComfyUI: {run.status} at {where}: {run.error}\n{self.log()[-3000:]}")
         return run
 
-    def fail(self, prompt: Prompt, timeout: float = 300) -> PromptRun:
+    def fail(self, prompt: Prompt, timeout: float = 900) -> PromptRun:
         """Run a prompt that must end with an error of a node."""
         run = self.wait(self.queue(prompt), timeout)
         if run.status != "error":

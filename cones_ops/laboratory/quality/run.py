@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,12 +17,10 @@ from ...errors import ConesError
 from ...toy_world.bundle import load_pipeline
 from ..demo.report import versions
 from ..judge import load_judge
-from .budget import FULL, Budget, budget_of
+from .budget import FULL, Budget
 from .cells import World, plan, run_cell
 from .grid import draw_grid
-from .summary import markdown, summary
-
-__all__ = ["budget_of", "collect", "draw", "markdown", "names_of", "restore", "run", "run_in_processes"]
+from .summary import summary
 
 SMOKE_CELLS = r"(single/.*/hta/0|single/learned/own tokens/bnk/0|several/(oracle|union|tuned)/.*/hta\+bnk/0)$"
 
@@ -50,7 +48,7 @@ def run(folder: Path, names: Sequence[str], budget: Budget = FULL, again: bool =
         with claimed(file) as mine:
             if mine:
                 cell = run_cell(world, name)
-                file.write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
+                file.write_text(json.dumps(cell) + "\n", encoding="utf-8")
                 if say:
                     say(cell)
 
@@ -78,24 +76,31 @@ def run_in_processes(folder: Path, arguments: Sequence[str], processes: int) -> 
 
 
 def restore(folder: Path, results: Path) -> int:
-    """Put the cells of an earlier run's JSON into the folder, unless they are there; how many were put."""
+    """Put the cells of an earlier run's results into the folder, unless they are there; returns how many were put."""
     try:
-        cells: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))["cells"]
+        cells = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+        missing = [(file, cell) for cell in cells if not (file := file_of(folder, cell["name"])).is_file()]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConesError(
             f"{results}: not the results of a benchmark ({error!r}); give a file that --json wrote"
         ) from error
-    missing = {name: cell for name, cell in cells.items() if not file_of(folder, name).is_file()}
-    for name, cell in missing.items():
-        file_of(folder, name).write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
+    for file, cell in missing:
+        file.write_text(json.dumps(cell) + "\n", encoding="utf-8")
     return len(missing)
 
 
-def collect(folder: Path) -> dict[str, Any]:
-    """All cells in a folder and their summary."""
-    files = sorted((folder / "cells").glob("*.json"))
-    cells = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    return {"versions": versions(), "summary": summary(cells), "cells": {cell["name"]: cell for cell in cells}}
+def collect(folder: Path) -> list[dict[str, Any]]:
+    """All cells in a folder."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted((folder / "cells").glob("*.json"))]
+
+
+def write_results(file: Path, cells: Sequence[Mapping[str, Any]]) -> None:
+    """Cells as JSON lines, one cell a line; versions and summary beside them in `<name>_summary.json`, a row a line."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(cell) + "\n" for cell in cells), encoding="utf-8")
+    rows = {"versions": versions(), **summary(cells)}
+    text = ",\n".join(f"{json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
+    file.with_name(f"{file.stem}_summary.json").write_text(f"{{\n{text}\n}}\n", encoding="utf-8")
 
 
 def file_of(folder: Path, name: str) -> Path:

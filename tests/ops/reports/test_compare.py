@@ -135,8 +135,8 @@ def test_the_thresholds_and_shares_are_those_of_the_evidence(where: str) -> None
 def test_what_joint_steps_do_is_quoted_from_the_benchmark(where: str) -> None:
     if not EVIDENCE.is_file():
         pytest.skip("benchmarks are not part of this package")
-    cells = json.loads(EVIDENCE.with_name("quality.json").read_text())["cells"]
-    tuned = [c for name, c in cells.items() if name.startswith(f"several/tuned/{where}/") and name.count("+") == 1]
+    cells = [json.loads(line) for line in EVIDENCE.with_name("quality.jsonl").read_text().splitlines()]
+    tuned = [c for c in cells if c["name"].startswith(f"several/tuned/{where}/") and c["name"].count("+") == 1]
     shares = [fmean(cell["figures"][figure]["value"] for cell in tuned) for figure in ("alone", "all")]
     tuned_text, text = (ADVICE[kind] for kind in KINDS[where])
     assert all(f"{share:.0%}".replace("%", " %") in tuned_text for share in shares)
