@@ -100,14 +100,14 @@ def plain_steps(model: Any, side: int) -> Steps:
 
 def search_step(host: Any) -> Callable[[], None]:
     """One step of the plainest search: what every method does, and nothing of its own."""
-    loss, settings = pack("cones_ops.search.objective"), pack("cones_ops.search.methods.settings")
+    loss, settings = pack("cones_ops.search.objective"), pack("cones_ops.search.settings")
     examples = loss.Examples(host.latents["subject"], ["subject"])
     generator = torch.Generator().manual_seed(0)
     score = {name: torch.zeros_like(weight) for name, weight in host.weights.items()}
 
     def step() -> None:
         draws = loss.draw(examples, 1, generator)
-        _, moved = settings.measured(host, lambda: loss.concept_implanting_loss(host, examples, draws), None)
+        _, moved = settings.measured(host, lambda: loss.per_draw_loss(host, examples, draws).mean(), None)
         for name, one in moved.items():
             score[name].add_(one)
 

@@ -32,10 +32,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cones_ops.search.density import density_curve
 from cones_ops.search.estimate import BYTES
+from cones_ops.search.host_model import Key
 from cones_ops.search.methods import METHODS
 from cones_ops.search.ranking import from_ranking
 from cones_ops.search.settings import SearchSettings, Step
-from cones_ops.search.statistics_store import Room, in_memory, on_disk
+from cones_ops.search.statistics_store import NewStatistic, in_memory, on_disk
 
 DENSITIES = (0.01, 0.1)
 
@@ -45,22 +46,22 @@ class NoModel:
 
     where = "everywhere"
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], room: Room) -> None:
-        self.room, self.generator = room, torch.Generator().manual_seed(0)
-        self.weights = {name: self._random(torch.empty(shape)) for name, shape in shapes.items()}
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], room: NewStatistic) -> None:
+        self.new_statistic, self.generator = room, torch.Generator().manual_seed(0)
+        self.weights = {(0, name): self._random(torch.empty(shape)) for name, shape in shapes.items()}
 
     def _random(self, like: Tensor) -> Tensor:
-        return self.room(like).normal_(generator=self.generator)
+        return self.new_statistic(like).normal_(generator=self.generator)
 
     @contextmanager
     def multiplied(self, multiplier: Any) -> Iterator[None]:
         yield
 
-    def gradients(self, loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return loss(), {name: self._random(weight) for name, weight in self.weights.items()}
+    def gradients(self, loss: Callable[[], Tensor]) -> tuple[Tensor, dict[Key, Tensor]]:
+        return loss(), {key: self._random(weight) for key, weight in self.weights.items()}
 
 
-def measured(shapes: Mapping[str, tuple[int, ...]], room: Room, steps: int) -> dict[str, Any]:
+def measured(shapes: Mapping[str, tuple[int, ...]], room: NewStatistic, steps: int) -> dict[str, Any]:
     """Seconds of each step, of each density and of making the mask; the most anonymous memory of each phase, bytes."""
     resident_in_ram()  # gives free memory back first
     before, taken = status("RssAnon"), {"search": [], "choose": [], "mask": []}
@@ -76,7 +77,7 @@ def measured(shapes: Mapping[str, tuple[int, ...]], room: Room, steps: int) -> d
     model: Any = NoModel(shapes, room)
     scores = METHODS["learned"](model, lambda k: lambda: torch.ones(()), SearchSettings(steps=steps), on_step=on_step)
     density_curve(scores, lambda multiplier: torch.ones(2), DENSITIES, on_step=on_step)
-    mask = from_ranking(scores, DENSITIES[0])
+    mask = from_ranking({name: score for (_, name), score in scores.items()}, DENSITIES[0])
     taken["mask"].append(time.perf_counter() - began)
     anonymous["mask"] = status("RssAnon") - before
     return {
@@ -94,7 +95,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     given = parser.parse_args()
     shapes = sd15_kv() if given.model == "sd15" else sdxl_kv()
-    rooms: dict[str, Room] = {"memory": in_memory, "disk": on_disk(given.folder)}
+    rooms: dict[str, NewStatistic] = {"memory": in_memory, "disk": on_disk(given.folder)}
     size = sum(torch.Size(shape).numel() for shape in shapes.values())
     report = {"model": given.model, "statistics": BYTES["learned"] * size, "threads": torch.get_num_threads()}
     for kind in [given.only] if given.only else rooms:

@@ -14,7 +14,7 @@ from ..cones_ops.reports.text import density_figure, layer_table, summary_text
 from ..cones_ops.search.methods import METHODS
 from ..cones_ops.search.settings import recommended
 from .host.files.model_info import base_facts
-from .host.search.find import Task, search
+from .host.search.find import SearchInputs, search
 from .host.search.progress import SearchProgress
 from .inputs import ALIASES, CATEGORY, WHERES, ConceptMaskSocket
 
@@ -197,13 +197,14 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
         class_conditioning: Any = None,
         where: Where = WHERES[0],
     ) -> io.NodeOutput:
-        task = Task(subject_latents, subject_conditioning, class_latents, class_conditioning, identifier, class_word)
+        inputs = SearchInputs(
+            subject_latents, subject_conditioning, class_latents, class_conditioning, identifier, class_word
+        )
         settings = replace(recommended(where, method, seed), steps=steps, batch=batch)
         progress = SearchProgress()
+        facts = base_facts(model, subject_latents)
         fixed = density or None
-        result = search(model, task, targets, settings, fixed, prior_weight, progress, where, progress.expect)
-        facts = base_facts(model, subject_latents) | result.mask.provenance
-        result = replace(result, mask=replace(result.mask, provenance=facts))
+        result = search(model, inputs, targets, settings, fixed, prior_weight, progress, where, progress.expect, facts)
         figure = density_figure(result)
         progress.finish(figure)
         curve = torch.from_numpy(figure).float().div(255)[None]  # (1, H, W, 3)

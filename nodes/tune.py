@@ -13,7 +13,7 @@ from ..cones_ops.masks.concept_mask import ConceptMask
 from ..cones_ops.reports.text import tuning_text
 from ..cones_ops.search.joint import tuning
 from .host.search.progress import SearchProgress
-from .host.search.tune import Subject, tune
+from .host.search.tune import TuneInputs, tune
 from .inputs import ALIASES, CATEGORY, ConceptMaskSocket
 
 SLOTS = 4
@@ -165,7 +165,7 @@ class ConesTuneConceptMasks(io.ComfyNode):  # type: ignore[misc]
         return io.NodeOutput(*masks, report, ui=ui.PreviewText(report))
 
 
-def connected(slots: dict[str, Any]) -> tuple[list[int], list[Subject]]:
+def connected(slots: dict[str, Any]) -> tuple[list[int], list[TuneInputs]]:
     """The numbers of the slots in use and what is connected there; ConesError for a slot that is half connected."""
     used, subjects = [], []
     for k in range(1, SLOTS + 1):
@@ -173,7 +173,7 @@ def connected(slots: dict[str, Any]) -> tuple[list[int], list[Subject]]:
         missing = [f"{name}_{k}" for name, value in parts.items() if value is None]
         if not missing:
             used.append(k)
-            subjects.append(Subject(**parts))
+            subjects.append(TuneInputs(**parts))
         elif len(missing) < len(parts):
             raise ConesError(
                 f"{' and '.join(missing)} not connected; a concept needs its mask, latents and conditioning"

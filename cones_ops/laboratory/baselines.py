@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..hosts.diffusers.host_model import DiffusersModel, TextTokens
-from ..search.objective import Examples, concept_implanting_loss, draw
+from ..search.host_model import Key
+from ..search.objective import Examples, Term, concept_implanting_loss, draw, draw_terms, per_draw_loss
 from ..toy_world.bundle import ToyPipeline
 from ..toy_world.subjects import Subject
 from .references import class_references
@@ -50,7 +51,7 @@ def subject_examples(
 ) -> Examples:
     """The subject's reference pictures (`beside` of them with a neighbour) and their captions, own tokens marked."""
     drawn, texts = subject.reference_pictures(pictures, seed, beside)
-    return examples(pipeline, torch.from_numpy(drawn), texts, subject.identifier, subject.class_word)
+    return examples(pipeline, torch.from_numpy(drawn), texts, [(subject.identifier, subject.class_word)])
 
 
 def class_examples(pipeline: ToyPipeline, subject: Subject, count: int = CLASS_PICTURES, seed: int = 0) -> Examples:
@@ -72,7 +73,7 @@ def fine_tune_own_tokens(
 ) -> OwnWeights:
     """K and V fine-tuned to act at the subject's own tokens only; no prior, as no other prompt can change."""
     model = model_of(pipeline, "own tokens")
-    weights = {name: weight.clone() for name, weight in model.weights.items()}
+    weights = {key: weight.clone() for key, weight in model.weights.items()}
 
     def step(batch: int, generator: torch.Generator) -> Tensor:
         with model.acting_as(weights):
@@ -126,9 +127,9 @@ def textual_inversion(
         with model.recording():
             embeddings = table.detach().index_copy(0, torch.tensor([row]), vector[None])
             hidden = _encoded(encoder, ids[draws.which], table, embeddings)  # (B, L, D)
-            rows = [TextTokens(one, torch.zeros(len(one), dtype=torch.bool)) for one in hidden]
-            some = Examples(subject.latents[draws.which], rows)
-            loss = concept_implanting_loss(model, some, replace(draws, which=torch.arange(len(rows))))
+            rows = [TextTokens(row, torch.zeros(1, len(row), dtype=torch.bool)) for row in hidden]
+            batch_examples = Examples(subject.latents[draws.which], rows)
+            loss = per_draw_loss(model, batch_examples, replace(draws, which=torch.arange(len(rows)))).mean()
             loss.backward()
         return loss.detach()
 
@@ -156,17 +157,18 @@ def _descend(parameters: list[Tensor], how: FineTuning, step: Step) -> None:
 
 def _tapped_step(
     model: DiffusersModel,
-    weights: dict[str, Tensor],
+    weights: dict[Key, Tensor],
     subject: Examples,
     prior: Examples | None,
     batch: int,
     generator: torch.Generator,
 ) -> Tensor:
     """Gradients of the model's targets."""
-    draws = draw(subject, batch, generator), draw(prior, batch, generator) if prior else None
-    loss, gradients = model.gradients(partial(concept_implanting_loss, model, subject, draws[0], prior, draws[1]))
-    for name, weight in weights.items():
-        weight.grad = gradients[name]
+    terms = [Term(examples) for examples in (subject, prior) if examples]
+    drawn = draw_terms(model, terms, batch, generator)
+    loss, gradients = model.gradients(partial(concept_implanting_loss, model, drawn))
+    for key, weight in weights.items():
+        weight.grad = gradients[key]
     return loss
 
 
@@ -174,9 +176,9 @@ def _recorded_step(
     model: DiffusersModel, subject: Examples, prior: Examples, batch: int, generator: torch.Generator
 ) -> Tensor:
     """Gradients of whatever in the model requires them."""
-    draws = draw(subject, batch, generator), draw(prior, batch, generator)
+    drawn = draw_terms(model, [Term(subject), Term(prior)], batch, generator)
     with model.recording():
-        loss = concept_implanting_loss(model, subject, draws[0], prior, draws[1])
+        loss = concept_implanting_loss(model, drawn)
         loss.backward()
     return loss.detach()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..hosts.diffusers.host_model import DiffusersModel, TextTokens, alphas_cump
 from ..masks.concept_mask import ConceptMask, Where
 from ..models.own_tokens import own_positions
 from ..models.targets import TargetChoice
+from ..search.host_model import Key
 from ..search.objective import Examples
 from ..toy_world.bundle import ToyPipeline
 
@@ -32,7 +33,7 @@ STEPS, GUIDANCE, BATCH = 20, 3.0, 32
 class OwnWeights:
     """K and V weights of any kind (a fine-tune's) that act at the own tokens of one concept only."""
 
-    weights: Mapping[str, Tensor]
+    weights: Mapping[Key, Tensor]
     identifier: str
     class_word: str
 
@@ -49,34 +50,24 @@ def model_of(
     return DiffusersModel(unet, alphas_cumprod(schedule), schedule["prediction_type"], targets, where, concepts)
 
 
-def conditioning(
-    pipeline: ToyPipeline, texts: Sequence[str], identifier: str = "", class_word: str = ""
-) -> list[TextTokens]:
-    """One TextTokens per text; own tokens are those of `identifier` (with its class word), none without one."""
-    if identifier:
-        return [replace(one, own=one.own[0]) for one in joint_conditioning(pipeline, texts, [(identifier, class_word)])]
-    return [TextTokens(hidden, torch.zeros(len(hidden), dtype=torch.bool)) for hidden in pipeline.encode_text([*texts])]
+def conditioning(pipeline: ToyPipeline, texts: Sequence[str], concepts: Sequence[Words] = ()) -> list[TextTokens]:
+    """One TextTokens per text, with the own tokens of each of `concepts`, or of one that has none."""
+    rows = []
+    for text, hidden in zip(texts, pipeline.encode_text([*texts]), strict=True):
+        own = [own_tokens(pipeline, text, concept) for concept in concepts]
+        rows.append(TextTokens(hidden, torch.stack(own) if own else torch.zeros(1, len(hidden), dtype=torch.bool)))
+    return rows
 
 
-def joint_conditioning(pipeline: ToyPipeline, texts: Sequence[str], concepts: Sequence[Words]) -> list[TextTokens]:
-    """The same with the own tokens of each of several concepts, (concepts, L)."""
+def own_tokens(pipeline: ToyPipeline, text: str, concept: Words) -> Tensor:
+    """Boolean (L,): a concept's own tokens among those the text encoder gets."""
     words = pipeline.vocabulary
-    own = [torch.stack([own_positions(words.tokens, text, *one)[: words.length] for one in concepts]) for text in texts]
-    return [TextTokens(hidden, one) for hidden, one in zip(pipeline.encode_text([*texts]), own, strict=True)]
+    return own_positions(words.tokens, text, *concept)[: words.length]
 
 
-def examples(
-    pipeline: ToyPipeline, pictures: Tensor, texts: Sequence[str], identifier: str = "", class_word: str = ""
-) -> Examples:
+def examples(pipeline: ToyPipeline, pictures: Tensor, texts: Sequence[str], concepts: Sequence[Words] = ()) -> Examples:
     """Pictures (n, 3, 64, 64) in [0, 1] and their captions as latents and conditioning."""
-    return Examples(_encoded(pipeline, pictures), conditioning(pipeline, texts, identifier, class_word))
-
-
-def joint_examples(
-    pipeline: ToyPipeline, pictures: Tensor, texts: Sequence[str], concepts: Sequence[Words]
-) -> Examples:
-    """The same for several concepts that act at their own tokens."""
-    return Examples(_encoded(pipeline, pictures), joint_conditioning(pipeline, texts, concepts))
+    return Examples(_encoded(pipeline, pictures), conditioning(pipeline, texts, concepts))
 
 
 @torch.no_grad()
@@ -116,8 +107,8 @@ def sample(
     pictures = []
     for start in range(0, len(prompts), batch):
         texts, part = prompts[start : start + batch], seeds[start : start + batch]
-        words = (own_weights.identifier, own_weights.class_word) if own_weights else ("", "")
-        rows = conditioning(pipeline, [*texts, *[""] * len(texts)], *words)  # positive, then negative
+        concepts = [(own_weights.identifier, own_weights.class_word)] if own_weights else []
+        rows = conditioning(pipeline, [*texts, *[""] * len(texts)], concepts)  # positive, then negative
         own = [own_rows(pipeline, mask, texts) if mask.where == "own tokens" else None for mask, _ in masks]
         acting = model.acting_as(own_weights.weights) if own_weights else nullcontext()
         with applied(pipeline.unet, masks, own), acting:
@@ -130,9 +121,7 @@ def sample(
 
 def own_rows(pipeline: ToyPipeline, mask: ConceptMask, texts: Sequence[str]) -> Tensor:
     """The mask's own positions (2B, L) for B positive prompts followed by as many negative ones, which own nothing."""
-    words = pipeline.vocabulary
-    placed = [own_positions(words.tokens, text, mask.identifier, mask.class_word) for text in texts]
-    own = torch.stack([one[: words.length] for one in placed])
+    own = torch.stack([own_tokens(pipeline, text, (mask.identifier, mask.class_word)) for text in texts])
     return torch.cat([own, torch.zeros_like(own)])
 
 

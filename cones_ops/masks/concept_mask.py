@@ -147,9 +147,9 @@ def multiplier(mask: ConceptMask, name: str, strength: float = 1.0, device: torc
     return flat.reshape(mask.shapes[name])
 
 
-def multipliers(mask: ConceptMask, strength: float = 1.0, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """`multiplier` for every weight that holds neurons, as HostModel.multiplied takes it."""
-    return {name: multiplier(mask, name, strength, device) for name in mask.index}
+def multipliers(mask: ConceptMask) -> dict[tuple[int, str], Tensor]:
+    """`multiplier` for every weight that holds neurons, as HostModel.multiplied takes it for concept 0."""
+    return {(0, name): multiplier(mask, name) for name in mask.index}
 
 
 def check_strength(strength: float) -> None:

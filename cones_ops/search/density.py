@@ -14,6 +14,7 @@ from math import isfinite
 from torch import Tensor
 
 from ..errors import ConesError
+from .host_model import Key
 from .ranking import Ranking
 from .settings import Evaluate, OnStep, Step
 
@@ -46,30 +47,30 @@ class DensityCurve:
 
 
 def density_curve(
-    scores: Mapping[str, Tensor],
+    scores: Mapping[Key, Tensor],
     evaluate: Evaluate,
     grid: Sequence[float] = GRID,
     *,
     fixed: float | None = None,
     on_step: OnStep | None = None,
 ) -> DensityCurve:
-    """Measure every density of `grid` (0 is always included) and choose one, or take `fixed`, which is measured too."""
+    """Measure every density of `grid` and 0, and choose one of them; `fixed` is taken instead, and alone measured."""
     ranking = Ranking(scores)
     size = ranking.size
-    if wrong := [d for d in (*grid, *([fixed] if fixed is not None else [])) if not 0.0 <= d <= 1.0]:
+    densities = tuple(grid) if fixed is None else (fixed,)
+    if wrong := [density for density in densities if not 0.0 <= density <= 1.0]:
         raise ConesError(f"densities {wrong} are not shares between 0 and 1")
-    counts = sorted({0, *(round(d * size) for d in grid), *([round(fixed * size)] if fixed is not None else [])})
+    counts = sorted({0, *(round(density * size) for density in densities)})
     losses: list[Tensor] = []
     for i, count in enumerate(counts):
-        on = {name: ~shut for name, shut in ranking.top(count).items()} if count else None
+        on = {key: ~shut for key, shut in ranking.top(count).items()} if count else None
         losses.append(_finite(evaluate(on), count / size))
         if on_step:
             on_step(Step(i + 1, len(counts), float(losses[-1].mean()), "choose"))
     gains, errors = zip(*(paired(losses[0] - loss) for loss in losses), strict=True)
-    at = _choose(gains, errors) if fixed is None else counts.index(round(fixed * size))
-    densities = tuple(count / size for count in counts)
+    chosen = counts[_choose(gains, errors)] if fixed is None else round(fixed * size)
     means = tuple(float(loss.mean()) for loss in losses)
-    return DensityCurve(densities, tuple(counts), means, gains, errors, densities[at])
+    return DensityCurve(tuple(n / size for n in counts), tuple(counts), means, gains, errors, chosen / size)
 
 
 def _choose(gains: Sequence[float], errors: Sequence[float]) -> int:

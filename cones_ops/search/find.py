@@ -1,32 +1,30 @@
 """Find one concept's neurons: loss -> search -> ranking -> density chosen on held-out noise -> ConceptMask.
 
-Search, `progressive`'s stopping and the choice of density use three separate streams of noise, all from one seed. The
-model is borrowed: it is as before afterwards, also when the loss fails or `on_step` raises to cancel. If nothing lowers
-the held-out loss, the mask is empty and says so; only a user who fixes the density can get a mask that does not help.
+Search and choice of density use separate streams of noise, all from one seed. The model is borrowed: it is as before
+afterwards, also when the loss fails or `on_step` raises to cancel. If nothing lowers the held-out loss, the mask is
+empty and says so; only a user who fixes the density can get a mask that does not help.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import ConesError
 from ..masks.concept_mask import ConceptMask
-from ..masks.fingerprint import fingerprint
 from .density import GRID, DensityCurve, density_curve
 from .estimate import Estimate, OnEstimate, estimate
-from .host_model import HostModel, Multiplier
+from .host_model import HostModel
 from .methods import METHODS
-from .objective import Examples, concept_implanting_loss, denoised_draws, draw, per_draw_loss
+from .objective import Examples, Term, held_out_loss, sample_loss
 from .ranking import from_ranking
-from .settings import Evaluate, OnStep, SampleLoss, SearchSettings, Step, recommended, share_shut
+from .settings import OnStep, SearchSettings, recommended, recording, share_shut
 
 log = logging.getLogger("cones")
 
@@ -39,7 +37,7 @@ _PARTS = (0.7, 0.8, 0.9, 1.0)  # of that set: its gain falls off steeply below, 
 class SearchResult:
     """A mask, how its density was chosen, the loss of each step, the scores of all searched entries, seconds taken.
 
-    `estimate` is what was measured before the first step, where somebody wanted to hear it.
+    `estimate` is what was measured before the first step, where the caller asked for it.
     """
 
     mask: ConceptMask
@@ -55,26 +53,6 @@ class SearchResult:
         return self.curve.helps
 
 
-@dataclass(frozen=True)
-class Task:
-    """What to implant into which model: L_con as the search and the choice of density draw it."""
-
-    model: HostModel
-    subject: Examples
-    prior: Examples | None
-    prior_weight: float
-    distill: bool  # the prior compares with the frozen model instead of the prior's pictures
-
-    def __post_init__(self) -> None:
-        if self.prior is None and (self.distill or self.model.where == "everywhere"):
-            raise ConesError(
-                f"a search {self.model.where} without a prior, distill={self.distill}: give class pictures, or any "
-                "pictures with the class caption to distil from, or search at own tokens without distill"
-            )
-        if not 0.0 <= self.prior_weight < float("inf"):
-            raise ConesError(f"prior weight {self.prior_weight}; expected 0 or more")
-
-
 def find_concept_neurons(
     model: HostModel,
     subject: Examples,
@@ -86,105 +64,78 @@ def find_concept_neurons(
     density: float | None = None,
     prior_weight: float = 1.0,
     distill: bool = False,
+    provenance: Mapping[str, str] | None = None,
     on_step: OnStep | None = None,
     on_estimate: OnEstimate | None = None,
 ) -> SearchResult:
     """Search with `settings` (default: `recommended(model.where)`), then shut `density`, or as many as helps (None).
 
+        result = find_concept_neurons(model, Examples(latents, conditioning), identifier="sks", class_word="dog")
+        save_mask(result.mask, "sks-dog.safetensors")
+
     `prior`: class pictures and captions; with `distill`, any pictures (the subject's will do) under the class caption.
-    It may be left out at own tokens only, where other prompts cannot change. `on_step` may raise to cancel.
-    `on_estimate`: hears, before the first step, what the search will need; it costs two gradients on small batches.
+    It may be left out at own tokens only, where other prompts cannot change. `provenance`: further facts for the mask.
+    `on_step` may raise to cancel. `on_estimate` hears, before the first step, what the search will need; it costs two
+    gradients on small batches.
     """
     started = time.monotonic()
     settings = settings or recommended(model.where)
-    task = Task(model, subject, prior, prior_weight, distill)
+    terms = _terms(model, subject, prior, prior_weight, distill)
     history: list[float] = []
     with torch.inference_mode(False), torch.enable_grad():
-        expected = estimate(model, partial(sample_loss, task), settings) if on_estimate else None
-        if on_estimate and expected:
+        expected = None
+        if on_estimate:
+            expected = estimate(model, partial(sample_loss, model, terms, _SEARCH), settings)
             on_estimate(expected)
-        stopping = held_out_loss(task, settings, _STOPPING) if settings.method == "progressive" else None
-        method, record = METHODS[settings.method], _recording(history, on_step)
-        scores = method(model, sample_loss(task, settings), settings, on_step=record, held_out=stopping)
-        own = share_shut(scores) if settings.method in _OWN_DENSITY else 0.0
-        grid = (*GRID, *(own * part for part in _PARTS)) if own else GRID
-        curve = density_curve(scores, held_out_loss(task, settings), grid, fixed=density, on_step=on_step)
+        stopping = held_out_loss(model, terms, _STOPPING, settings) if settings.method == "progressive" else None
+        method, batches = METHODS[settings.method], sample_loss(model, terms, _SEARCH, settings)
+        scores = method(model, batches, settings, on_step=recording(history, on_step), held_out=stopping)
+        shut = share_shut(scores) if settings.method in _OWN_DENSITY else 0.0
+        grid = (*GRID, *(shut * part for part in _PARTS)) if shut else GRID
+        held_out = held_out_loss(model, terms, _CHOOSING, settings)
+        curve = density_curve(scores, held_out, grid, fixed=density, on_step=on_step)
+        by_name = {name: score for (_, name), score in scores.items()}
         mask = from_ranking(
-            scores,
+            by_name,
             curve.chosen,
             identifier=identifier,
             class_word=class_word,
             where=model.where,
-            fingerprint=fingerprint(model.weights),
-            provenance=_provenance(task, settings, curve, density),
+            fingerprint=model.fingerprint(),
+            provenance=_provenance(terms, prior_weight, settings, curve, density) | dict(provenance or {}),
         )
     if not curve.helps:
         log.warning("'%s %s': density %g does not lower the held-out loss", identifier, class_word, curve.chosen)
-    return SearchResult(mask, curve, history, scores, time.monotonic() - started, expected)
+    return SearchResult(mask, curve, history, by_name, time.monotonic() - started, expected)
 
 
-def sample_loss(task: Task, settings: SearchSettings) -> SampleLoss:
-    """Step k's batch of L_con as a closure; the same for every method with the same seed."""
-
-    def at(k: int) -> Callable[[], Tensor]:
-        generator = generator_of(settings.seed, _SEARCH, k)
-        ours = draw(task.subject, settings.batch, generator)
-        if task.prior is None:
-            return lambda: concept_implanting_loss(task.model, task.subject, ours)
-        theirs = draw(task.prior, settings.batch, generator)
-        target = denoised_draws(task.model, task.prior, theirs) if task.distill else None
-        prior, weight = task.prior, task.prior_weight
-        return lambda: concept_implanting_loss(task.model, task.subject, ours, prior, theirs, weight, target)
-
-    return at
+def _terms(
+    model: HostModel, subject: Examples, prior: Examples | None, prior_weight: float, distill: bool
+) -> list[Term]:
+    """The subject's term and the prior's, where there is one."""
+    if prior is None and (distill or model.where == "everywhere"):
+        raise ConesError(
+            f"a search {model.where} without a prior, distill={distill}: give class pictures, or any "
+            "pictures with the class caption to distil from, or search at own tokens without distill"
+        )
+    if not 0.0 <= prior_weight < float("inf"):
+        raise ConesError(f"prior weight {prior_weight}; expected 0 or more")
+    return [Term(subject), *([Term(prior, prior_weight, distill)] if prior else [])]
 
 
-def held_out_loss(task: Task, settings: SearchSettings, stream: int = _CHOOSING) -> Evaluate:
-    """L_con of `settings.held_out` fixed draws the search never sees, (B,), as a function of the multiplier."""
-    model, generator = task.model, generator_of(settings.seed, stream, 0)
-    ours = draw(task.subject, settings.held_out, generator).split(settings.batch)
-    theirs = draw(task.prior, settings.held_out, generator).split(settings.batch) if task.prior else []
-    targets = [denoised_draws(model, task.prior, d) if task.distill else None for d in theirs] if task.prior else []
-
-    @torch.no_grad()
-    def evaluate(multiplier: Multiplier | None) -> Tensor:
-        with model.multiplied(multiplier):
-            loss = torch.cat([per_draw_loss(model, task.subject, draws) for draws in ours])
-            for i, draws in enumerate(theirs):
-                assert task.prior is not None
-                rows = slice(i * settings.batch, i * settings.batch + len(draws.which))
-                loss[rows] += task.prior_weight * per_draw_loss(model, task.prior, draws, targets[i])
-        return loss
-
-    return evaluate
-
-
-def generator_of(seed: int, stream: int, step: int) -> torch.Generator:
-    """A CPU generator for one batch; streams and steps are independent of each other."""
-    state = np.random.SeedSequence((seed, stream, step)).generate_state(1)
-    return torch.Generator().manual_seed(int(state[0]))
-
-
-def _recording(history: list[float], on_step: OnStep | None) -> OnStep:
-    def record(step: Step) -> None:
-        history.append(step.loss)
-        if on_step:
-            on_step(step)
-
-    return record
-
-
-def _provenance(task: Task, settings: SearchSettings, curve: DensityCurve, fixed: float | None) -> dict[str, str]:
-    at = curve.chosen_at
+def _provenance(
+    terms: Sequence[Term], prior_weight: float, settings: SearchSettings, curve: DensityCurve, fixed: float | None
+) -> dict[str, str]:
+    chosen, prior = curve.chosen_at, terms[1] if len(terms) > 1 else None
     facts = asdict(settings) | {
-        "pictures": len(task.subject.latents),
-        "prior": "none" if task.prior is None else "distilled" if task.distill else "class pictures",
-        "prior_weight": task.prior_weight,
+        "pictures": len(terms[0].examples.latents),
+        "prior": "none" if prior is None else "distilled" if prior.distilled else "class pictures",
+        "prior_weight": prior_weight,
         "density_chosen": "on held-out noise" if fixed is None else "by the user",
         "held_out_before": f"{curve.losses[0]:.6g}",
-        "held_out_after": f"{curve.losses[at]:.6g}",
-        "held_out_gain": f"{curve.gains[at]:.6g}",
-        "held_out_standard_error": f"{curve.standard_errors[at]:.6g}",
+        "held_out_after": f"{curve.losses[chosen]:.6g}",
+        "held_out_gain": f"{curve.gains[chosen]:.6g}",
+        "held_out_standard_error": f"{curve.standard_errors[chosen]:.6g}",
         "found": "yes" if curve.helps else "no density helps" if fixed is None else "no gain at this density",
     }
     return {name: str(value) for name, value in facts.items()}

@@ -1,12 +1,10 @@
 """Tune the concept masks of several subjects together, from where their own searches left them.
 
-The paper's "collaborative capturing": some more steps of `learned` from the given masks on a joint loss, which is the
-sum of each subject's own loss, of the loss of pictures that show the subjects together (if there are any) and of the
-prior. Every concept keeps a mask of its own, so that they can still be used apart. A tuned set is returned only if it
-lowers the held-out joint loss; the given masks are not changed.
-
-Hosts that act at own tokens offer each target once per concept, under the name `slot(k, name)`. Everywhere the masks
-act as their union (`UnionModel`).
+The paper's "collaborative capturing": some more steps of `learned` from the masks as they are, on a joint loss, the sum
+of each subject's own loss, of the loss of pictures that show the subjects together (if there are any) and of the prior.
+Every concept keeps a mask of its own, so that they can still be used apart. A tuned set is returned only if it lowers
+the held-out joint loss; the masks passed in are not changed. At own tokens each concept has targets of its own in the
+model; everywhere the masks act as their union (`UnionModel`).
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,25 +22,13 @@ from ..errors import ConesError, listed
 from ..masks.concept_mask import ConceptMask, Where, multiplier
 from .density import SURE, paired
 from .estimate import OnEstimate, estimate
-from .find import generator_of
-from .host_model import HostModel, Multiplier
+from .host_model import HostModel, Key, Multiplier
 from .methods.learned import learned
-from .objective import Examples, denoised_draws, draw, per_draw_loss
-from .settings import OnStep, SearchSettings
+from .objective import Examples, Term, held_out_loss, sample_loss
+from .settings import OnStep, SearchSettings, recording
 
 NEAR = 0.1  # scores start this far from the threshold, so that few steps can change a mask
 _SEARCH, _CHOOSING = 10, 11  # streams of noise, other than a single search's
-
-
-def slot(k: int, name: str) -> str:
-    """The name of a target as concept k (from 0) sees it."""
-    return f"{k}/{name}"
-
-
-def slot_of(key: str) -> tuple[int, str]:
-    """The inverse of `slot`."""
-    k, name = key.split("/", 1)
-    return int(k), name
 
 
 def tuning(seed: int = 0) -> SearchSettings:
@@ -57,7 +42,7 @@ class TuneResult:
 
     masks: tuple[ConceptMask, ...]
     before: float
-    after: float  # of the tuned masks, also when the given ones are returned
+    after: float  # of the tuned masks, also when the original ones are returned
     gain: float  # mean of before - after, paired
     standard_error: float  # of the gain
     history: list[float]
@@ -65,7 +50,7 @@ class TuneResult:
 
     @property
     def tuned(self) -> bool:
-        """Whether the steps lowered the held-out loss by two standard errors. If not, the masks are those given."""
+        """Whether the steps lowered the held-out loss by two standard errors. If not, the masks are the original."""
         return self.gain > SURE * self.standard_error
 
 
@@ -77,19 +62,18 @@ class UnionModel:
     def __init__(self, model: HostModel, concepts: int) -> None:
         self._model = model
         self._factors: Multiplier = {}
-        self.weights: Mapping[str, Tensor] = {
-            slot(k, name): weight for k in range(concepts) for name, weight in model.weights.items()
+        self.weights: Mapping[Key, Tensor] = {
+            (concept, name): weight for concept in range(concepts) for (_, name), weight in model.weights.items()
         }
         self.sigma_at, self.noised, self.output_scale = model.sigma_at, model.noised, model.output_scale
-        self.denoise, self.room = model.denoise, model.room
+        self.denoise, self.new_statistic, self.fingerprint = model.denoise, model.new_statistic, model.fingerprint
 
     @contextmanager
     def multiplied(self, multiplier: Multiplier | None) -> Iterator[None]:
         """Inside, each weight acts as theta times the product of its concepts' multipliers."""
-        union: dict[str, Tensor] = {}
-        for key, factor in (multiplier or {}).items():
-            name = slot_of(key)[1]
-            union[name] = union[name] * factor if name in union else factor
+        union: dict[Key, Tensor] = {}
+        for (_, name), factor in (multiplier or {}).items():
+            union[0, name] = union[0, name] * factor if (0, name) in union else factor
         before, self._factors = self._factors, multiplier or {}
         try:
             with self._model.multiplied(union):
@@ -97,18 +81,18 @@ class UnionModel:
         finally:
             self._factors = before
 
-    def gradients(self, loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def gradients(self, loss: Callable[[], Tensor]) -> tuple[Tensor, dict[Key, Tensor]]:
         """The chain rule: what a concept's multiplier can change is what the others leave on."""
-        value, gradient = self._model.gradients(loss)
-        found = {}
+        value, by_name = self._model.gradients(loss)
+        gradients = {}
         for key in self.weights:
-            name = slot_of(key)[1]
-            others = [f for other, f in self._factors.items() if slot_of(other)[1] == name and other != key]
-            found[key] = gradient[name]
+            gradient = by_name[0, key[1]]
+            others = [factor for other, factor in self._factors.items() if other[1] == key[1] and other != key]
             if others:
                 left_on = torch.stack(others).prod(dim=0)
-                found[key] = torch.mul(gradient[name], left_on, out=self.room(gradient[name]))
-        return value, found
+                gradient = torch.mul(gradient, left_on, out=self.new_statistic(gradient))
+            gradients[key] = gradient
+        return value, gradients
 
 
 def tune_concept_masks(
@@ -125,83 +109,48 @@ def tune_concept_masks(
 ) -> TuneResult:
     """Joint steps on `masks`, one per concept, with `subjects` in the same order; `together`: pictures of them all.
 
-    model: offers every target once per concept (`slot`). prior: pictures under class captions whose denoised latents
-    must stay those of the untouched model; needed everywhere, useless at own tokens. `on_step` may raise to cancel.
-    `on_estimate`: hears, before the first step, what the steps will need.
+        result = tune_concept_masks(model, [dog, cat], [dog_pictures, cat_pictures], both, settings=tuning())
+        dog, cat = result.masks
+
+    model: offers every target once per concept. prior: pictures under class captions whose denoised latents must stay
+    those of the untouched model; needed everywhere, useless at own tokens. `on_step` may raise to cancel.
+    `on_estimate` hears, before the first step, what the steps will need.
     """
     started = time.monotonic()
     _check(model, masks, subjects, prior)
-    terms = [(one, 1.0, False) for one in (*subjects, *([together] if together else []))]
+    terms = [Term(examples) for examples in (*subjects, *([together] if together else []))]
     if prior is not None:
-        terms.append((prior, prior_weight, True))
+        terms.append(Term(prior, prior_weight, distilled=True))
     history: list[float] = []
-
-    def record(step: Any) -> None:
-        history.append(step.loss)
-        if on_step:
-            on_step(step)
-
     with torch.inference_mode(False), torch.enable_grad():
         if on_estimate:
-            on_estimate(estimate(model, partial(_sample_loss, model, terms), settings))
-        given = {slot(k, n): multiplier(m, n) > 0 for k, m in enumerate(masks) for n in m.shapes}
-        start = ((key, 0.5 - NEAR + 2 * NEAR * on) for key, on in given.items())
-        scores = learned(model, _sample_loss(model, terms, settings), settings, on_step=record, start=start)
-        tuned = {key: score < 0 for key, score in scores.items()}
-        held_out = _held_out(model, terms, settings)
-        before, after = held_out(given), held_out(tuned)
+            on_estimate(estimate(model, partial(sample_loss, model, terms, _SEARCH), settings))
+        on_before = {(k, name): multiplier(mask, name) > 0 for k, mask in enumerate(masks) for name in mask.shapes}
+        start = ((key, 0.5 - NEAR + 2 * NEAR * on) for key, on in on_before.items())
+        batches = sample_loss(model, terms, _SEARCH, settings)
+        scores = learned(model, batches, settings, on_step=recording(history, on_step), start=start)
+        on_after = {key: score < 0 for key, score in scores.items()}
+        held_out = held_out_loss(model, terms, _CHOOSING, settings)
+        before, after = held_out(on_before), held_out(on_after)
     gain, error = paired(before - after)
-    done = TuneResult(
+    result = TuneResult(
         tuple(masks), float(before.mean()), float(after.mean()), gain, error, history, time.monotonic() - started
     )
-    return replace(done, masks=tuple(_tuned(k, m, tuned, done) for k, m in enumerate(masks))) if done.tuned else done
+    if not result.tuned:
+        return result
+    return replace(result, masks=tuple(_tuned(k, mask, on_after, result) for k, mask in enumerate(masks)))
 
 
-Terms = Sequence[tuple[Examples, float, bool]]  # pictures, weight, whether the untouched model is the example
-
-
-def _sample_loss(model: HostModel, terms: Terms, settings: SearchSettings) -> Callable[[int], Callable[[], Tensor]]:
-    """Step k's batch of the joint loss, `batch` rows a term, as a closure."""
-
-    def at(k: int) -> Callable[[], Tensor]:
-        generator = generator_of(settings.seed, _SEARCH, k)
-        draws = [(one, draw(one, settings.batch, generator), weight, frozen) for one, weight, frozen in terms]
-        parts = [(e, d, w, denoised_draws(model, e, d) if frozen else None) for e, d, w, frozen in draws]
-        return lambda: torch.stack([w * per_draw_loss(model, e, d, t).mean() for e, d, w, t in parts]).sum()
-
-    return at
-
-
-def _held_out(model: HostModel, terms: Terms, settings: SearchSettings) -> Callable[[Multiplier], Tensor]:
-    """The joint loss of `held_out` fixed draws a term, (held_out,), as a function of the multiplier."""
-    generator = generator_of(settings.seed, _CHOOSING, 0)
-    parts = []
-    for one, weight, frozen in terms:
-        for i, draws in enumerate(draw(one, settings.held_out, generator).split(settings.batch)):
-            target = denoised_draws(model, one, draws) if frozen else None
-            parts.append((i * settings.batch, one, draws, weight, target))
-
-    @torch.no_grad()
-    def evaluate(multiplier: Multiplier) -> Tensor:
-        loss = torch.zeros(settings.held_out, dtype=torch.float64)
-        with model.multiplied(multiplier):
-            for first, one, draws, weight, target in parts:
-                loss[first : first + len(draws.which)] += weight * per_draw_loss(model, one, draws, target).cpu()
-        return loss
-
-    return evaluate
-
-
-def _tuned(k: int, mask: ConceptMask, multipliers: Multiplier, result: TuneResult) -> ConceptMask:
+def _tuned(concept: int, mask: ConceptMask, multipliers: Multiplier, result: TuneResult) -> ConceptMask:
     """A concept's mask as the steps left it, its provenance saying so."""
-    index = {name: (multipliers[slot(k, name)] == 0).reshape(-1).nonzero().reshape(-1).cpu() for name in mask.shapes}
-    told = {
+    index = {name: (multipliers[concept, name] == 0).reshape(-1).nonzero().reshape(-1).cpu() for name in mask.shapes}
+    facts = {
         "tuned_with": str(len(result.masks) - 1),
         "tuned_steps": str(len(result.history)),
         "joint_held_out_before": f"{result.before:.6g}",
         "joint_held_out_after": f"{result.after:.6g}",
     }
-    return replace(mask, index=index, provenance={**mask.provenance, **told})
+    return replace(mask, index=index, provenance={**mask.provenance, **facts})
 
 
 def _check(
@@ -214,6 +163,6 @@ def _check(
     if model.where == "everywhere" and prior is None:
         raise ConesError("joint steps everywhere without a prior; give pictures with class captions")
     shapes = {key: tuple(weight.shape) for key, weight in model.weights.items()}
-    expected = {slot(k, name): shape for k, mask in enumerate(masks) for name, shape in mask.shapes.items()}
-    if wrong := sorted(key for key in {*shapes, *expected} if shapes.get(key) != expected.get(key)):
+    expected = {(k, name): shape for k, mask in enumerate(masks) for name, shape in mask.shapes.items()}
+    if wrong := sorted({key[1] for key in {*shapes, *expected} if shapes.get(key) != expected.get(key)}):
         raise ConesError(f"masks and model disagree on {listed(wrong)}; search all masks on the same targets and model")

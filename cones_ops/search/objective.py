@@ -1,22 +1,25 @@
 """The concept-implanting loss L_con = L_subject + prior_weight * L_prior (paper section 3; prior as in DreamBooth).
 
-Each term is the mean squared error of the network's output over pictures x0, noise and noise levels sigma:
-L = mean(((denoised(x, sigma) - x0) / c)^2), c = d denoised / d output, which is the eps-, v- or flow loss as the model
-has it. A prior without class pictures compares with the frozen model's own denoised latents instead of x0.
-Noise is drawn on the CPU, so every host and device sees the same; nothing here touches the model's state.
+A loss is a sum of weighted terms, one per set of pictures: a search has the subject and perhaps the prior, joint tuning
+every subject, pictures of all together and the prior. A term is the mean squared error of the network's output over
+pictures x0, noise and noise levels sigma: L = mean(((denoised(x, sigma) - x0) / c)^2), c = d denoised / d output, which
+is the eps-, v- or flow loss as the model has it. A distilled term compares with the untouched model's own denoised
+latents instead of x0. Noise is drawn on the CPU, so every host and device sees the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import ConesError
-from .host_model import HostModel
+from .host_model import HostModel, Multiplier
+from .settings import Evaluate, SampleLoss, SearchSettings
 
 FIRST, LAST = 0.02, 0.98  # percent of sampling; the very ends say little and are numerically delicate
 
@@ -36,6 +39,18 @@ class Examples:
             )
         if len(self.conditioning) not in (1, n):
             raise ConesError(f"{len(self.conditioning)} conditionings for {n} pictures; give one for all, or {n}")
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of a loss: its pictures and its weight.
+
+    distilled: compare with the untouched model's denoised latents instead of the pictures.
+    """
+
+    examples: Examples
+    weight: float = 1.0
+    distilled: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,20 +94,66 @@ def denoised_draws(model: HostModel, examples: Examples, draws: Draws) -> Tensor
     return _denoised(model, examples, draws)[1]
 
 
-def concept_implanting_loss(
-    model: HostModel,
-    subject: Examples,
-    subject_draws: Draws,
-    prior: Examples | None = None,
-    prior_draws: Draws | None = None,
-    prior_weight: float = 1.0,
-    prior_target: Tensor | None = None,
-) -> Tensor:
-    """L_con as a scalar; without `prior` only the subject's term."""
-    loss = per_draw_loss(model, subject, subject_draws).mean()
-    if prior is None or prior_draws is None:
-        return loss
-    return loss + prior_weight * per_draw_loss(model, prior, prior_draws, prior_target).mean()
+@dataclass(frozen=True)
+class DrawnTerm:
+    """A term with the draws of one batch, and what its denoised latents are compared with (None: the pictures)."""
+
+    term: Term
+    draws: Draws
+    target: Tensor | None = None
+
+
+def draw_terms(model: HostModel, terms: Sequence[Term], count: int, generator: torch.Generator) -> list[DrawnTerm]:
+    """`count` draws of each term, with the targets of distilled ones; call it while nothing is multiplied."""
+    drawn = [(term, draw(term.examples, count, generator)) for term in terms]
+    return [DrawnTerm(term, draws, _target(model, term, draws)) for term, draws in drawn]
+
+
+def concept_implanting_loss(model: HostModel, batch: Sequence[DrawnTerm]) -> Tensor:
+    """L_con of a batch as a scalar: the weighted sum of its terms' means."""
+    return torch.stack([drawn.term.weight * _losses(model, drawn).mean() for drawn in batch]).sum()
+
+
+def sample_loss(model: HostModel, terms: Sequence[Term], stream: int, settings: SearchSettings) -> SampleLoss:
+    """Step k's batch of the loss, `settings.batch` rows a term, as a closure; the same for every method and seed."""
+
+    def step_loss(k: int) -> Callable[[], Tensor]:
+        batch = draw_terms(model, terms, settings.batch, generator_of(settings.seed, stream, k))
+        return lambda: concept_implanting_loss(model, batch)
+
+    return step_loss
+
+
+def held_out_loss(model: HostModel, terms: Sequence[Term], stream: int, settings: SearchSettings) -> Evaluate:
+    """The loss of `settings.held_out` fixed draws a term, (held_out,), as a function of the multiplier."""
+    generator = generator_of(settings.seed, stream, 0)
+    drawn = [(term, draw(term.examples, settings.held_out, generator)) for term in terms]
+    batches = [
+        [DrawnTerm(term, part, _target(model, term, part)) for part in draws.split(settings.batch)]
+        for term, draws in drawn
+    ]
+
+    @torch.no_grad()
+    def evaluate(multiplier: Multiplier | None) -> Tensor:
+        with model.multiplied(multiplier):
+            losses = [torch.cat([part.term.weight * _losses(model, part) for part in parts]) for parts in batches]
+        return torch.stack(losses).cpu().double().sum(dim=0)
+
+    return evaluate
+
+
+def generator_of(seed: int, stream: int, step: int) -> torch.Generator:
+    """A CPU generator for one batch; streams and steps are independent of each other."""
+    state = np.random.SeedSequence((seed, stream, step)).generate_state(1)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def _target(model: HostModel, term: Term, draws: Draws) -> Tensor | None:
+    return denoised_draws(model, term.examples, draws) if term.distilled else None
+
+
+def _losses(model: HostModel, drawn: DrawnTerm) -> Tensor:
+    return per_draw_loss(model, drawn.term.examples, drawn.draws, drawn.target)
 
 
 def _denoised(model: HostModel, examples: Examples, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:

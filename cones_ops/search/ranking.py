@@ -14,36 +14,39 @@ from torch import Tensor
 
 from ..errors import ConesError, listed
 from ..masks.concept_mask import ConceptMask
+from .host_model import Key
 
 _BITS = 16
 _BINS = 1 << _BITS
 
 
 class Ranking:
-    """All entries of `scores`, highest first; ties in the order of names and positions. ConesError if not finite."""
+    """All entries of `scores`, highest first; ties in the order of keys and positions. ConesError if not finite."""
 
-    def __init__(self, scores: Mapping[str, Tensor]) -> None:
+    def __init__(self, scores: Mapping[Key, Tensor]) -> None:
         if not scores:
             raise ConesError("there are no scores to rank; was any target searched?")
-        if bad := [name for name, score in scores.items() if not bool(torch.isfinite(score).all())]:
+        if bad := [key[1] for key, score in scores.items() if not bool(torch.isfinite(score).all())]:
             raise ConesError(f"scores are not finite in {listed(bad)}; the loss or its gradient overflowed")
-        self.scores = {name: scores[name] for name in sorted(scores)}
+        self.scores = dict(sorted(scores.items()))
         self.size = sum(score.numel() for score in self.scores.values())
         self._upper = _counts((_keys(score) >> _BITS) + _BINS // 2 for score in self.scores.values())
 
-    def top(self, count: int) -> dict[str, Tensor]:
+    def top(self, count: int) -> dict[Key, Tensor]:
         """The `count` first: True where an entry is one of them, in the shape of each weight."""
-        found = {n: torch.zeros(score.shape, dtype=torch.bool, device=score.device) for n, score in self.scores.items()}
+        top = {
+            key: torch.zeros(score.shape, dtype=torch.bool, device=score.device) for key, score in self.scores.items()
+        }
         if count <= 0:
-            return found
+            return top
         lowest, ties = self._lowest(min(count, self.size))
-        for name, chosen in found.items():
-            keys, flat = _keys(self.scores[name]), chosen.view(-1)
+        for key, chosen in top.items():
+            keys, flat = _keys(self.scores[key]), chosen.view(-1)
             torch.gt(keys, lowest, out=flat)
             equal = (keys == lowest).nonzero().reshape(-1)[:ties]
             flat[equal] = True
             ties -= len(equal)
-        return found
+        return top
 
     def _lowest(self, count: int) -> tuple[int, int]:
         """The lowest key among the first `count`, and how many of those have it."""
@@ -58,10 +61,10 @@ def from_ranking(scores: Mapping[str, Tensor], density: float, **fields: Any) ->
     """The share `density` of all entries with the highest scores; `fields` are ConceptMask's other fields."""
     if not 0.0 <= density <= 1.0:
         raise ConesError(f"density {density} is not a share between 0 and 1")
-    ranking = Ranking(scores)
-    chosen = ranking.top(round(density * ranking.size))
-    shapes = {name: tuple(score.shape) for name, score in scores.items()}
-    return ConceptMask({name: one.reshape(-1).nonzero().reshape(-1) for name, one in chosen.items()}, shapes, **fields)
+    ranking = Ranking({(0, name): score for name, score in scores.items()})
+    top = ranking.top(round(density * ranking.size))
+    index = {name: chosen.reshape(-1).nonzero().reshape(-1) for (_, name), chosen in top.items()}
+    return ConceptMask(index, {name: tuple(score.shape) for name, score in scores.items()}, **fields)
 
 
 def _keys(score: Tensor) -> Tensor:

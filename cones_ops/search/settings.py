@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import ConesError
 from ..masks.concept_mask import Where
-from .host_model import HostModel, Multiplier
+from .host_model import HostModel, Key, Multiplier
 
 MethodName = Literal["learned", "cones", "taylor", "progressive"]
 Phase = Literal["search", "choose"]
@@ -83,31 +83,42 @@ class Method(Protocol):
         *,
         on_step: OnStep | None = None,
         held_out: Evaluate | None = None,
-    ) -> dict[str, Tensor]: ...
+    ) -> dict[Key, Tensor]: ...
 
 
 def measured(
     model: HostModel, loss: Callable[[], Tensor], multiplier: Multiplier | None
-) -> tuple[float, dict[str, Tensor]]:
-    """The loss at theta_k = theta * multiplier, and theta * dL/dtheta_k per name; None is multiplier 1."""
+) -> tuple[float, dict[Key, Tensor]]:
+    """The loss at theta_k = theta * multiplier, and theta * dL/dtheta_k per key; None is multiplier 1."""
     with model.multiplied(multiplier):
         value, gradient = model.gradients(loss)
     if not isfinite(float(value)):
         raise ConesError(f"the loss is {float(value)}; are latents and conditioning those of this model, in range?")
     weights = model.weights
     assert set(gradient) == set(weights), "a host returns a gradient for each of its targets"
-    found = {}
-    for name in sorted(weights):  # one layer's copy at a time
-        found[name] = torch.mul(weights[name], gradient.pop(name).to(weights[name]), out=model.room(weights[name]))
-    return float(value), found
+    products = {}
+    for key, weight in sorted(weights.items()):  # one layer's copy at a time
+        products[key] = torch.mul(weight, gradient.pop(key).to(weight), out=model.new_statistic(weight))
+    return float(value), products
 
 
-def share_shut(scores: Mapping[str, Tensor]) -> float:
+def recording(history: list[float], on_step: OnStep | None) -> OnStep:
+    """An `on_step` that also appends each loss to `history`."""
+
+    def record(step: Step) -> None:
+        history.append(step.loss)
+        if on_step:
+            on_step(step)
+
+    return record
+
+
+def share_shut(scores: Mapping[Key, Tensor]) -> float:
     """The density a method itself would choose: the share of scores >= 0."""
     return sum(int((score >= 0).sum()) for score in scores.values()) / sum(score.numel() for score in scores.values())
 
 
-def root_mean_square(tensors: dict[str, Tensor]) -> float:
+def root_mean_square(tensors: Mapping[Key, Tensor]) -> float:
     """Over all entries of all tensors; ConesError when there is no gradient at all or it is not finite."""
     total = sum(float(t.square().sum()) for t in tensors.values())
     rms: float = (total / sum(t.numel() for t in tensors.values())) ** 0.5

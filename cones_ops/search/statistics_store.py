@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import ConesError
 
-Room = Callable[[Tensor], Tensor]  # a weight -> an fp32 tensor of its shape, to be written before it is read
+NewStatistic = Callable[[Tensor], Tensor]  # a weight -> an fp32 tensor of its shape, to be written before it is read
 FILE = 2**28  # bytes; a process may often have no more than 1024 files open
 ALIGNED = 64  # bytes
 
@@ -28,7 +28,7 @@ def in_memory(like: Tensor) -> Tensor:
     return torch.empty_like(like, dtype=torch.float32)
 
 
-def on_disk(folder: str | Path) -> Room:
+def on_disk(folder: str | Path) -> NewStatistic:
     """In files in `folder`, each reserved whole at once: ConesError where the disk has no room for it.
 
     Tensors that are asked for one after the other share a file, so that few are open.
@@ -36,7 +36,7 @@ def on_disk(folder: str | Path) -> Room:
     file: Any = b""
     used = 0
 
-    def room(like: Tensor) -> Tensor:
+    def new_statistic(like: Tensor) -> Tensor:
         nonlocal file, used
         size = -(-torch.float32.itemsize * like.numel() // ALIGNED) * ALIGNED
         if used + size > len(file):
@@ -45,7 +45,7 @@ def on_disk(folder: str | Path) -> Room:
         used += size
         return part.view(like.shape)
 
-    return room
+    return new_statistic
 
 
 def _mapped(folder: Path, size: int) -> mmap.mmap:

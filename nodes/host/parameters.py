@@ -7,7 +7,7 @@ writes to the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from comfy.ops import CastWeightBiasOp, cast_bias_weight, uncast_bias_weight
 from torch import Tensor
 
 from ...cones_ops.errors import ConesError
+from ...cones_ops.masks.fingerprint import fingerprint
 from ...cones_ops.models.targets import layer_and_rows, part_shapes, weight_and_rows
 
 PREFIX = "diffusion_model."
@@ -63,6 +64,11 @@ def base_weight(model: Any, key: str) -> Tensor:
     elif is_packed(layer := comfy.utils.get_attr(model.model, key.rpartition(".")[0])):
         weight = unpacked(layer)
     return weight.detach()[rows] if isinstance(weight, torch.Tensor) else weight
+
+
+def base_fingerprint(model: Any, names: Iterable[str]) -> str:
+    """The fingerprint of the named targets as the checkpoint has them."""
+    return fingerprint({name: base_weight(model, PREFIX + name) for name in names})
 
 
 def is_packed(layer: Any) -> bool:

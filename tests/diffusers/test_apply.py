@@ -10,7 +10,6 @@ from cones_ops.errors import ConesError
 from cones_ops.hosts.diffusers.apply_masks import applied
 from cones_ops.hosts.diffusers.host_model import DiffusersModel, TextTokens, alphas_cumprod
 from cones_ops.masks.concept_mask import ConceptMask, multipliers, union
-from cones_ops.masks.fingerprint import fingerprint
 
 diffusers = pytest.importorskip("diffusers")
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.02, "timesteps": 1000}
@@ -39,16 +38,18 @@ def random_mask(model: DiffusersModel, seed: int, share: float = 0.5, **fields: 
     generator = torch.Generator().manual_seed(seed)
     index = {
         name: (torch.rand(w.numel(), generator=generator) < share).nonzero().flatten()
-        for name, w in model.weights.items()
+        for name, w in model.base_weights.items()
     }
-    return ConceptMask(index, {name: tuple(w.shape) for name, w in model.weights.items()}, **fields)
+    return ConceptMask(index, {name: tuple(w.shape) for name, w in model.base_weights.items()}, **fields)
 
 
 def output(model: DiffusersModel, own: tuple[Tensor, ...] = (NOBODY, NOBODY)) -> Tensor:
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(len(own), 4, 8, 8, generator=generator)
     hidden = torch.randn(len(own), 6, 16, generator=generator)
-    return model.denoise(x, torch.full((len(own),), 2.0), [TextTokens(h, o) for h, o in zip(hidden, own, strict=True)])
+    return model.denoise(
+        x, torch.full((len(own),), 2.0), [TextTokens(h, o[None]) for h, o in zip(hidden, own, strict=True)]
+    )
 
 
 def test_strength_zero_and_empty_masks_are_bit_exact() -> None:
@@ -121,15 +122,15 @@ def test_own_tokens_equal_the_search_multiplier() -> None:
 def test_two_masks_each_at_its_own_tokens_are_united_where_they_share_one() -> None:
     model = small_model()
     first, second = random_mask(model, 1), random_mask(model, 2)
-    name = model.weights and sorted(model.weights)[0]
+    name = sorted(model.base_weights)[0]
     module = model._modules[name]
     x = torch.randn(2, 6, 16)
     with applied(model.unet, [(first, 1.0), (second, 1.0)], [FIRST.repeat(2, 1), SECOND.repeat(2, 1)]), torch.no_grad():
         y = module(x)
-    weight = model.weights[name]
+    weight = model.base_weights[name]
     rows = {0: [], 1: [first], 2: [first, second], 3: [second], 5: []}
     for token, masks in rows.items():
-        theta = weight * multipliers(union(*masks))[name] if masks else weight
+        theta = weight * multipliers(union(*masks))[0, name] if masks else weight
         assert torch.allclose(y[:, token], x[:, token] @ theta.T, atol=1e-5), token
 
 
@@ -144,7 +145,7 @@ def test_own_tokens_leave_prompts_without_the_identifier_bit_identical() -> None
 
 def test_a_mask_of_another_model_is_refused() -> None:
     model = small_model()
-    right = random_mask(model, 1, fingerprint=fingerprint(model.weights))
+    right = random_mask(model, 1, fingerprint=model.fingerprint())
     wrong = random_mask(model, 1, fingerprint="0" * 64)
     with applied(model.unet, [(right, 1.0)]):
         pass

@@ -11,7 +11,7 @@ from torch import Tensor
 from cones_ops.errors import ConesError
 from cones_ops.hosts.diffusers.host_model import DiffusersModel, TextTokens, alphas_cumprod
 from cones_ops.hosts.diffusers.names import canonical_names
-from cones_ops.search.joint import slot
+from cones_ops.search.host_model import Key
 
 diffusers = pytest.importorskip("diffusers")
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.02, "timesteps": 1000}
@@ -44,7 +44,7 @@ def batch() -> tuple[Tensor, Tensor, list[TextTokens]]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(ROWS, 4, 8, 8, generator=generator) * 3
     hidden = torch.randn(ROWS, LENGTH, 16, generator=generator)
-    return x, torch.tensor([0.5, 2.0, 9.0]), [TextTokens(h, own) for h, own in zip(hidden, OWN, strict=True)]
+    return x, torch.tensor([0.5, 2.0, 9.0]), [TextTokens(h, own[None]) for h, own in zip(hidden, OWN, strict=True)]
 
 
 def loss_of(model: DiffusersModel) -> Callable[[], Tensor]:
@@ -52,12 +52,12 @@ def loss_of(model: DiffusersModel) -> Callable[[], Tensor]:
     return lambda: (model.denoise(x, sigma, conditioning) ** 2).mean()
 
 
-def multipliers(model: DiffusersModel) -> dict[str, Tensor]:
+def multipliers(model: DiffusersModel) -> dict[Key, Tensor]:
     generator = torch.Generator().manual_seed(2)
-    return {name: (torch.rand(w.shape, generator=generator) > 0.3).float() for name, w in model.weights.items()}
+    return {key: (torch.rand(w.shape, generator=generator) > 0.3).float() for key, w in model.weights.items()}
 
 
-def dense_gradients(model: DiffusersModel, multiplier: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def dense_gradients(model: DiffusersModel, multiplier: dict[Key, Tensor]) -> tuple[Tensor, dict[Key, Tensor]]:
     """All tokens, by torch.func: the UNet with theta * M put in its parameters, and autograd on those."""
     names = canonical_names(model.unet.config, dict(model.unet.named_parameters()))
     theta = {n: (model.weights[n] * multiplier.get(n, torch.ones(()))).requires_grad_() for n in model.weights}
@@ -65,7 +65,7 @@ def dense_gradients(model: DiffusersModel, multiplier: dict[str, Tensor]) -> tup
     rows = sigma[:, None, None, None]
     output = torch.func.functional_call(
         model.unet,
-        {names[n]: w for n, w in theta.items()},
+        {names[n]: w for (_, n), w in theta.items()},
         (x / (rows**2 + 1) ** 0.5, model.timestep(sigma), torch.stack([c.hidden for c in conditioning])),
     ).sample
     loss = ((x / (rows**2 + 1) - output * rows / (rows**2 + 1) ** 0.5) ** 2).mean()
@@ -73,7 +73,7 @@ def dense_gradients(model: DiffusersModel, multiplier: dict[str, Tensor]) -> tup
     return loss.detach(), dict(zip(theta, found, strict=True))
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_same(found: dict[Key, Tensor], expected: dict[Key, Tensor]) -> None:
     assert set(found) == set(expected)
     for name, gradient in expected.items():
         assert found[name].dtype == torch.float32
@@ -94,17 +94,17 @@ def test_gradients_everywhere_equal_dense_autograd(shut: bool) -> None:
 
 def test_self_attention_gradients_everywhere_equal_dense_autograd() -> None:
     model = small_model("everywhere", targets="text + self K+V")
-    assert any("attn1" in name for name in model.weights)
+    assert any("attn1" in name for name in model.base_weights)
     assert_same(model.gradients(loss_of(model))[1], dense_gradients(model, {})[1])
 
 
-def masked_linear_gradients(model: DiffusersModel, multiplier: dict[str, Tensor]) -> dict[str, Tensor]:
+def masked_linear_gradients(model: DiffusersModel, multiplier: dict[Key, Tensor]) -> dict[Key, Tensor]:
     """Own tokens, by hooks that mix two complete K (or V): one of theta, one of theta * M."""
     modules = dict(model.unet.named_modules())
     names = canonical_names(model.unet.config, dict(model.unet.named_parameters()))
     effective = {n: (model.weights[n] * multiplier[n]).requires_grad_() for n in model.weights}
     hooks = []
-    for name, weight in effective.items():
+    for (_, name), weight in effective.items():
 
         def mix(module: torch.nn.Module, args: tuple[Tensor, ...], y: Tensor, weight: Tensor = weight) -> Tensor:
             return torch.where(OWN[..., None], args[0] @ weight.T, y)
@@ -142,7 +142,7 @@ def test_half_precision_gradients_are_fp32_and_close() -> None:
 def test_no_own_tokens_means_no_gradient() -> None:
     model = small_model()
     x, sigma, conditioning = batch()
-    nobody = [TextTokens(c.hidden, torch.zeros(LENGTH, dtype=torch.bool)) for c in conditioning]
+    nobody = [TextTokens(c.hidden, torch.zeros(1, LENGTH, dtype=torch.bool)) for c in conditioning]
     loss, found = model.gradients(lambda: model.denoise(x, sigma, nobody).mean())
     assert not loss.requires_grad
     assert all(not g.any() for g in found.values())
@@ -151,7 +151,7 @@ def test_no_own_tokens_means_no_gradient() -> None:
 def test_texts_of_different_lengths_are_grouped() -> None:
     model = small_model()
     x, sigma, conditioning = batch()
-    mixed = [conditioning[0], TextTokens(conditioning[1].hidden[:4], OWN[1, :4]), conditioning[2]]
+    mixed = [conditioning[0], TextTokens(conditioning[1].hidden[:4], OWN[1:2, :4]), conditioning[2]]
     together = model.denoise(x, sigma, mixed)
     alone = [model.denoise(x[i : i + 1], sigma[i : i + 1], [mixed[i]]) for i in range(ROWS)]
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
@@ -195,17 +195,17 @@ def test_errors_say_what_and_what_to_do() -> None:
     x, sigma, conditioning = batch()
     with pytest.raises(ConesError, match="one per row"):
         model.denoise(x, sigma, conditioning[:1])
-    with pytest.raises(ConesError, match="without a target"), model.multiplied({"nowhere": torch.ones(1)}):
+    with pytest.raises(ConesError, match="without a target"), model.multiplied({(0, "nowhere"): torch.ones(1)}):
         pass
-    name = next(iter(model.weights))
-    with pytest.raises(ConesError, match="multiplier is"), model.multiplied({name: torch.ones(1)}):
+    key = next(iter(model.weights))
+    with pytest.raises(ConesError, match="multiplier is"), model.multiplied({key: torch.ones(1)}):
         pass
     with pytest.raises(ConesError, match="self-attention"):
         small_model("own tokens", targets="text + self K+V")
     with pytest.raises(ConesError, match="prediction type"):
         small_model(prediction="flow")
     with pytest.raises(ConesError, match="own"):
-        TextTokens(torch.zeros(3, 4), torch.zeros(4, dtype=torch.bool))
+        TextTokens(torch.zeros(3, 4), torch.zeros(1, 4, dtype=torch.bool))
 
 
 def several(own: Tensor, hidden: Tensor) -> list[TextTokens]:
@@ -219,7 +219,7 @@ def test_several_concepts_act_and_are_tapped_at_their_own_tokens_each() -> None:
     rows = several(OWN, torch.stack([one.hidden for one in conditioning]))
     model = DiffusersModel(small_unet(), alphas_cumprod(SCHEDULE), "v_prediction", "text K+V", "own tokens", 2)
     single = small_model()
-    assert sorted(model.weights) == sorted(slot(k, name) for k in (0, 1) for name in single.weights)
+    assert sorted(model.weights) == sorted((k, name) for k in (0, 1) for name in single.base_weights)
     masks = multipliers(model)
     with model.multiplied(masks):
         loss, gradients = model.gradients(lambda: (model.denoise(x, sigma, rows) ** 2).mean())
@@ -231,11 +231,11 @@ def test_several_concepts_act_and_are_tapped_at_their_own_tokens_each() -> None:
         def forward(text: Tensor, name: str = name, module: torch.nn.Module = module) -> Tensor:
             y = torch.nn.functional.linear(text, module.weight)
             for k in (0, 1):
-                y = torch.where(own[:, k, :, None], torch.nn.functional.linear(text, leaves[slot(k, name)]), y)
+                y = torch.where(own[:, k, :, None], torch.nn.functional.linear(text, leaves[k, name]), y)
             return y
 
         module.forward = forward
-    single._own_of = lambda tokens: tokens.own  # type: ignore[method-assign]
+    single._concepts = 2
     with single.recording(), torch.enable_grad():
         expected = (single.denoise(x, sigma, rows) ** 2).mean()
     found = torch.autograd.grad(expected, list(leaves.values()))

@@ -20,11 +20,11 @@ pytest.importorskip("transformers")
 
 
 def test_own_tokens_of_a_caption(model: Path) -> None:
-    (row,) = host.conditioning(host.load(model), ["a photo of a sks star"], "sks", "star")
+    (row,) = host.conditioning(host.load(model), ["a photo of a sks star"], [("sks", "star")])
     ids = host.token_ids(host.load(model), "a photo of a sks star")
-    assert [ids[i] for i in row.own.nonzero().flatten().tolist()] == [53, 56]
+    assert [ids[i] for i in row.own[0].nonzero().flatten().tolist()] == [53, 56]
     with pytest.raises(ConesError, match="does not contain"):
-        host.conditioning(host.load(model), ["a star"], "sks", "star")
+        host.conditioning(host.load(model), ["a star"], [("sks", "star")])
 
 
 @pytest.mark.parametrize("where", ["own tokens", "everywhere"])
@@ -63,7 +63,7 @@ def test_tune_masks_together(model: Path, pictures: Path, tmp_path: Path, where:
 
 
 def test_masks_of_another_model_are_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shapes = {name: tuple(w.shape) for name, w in host.host_model(host.load(model)).weights.items()}
+    shapes = {name: tuple(w.shape) for name, w in host.host_model(host.load(model)).base_weights.items()}
     file = tmp_path / "other.safetensors"
     save_mask(ConceptMask({}, shapes, "sks", "star", "own tokens", "0" * 64), file)
     assert cli.main(["apply", str(model), str(file), "--prompt", "a sks star", "--out", str(tmp_path)]) == 2

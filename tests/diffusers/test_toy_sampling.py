@@ -30,7 +30,7 @@ def pipeline() -> ToyPipeline:
 
 def half_mask(pipeline: ToyPipeline, seed: int, where: str, identifier: str, class_word: str) -> ConceptMask:
     generator = torch.Generator().manual_seed(seed)
-    weights = model_of(pipeline, "everywhere").weights
+    weights = model_of(pipeline, "everywhere").base_weights
     index = {n: (torch.rand(w.numel(), generator=generator) < 0.5).nonzero().flatten() for n, w in weights.items()}
     return ConceptMask(index, {n: tuple(w.shape) for n, w in weights.items()}, identifier, class_word, where)
 
@@ -75,8 +75,8 @@ def test_noise_levels_go_from_the_schedules_end_to_zero(pipeline: ToyPipeline) -
 
 
 def test_own_tokens_of_a_prompt(pipeline: ToyPipeline) -> None:
-    rows = conditioning(pipeline, ["a sks star on a black background", "a star"], "sks", "star")
-    assert rows[0].own.nonzero().flatten().tolist() == [2, 3]
+    rows = conditioning(pipeline, ["a sks star on a black background", "a star"], [("sks", "star")])
+    assert rows[0].own[0].nonzero().flatten().tolist() == [2, 3]
     assert not rows[1].own.any()
 
 

@@ -13,20 +13,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from cones_ops.search.statistics_store import Room, in_memory
+from cones_ops.masks.fingerprint import fingerprint
+from cones_ops.search.statistics_store import NewStatistic, in_memory
 
 K, V = "block.attn2.to_k.weight", "block.attn2.to_v.weight"
 
 
 class ToyHost:
     def __init__(self, k: Tensor, v: Tensor, where: str = "everywhere", skip: float = 0.0) -> None:
-        self.weights = {K: k, V: v}
+        self.weights = {(0, K): k, (0, V): v}
         self.where = where
-        self.room: Room = in_memory
+        self.new_statistic: NewStatistic = in_memory
         self.skip = skip
         self.effective = self.weights  # what own rows use
-        self.multiplied_by: Mapping[str, Tensor] | None = None
+        self.multiplied_by: Mapping[tuple[int, str], Tensor] | None = None
         self.denoised_rows = 0
+
+    def fingerprint(self) -> str:
+        return fingerprint({name: weight for (_, name), weight in self.weights.items()})
 
     def sigma_at(self, percent: Tensor) -> Tensor:
         return 1 - percent / 2
@@ -43,11 +47,11 @@ class ToyHost:
         rows = []
         for c, own in conditioning:
             weights = self.effective if own or self.where == "everywhere" else self.weights
-            rows.append(weights[V] @ (weights[K] @ c))
+            rows.append(weights[0, V] @ (weights[0, K] @ c))
         return (1 - self.skip) * torch.stack(rows).reshape(x.shape) + self.skip * x
 
     @contextmanager
-    def multiplied(self, multiplier: Mapping[str, Tensor] | None) -> Iterator[None]:
+    def multiplied(self, multiplier: Mapping[tuple[int, str], Tensor] | None) -> Iterator[None]:
         assert self.multiplied_by is None, "the library must not nest multipliers"
         m = multiplier or {}
         self.effective = {name: w * m[name] if name in m else w for name, w in self.weights.items()}
@@ -57,7 +61,7 @@ class ToyHost:
         finally:
             self.effective, self.multiplied_by = self.weights, None
 
-    def gradients(self, loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def gradients(self, loss: Callable[[], Tensor]) -> tuple[Tensor, dict[tuple[int, str], Tensor]]:
         before = self.effective
         self.effective = {name: w.detach().clone().requires_grad_() for name, w in before.items()}
         try:
@@ -80,3 +84,9 @@ def toy_host() -> type[ToyHost]:
 def names() -> tuple[str, str]:
     """Names of the toy host's K and V."""
     return K, V
+
+
+@pytest.fixture
+def keys(names: tuple[str, str]) -> tuple[tuple[int, str], ...]:
+    """The same as the toy host's only concept has them."""
+    return tuple((0, name) for name in names)

@@ -25,7 +25,7 @@ from ...search.estimate import OnEstimate
 from ...search.find import SearchResult, find_concept_neurons
 from ...search.joint import TuneResult, UnionModel, tune_concept_masks, tuning
 from ...search.settings import OnStep, SearchSettings, recommended
-from .pipeline import examples, host_model, joint_examples, load, sample
+from .pipeline import Words, examples, host_model, load, sample
 
 __all__ = ["PICTURES", "Concept", "find", "load", "read_pictures", "sample", "tune"]
 
@@ -46,9 +46,14 @@ class Concept:
             raise ConesError(f"caption {self.caption!r}: write {{}} once, where the concept's words belong")
 
     @property
+    def words(self) -> Words:
+        """Identifier and class word."""
+        return self.identifier, self.class_word
+
+    @property
     def phrase(self) -> str:
         """What names the concept in a prompt."""
-        return f"{self.identifier} {self.class_word}"
+        return " ".join(self.words)
 
 
 def read_pictures(folder: str | Path, size: int | None = None) -> Tensor:
@@ -60,7 +65,7 @@ def read_pictures(folder: str | Path, size: int | None = None) -> Tensor:
         )
     side = size or 512
     fitted = [ImageOps.fit(ImageOps.exif_transpose(Image.open(file)).convert("RGB"), (side, side)) for file in files]
-    return torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1).float() / 255 for one in fitted])
+    return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 for image in fitted])
 
 
 def find(
@@ -78,13 +83,7 @@ def find(
 
     settings: default `recommended(where)`. density: share to shut, default chosen on held-out noise.
     """
-    subject = examples(
-        pipeline,
-        concept.pictures,
-        [concept.caption.format(concept.phrase)],
-        concept.identifier,
-        concept.class_word,
-    )
+    subject = examples(pipeline, concept.pictures, [concept.caption.format(concept.phrase)], [concept.words])
     prior = None
     if where == "everywhere":  # the frozen model's own answer to the class prompt; needs no class pictures
         prior = examples(pipeline, concept.pictures, [concept.caption.format(concept.class_word)])
@@ -118,30 +117,27 @@ def tune(
     Each is tuned on its own pictures and on collages of all (zoom: a picture's scale in them). If the joint loss does
     not fall, `.masks` are those given (`.tuned`). settings: default `tuning()`.
     """
-    words = [(one.identifier, one.class_word) for one in concepts]
+    words = [concept.words for concept in concepts]
     if len(masks) < 2 or words != [(mask.identifier, mask.class_word) for mask in masks]:
         named = ", ".join(f"{mask.identifier} {mask.class_word}" for mask in masks)
         raise ConesError(
-            f"masks of {named or 'nothing'} but concepts {', '.join(one.phrase for one in concepts) or 'none'}; "
+            f"masks of {named or 'nothing'} but concepts {', '.join(c.phrase for c in concepts) or 'none'}; "
             "give two or more of each, in the same order"
         )
-    everywhere = all(mask.where == "everywhere" for mask in masks)
-    laid, captions = collages([one.pictures for one in concepts], [f"a {one.phrase}" for one in concepts], zoom)
-    model: Any = host_model(pipeline, "own tokens", targets, len(masks))
+    laid, captions = collages([c.pictures for c in concepts], [f"a {c.phrase}" for c in concepts], zoom)
     prior = None
-    if everywhere:
-        model = UnionModel(host_model(pipeline, "everywhere", targets), len(masks))
-        texts = [one.caption.format(one.class_word) for one in concepts for _ in one.pictures]
-        prior = examples(pipeline, torch.cat([one.pictures for one in concepts]), texts)
-
-    def captioned(pictures: Tensor, texts: list[str]) -> Any:
-        return examples(pipeline, pictures, texts) if everywhere else joint_examples(pipeline, pictures, texts, words)
-
+    if all(mask.where == "everywhere" for mask in masks):
+        model: Any = UnionModel(host_model(pipeline, "everywhere", targets), len(masks))
+        texts = [c.caption.format(c.class_word) for c in concepts for _ in c.pictures]
+        prior = examples(pipeline, torch.cat([c.pictures for c in concepts]), texts)
+        words = []  # everywhere no token is a concept's own
+    else:
+        model = host_model(pipeline, "own tokens", targets, len(masks))
     return tune_concept_masks(
         model,
         masks,
-        [captioned(one.pictures, [one.caption.format(one.phrase)]) for one in concepts],
-        captioned(laid, captions),
+        [examples(pipeline, c.pictures, [c.caption.format(c.phrase)], words) for c in concepts],
+        examples(pipeline, laid, captions, words),
         prior,
         settings=settings or tuning(),
         on_step=on_step,

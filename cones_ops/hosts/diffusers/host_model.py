@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from ...errors import ConesError, listed
 from ...masks.concept_mask import Where
+from ...masks.fingerprint import fingerprint
 from ...models.targets import TargetChoice, own_tokens_at
-from ...search.joint import slot, slot_of
-from ...search.statistics_store import Room, in_memory
+from ...search.host_model import Key, Multiplier
+from ...search.statistics_store import NewStatistic, in_memory
 from .layers import Forward, evaluating, forwards, frozen, target_modules
 
 Prediction = Literal["epsilon", "v_prediction"]
@@ -29,38 +30,34 @@ Prediction = Literal["epsilon", "v_prediction"]
 
 @dataclass(frozen=True)
 class TextTokens:
-    """Conditioning of one row: text hidden states (L, D), own tokens (L,) or (concepts, L), SDXL's additions."""
+    """Conditioning of one row: text hidden states (L, D), each concept's own tokens (concepts, L), SDXL's additions."""
 
     hidden: Tensor
-    own: Tensor  # boolean; a token is one concept's at most
+    own: Tensor  # boolean; a token belongs to one concept at most
     added: Mapping[str, Tensor] = field(default_factory=dict)  # e.g. text_embeds (P,), time_ids (6,)
 
     def __post_init__(self) -> None:
-        own = self.own[None] if self.own.ndim == 1 else self.own  # (concepts, L)
-        if self.hidden.ndim != 2 or own.shape[1:] != self.hidden.shape[:1] or own.dtype != torch.bool:
+        fits = self.own.ndim == self.hidden.ndim == 2 and self.own.shape[1] == len(self.hidden)
+        if not fits or self.own.dtype != torch.bool:
             raise ConesError(
-                f"text tokens need hidden (L, D) and boolean own (L,) or (concepts, L); got {tuple(self.hidden.shape)} "
+                f"text tokens need hidden (L, D) and boolean own (concepts, L); got {tuple(self.hidden.shape)} "
                 f"and {tuple(self.own.shape)} {self.own.dtype}"
             )
-        if bool((own.sum(dim=0) > 1).any()):
+        if bool((self.own.sum(dim=0) > 1).any()):
             raise ConesError("a token belongs to two concepts at once; give each concept words of its own")
 
 
 def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
-    """Noise schedule (T,) in fp64 from a diffusers scheduler's configuration (or our own file's)."""
-    kind, count = config["beta_schedule"], int(config.get("num_train_timesteps", config.get("timesteps", 1000)))
-    start, end = float(config["beta_start"]), float(config["beta_end"])
-    if kind == "scaled_linear":
-        betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2
-    elif kind == "linear":
-        betas = torch.linspace(start, end, count, dtype=torch.float64)
-    else:
-        raise ConesError(f"beta_schedule {kind!r} is not known; pass the scheduler's alphas_cumprod instead")
-    return torch.cumprod(1.0 - betas, dim=0)
+    """Noise schedule (T,) of a configuration with beta_schedule, beta_start, beta_end and timesteps."""
+    from diffusers import DDPMScheduler
+
+    names = ("beta_schedule", "beta_start", "beta_end")
+    alphas: Tensor = DDPMScheduler(config["timesteps"], **{name: config[name] for name in names}).alphas_cumprod
+    return alphas
 
 
 class DiffusersModel:
-    """A UNet seen through the library's one boundary (cones_ops.hostmodel.HostModel)."""
+    """A UNet seen through the library's one boundary (search.host_model.HostModel)."""
 
     def __init__(
         self,
@@ -71,11 +68,11 @@ class DiffusersModel:
         where: Where = "own tokens",
         concepts: int = 1,
     ) -> None:
-        """`concepts` > 1, at own tokens only: each target once per concept, named by `slot`, acting at its tokens."""
+        """`concepts`, more than one at own tokens only: each target once per concept, acting at that one's tokens."""
         if prediction_type not in get_args(Prediction):
             raise ConesError(f"prediction type {prediction_type!r} is not supported; use one of {get_args(Prediction)}")
         self.where: Where = where
-        self.room: Room = in_memory
+        self.new_statistic: NewStatistic = in_memory
         self.unet = unet
         self.prediction_type = prediction_type
         alphas = alphas_cumprod.detach().double().cpu()
@@ -84,12 +81,16 @@ class DiffusersModel:
         self._modules = target_modules(unet, targets)
         self._concepts = concepts
         self._check_own_tokens()
-        weights = {name: m.weight.detach().float() for name, m in self._modules.items()}
-        several = {slot(k, name): weight for k in range(concepts) for name, weight in weights.items()}
-        self.weights: Mapping[str, Tensor] = weights if concepts == 1 else several
-        self._effective: Mapping[str, Tensor] = {}
+        self.base_weights = {name: module.weight.detach().float() for name, module in self._modules.items()}
+        self.weights: Mapping[Key, Tensor] = {
+            (concept, name): weight for concept in range(concepts) for name, weight in self.base_weights.items()
+        }
+        self._effective: Mapping[Key, Tensor] = {}
         self._own: Tensor | None = None  # (B, concepts, L) of the forward pass under way
         self._tapping = False
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.base_weights)
 
     # sigma, as ComfyUI's ModelSamplingDiscrete counts it, so that both hosts see the same numbers
 
@@ -140,7 +141,9 @@ class DiffusersModel:
             key: torch.stack([tokens.added[key] for tokens in conditioning]).to(weight) for key in conditioning[0].added
         }
         hidden = torch.stack([tokens.hidden for tokens in conditioning]).to(weight)  # (B, L, D)
-        self._own = torch.stack([self._own_of(tokens) for tokens in conditioning]).to(weight.device)
+        if wrong := {len(tokens.own) for tokens in conditioning} - {self._concepts}:
+            raise ConesError(f"the text has own tokens of {min(wrong)} concepts; the model has {self._concepts}")
+        self._own = torch.stack([tokens.own for tokens in conditioning]).to(weight.device)
         output: Tensor
         try:
             with torch.set_grad_enabled(self._tapping), evaluating(self.unet):
@@ -159,31 +162,36 @@ class DiffusersModel:
         return x / (rows**2 + 1.0) - output * rows / (rows**2 + 1.0) ** 0.5
 
     @contextmanager
-    def multiplied(self, multiplier: Mapping[str, Tensor] | None) -> Iterator[None]:
+    def multiplied(self, multiplier: Multiplier | None) -> Iterator[None]:
         """Inside, each named target acts as theta * multiplier; the others as they are."""
         multiplier = multiplier or {}
-        if unknown := set(multiplier) - set(self.weights):
-            raise ConesError(f"multipliers without a target: {listed(unknown)}; the targets are {listed(self.weights)}")
+        if unknown := {name for concept, name in multiplier if (concept, name) not in self.weights}:
+            raise ConesError(
+                f"multipliers without a target: {listed(unknown)}; the targets are {listed(self.base_weights)} for "
+                f"{self._concepts} concepts"
+            )
         effective = {}
-        for name, factor in multiplier.items():
-            weight = self.weights[name]
+        for key, factor in multiplier.items():
+            weight = self.weights[key]
             if factor.shape != weight.shape:
-                raise ConesError(f"{name}: multiplier is {tuple(factor.shape)} but the weight is {tuple(weight.shape)}")
-            effective[name] = weight * factor.detach().to(weight)
+                raise ConesError(
+                    f"{key[1]}: multiplier is {tuple(factor.shape)} but the weight is {tuple(weight.shape)}"
+                )
+            effective[key] = weight * factor.detach().to(weight)
         with self.acting_as(effective):
             yield
 
-    def gradients(self, loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def gradients(self, loss: Callable[[], Tensor]) -> tuple[Tensor, dict[Key, Tensor]]:
         """The loss and its gradient with respect to every effective weight, fp32."""
         with torch.inference_mode(False), torch.enable_grad(), frozen(self.unet):
-            taps = {n: self._effective.get(n, w).detach().requires_grad_() for n, w in self.weights.items()}
+            taps = {key: self._effective.get(key, w).detach().requires_grad_() for key, w in self.weights.items()}
             with self.acting_as(taps), self.recording():
                 value = loss()
             if not value.requires_grad:  # no row of the batch has own tokens
-                return value.detach(), {name: torch.zeros_like(tap) for name, tap in taps.items()}
-            found = torch.autograd.grad(value, list(taps.values()), allow_unused=True)
-        pairs = zip(taps.items(), found, strict=True)
-        return value.detach(), {n: torch.zeros_like(tap) if g is None else g for (n, tap), g in pairs}
+                return value.detach(), {key: torch.zeros_like(tap) for key, tap in taps.items()}
+            gradients = torch.autograd.grad(value, list(taps.values()), allow_unused=True)
+        pairs = zip(taps.items(), gradients, strict=True)
+        return value.detach(), {key: torch.zeros_like(tap) if g is None else g for (key, tap), g in pairs}
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -195,15 +203,14 @@ class DiffusersModel:
             self._tapping = before
 
     @contextmanager
-    def acting_as(self, effective: Mapping[str, Tensor]) -> Iterator[None]:
+    def acting_as(self, effective: Mapping[Key, Tensor]) -> Iterator[None]:
         """Inside, each named target acts as the weight given for it, where this model's targets act."""
         before, self._effective = self._effective, effective
         try:
-            by_module: dict[str, dict[int, Tensor]] = {}
-            for key, weight in effective.items():
-                k, name = slot_of(key) if self._concepts > 1 else (0, key)
-                by_module.setdefault(name, {})[k] = weight
-            with forwards({self._modules[name]: self._forward(name, by) for name, by in by_module.items()}):
+            by_name: dict[str, dict[int, Tensor]] = {}
+            for (concept, name), weight in effective.items():
+                by_name.setdefault(name, {})[concept] = weight
+            with forwards({self._modules[name]: self._forward(name, by) for name, by in by_name.items()}):
                 yield
         finally:
             self._effective = before
@@ -219,8 +226,8 @@ class DiffusersModel:
             y = F.linear(x, module.weight, module.bias)
             if self._own is None:
                 return y
-            for k, weight in effective.items():
-                own = self._own[:, k]  # (B, L)
+            for concept, weight in effective.items():
+                own = self._own[:, concept]  # (B, L)
                 if bool(own.any()):
                     y = y.index_put((own,), _linear(x[own], weight, module.bias))
             return y
@@ -234,13 +241,6 @@ class DiffusersModel:
             raise ConesError("self-attention has no text tokens: choose text targets, or where = 'everywhere'")
         if self._concepts < 1 or (self._concepts > 1 and self.where != "own tokens"):
             raise ConesError(f"{self._concepts} concepts {self.where}: only at own tokens can several be told apart")
-
-    def _own_of(self, tokens: TextTokens) -> Tensor:
-        """A row's own tokens (concepts, L)."""
-        own = tokens.own.reshape(-1, tokens.own.shape[-1])
-        if len(own) != self._concepts:
-            raise ConesError(f"the text tells the own tokens of {len(own)} concepts; the model has {self._concepts}")
-        return own
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

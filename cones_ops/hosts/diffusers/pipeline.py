@@ -21,11 +21,12 @@ from ...search.objective import Examples
 from .apply_masks import Strengths, applied
 from .host_model import DiffusersModel, TextTokens
 
+Words = tuple[str, str]  # identifier, class word
 INSTALL = "pip install cones-concept-neurons[diffusers]"
 
 
-def load(folder: str | Path, device: str = "cpu", half: bool = False) -> Any:
-    """The pipeline saved in `folder` (a diffusers directory with model_index.json)."""
+def load(folder: str | Path, device: str = "cpu") -> Any:
+    """The pipeline saved in `folder` (a diffusers directory with model_index.json), in fp32."""
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
         raise ConesError(f"{folder}: no model_index.json; give the folder of a model saved by diffusers")
@@ -37,55 +38,52 @@ def load(folder: str | Path, device: str = "cpu", half: bool = False) -> Any:
     pipeline = StableDiffusionPipeline.from_pretrained(folder, **options)
     if not hasattr(pipeline, "text_encoder") or hasattr(pipeline, "text_encoder_2"):
         raise ConesError(f"{folder}: a {type(pipeline).__name__}; SD 1.x and SD 2.x pipelines are supported")
-    return pipeline.to(device, torch.float16 if half else torch.float32)
+    return pipeline.to(device, torch.float32)
 
 
 def host_model(
     pipeline: Any, where: Where = "own tokens", targets: TargetChoice = "text K+V", concepts: int = 1
 ) -> DiffusersModel:
     """The pipeline's UNet behind the library's boundary."""
-    scheduler, unet = pipeline.scheduler, pipeline.unet
-    return DiffusersModel(unet, scheduler.alphas_cumprod, scheduler.config.prediction_type, targets, where, concepts)
+    scheduler = pipeline.scheduler
+    prediction = scheduler.config.prediction_type
+    return DiffusersModel(pipeline.unet, scheduler.alphas_cumprod, prediction, targets, where, concepts)
 
 
 def token_ids(pipeline: Any, text: str) -> list[int]:
     """Ids of a prompt as the text encoder gets it: start, words, end, padding."""
     length = pipeline.tokenizer.model_max_length
-    found = pipeline.tokenizer(text, padding="max_length", truncation=True, max_length=length)
-    return list(found.input_ids)
+    return list(pipeline.tokenizer(text, padding="max_length", truncation=True, max_length=length).input_ids)
 
 
-def own_row(pipeline: Any, text: str, identifier: str, class_word: str) -> Tensor:
+def own_row(pipeline: Any, text: str, concept: Words) -> Tensor:
     """Boolean (L,): the concept's own tokens among the L that the text encoder gets."""
     length = pipeline.tokenizer.model_max_length
 
-    def tokenize(some: str) -> list[int | None]:
-        words = pipeline.tokenizer(some, add_special_tokens=False).input_ids
+    def tokenize(prompt: str) -> list[int | None]:
+        words = pipeline.tokenizer(prompt, add_special_tokens=False).input_ids
         return [None, *words, *[None] * max(length - 1 - len(words), 1)]
 
-    own = own_positions(tokenize, text, identifier, class_word)[:length]
+    own = own_positions(tokenize, text, *concept)[:length]
     own[-1] = False  # the end token, also of a prompt that is too long
     return own
 
 
-def conditioning(pipeline: Any, texts: Sequence[str], identifier: str = "", class_word: str = "") -> list[TextTokens]:
-    """One TextTokens per text; own tokens are those of `identifier` (with its class word), none without one."""
+def conditioning(pipeline: Any, texts: Sequence[str], concepts: Sequence[Words] = ()) -> list[TextTokens]:
+    """One TextTokens per text, with the own tokens of each of `concepts`, or of one that has none."""
     rows = []
     for text in texts:
         hidden = encoded(pipeline, text)
-        own = torch.zeros(len(hidden), dtype=torch.bool)
-        if identifier:
-            own = own_row(pipeline, text, identifier, class_word)
-            if not own.any():
-                raise ConesError(f"caption {text!r} does not contain the identifier {identifier!r}; put it there")
-        rows.append(TextTokens(hidden, own))
+        own = [own_row(pipeline, text, concept) for concept in concepts]
+        if concepts and not any(bool(row.any()) for row in own):
+            raise ConesError(f"caption {text!r} does not contain {named(concepts)}; put the words there")
+        rows.append(TextTokens(hidden, torch.stack(own) if own else torch.zeros(1, len(hidden), dtype=torch.bool)))
     return rows
 
 
-def joint_conditioning(pipeline: Any, texts: Sequence[str], concepts: Sequence[tuple[str, str]]) -> list[TextTokens]:
-    """The same with the own tokens of each of several concepts (identifier, class word), (concepts, L)."""
-    own = [torch.stack([own_row(pipeline, text, *concept) for concept in concepts]) for text in texts]
-    return [TextTokens(encoded(pipeline, text), one) for text, one in zip(texts, own, strict=True)]
+def named(concepts: Sequence[Words]) -> str:
+    """The identifiers of concepts, for a message."""
+    return " or ".join(f"the identifier {identifier!r}" for identifier, _ in concepts)
 
 
 @torch.no_grad()
@@ -96,25 +94,16 @@ def encoded(pipeline: Any, text: str) -> Tensor:
     return hidden
 
 
-def examples(
-    pipeline: Any, pictures: Tensor, texts: Sequence[str], identifier: str = "", class_word: str = ""
-) -> Examples:
+def examples(pipeline: Any, pictures: Tensor, texts: Sequence[str], concepts: Sequence[Words] = ()) -> Examples:
     """Pictures (n, 3, H, W) in [0, 1] and their captions (n, or one for all) as latents and conditioning."""
-    return Examples(latents(pipeline, pictures), conditioning(pipeline, texts, identifier, class_word))
-
-
-def joint_examples(
-    pipeline: Any, pictures: Tensor, texts: Sequence[str], concepts: Sequence[tuple[str, str]]
-) -> Examples:
-    """The same for several concepts that act at their own tokens."""
-    return Examples(latents(pipeline, pictures), joint_conditioning(pipeline, texts, concepts))
+    return Examples(latents(pipeline, pictures), conditioning(pipeline, texts, concepts))
 
 
 @torch.no_grad()
 def latents(pipeline: Any, pictures: Tensor) -> Tensor:
     """Pictures (n, 3, H, W) in [0, 1] -> the UNet's latents (n, C, h, w), fp32."""
     vae = pipeline.vae
-    means = [vae.encode((one[None] * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean for one in pictures]
+    means = [vae.encode((image[None] * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean for image in pictures]
     return torch.cat(means).float() * vae.config.scaling_factor  # type: ignore[no-any-return]
 
 
@@ -136,9 +125,9 @@ def sample(
     for i, prompt in enumerate(prompts):
         own: list[Tensor | None] = []
         for mask, _ in masks:
-            rows = own_row(pipeline, prompt, mask.identifier, mask.class_word)[None]
-            placed = torch.cat([torch.zeros_like(rows), rows]) if guided else rows
-            own.append(placed if mask.where == "own tokens" else None)
+            row = own_row(pipeline, prompt, (mask.identifier, mask.class_word))[None]
+            rows = torch.cat([torch.zeros_like(row), row]) if guided else row
+            own.append(rows if mask.where == "own tokens" else None)
         generator = torch.Generator().manual_seed(seed + i)
         with applied(pipeline.unet, masks, own, any_base=any_base):
             pictures += pipeline(prompt, generator=generator, **options).images

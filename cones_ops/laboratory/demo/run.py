@@ -33,7 +33,7 @@ from ..judge import Judge
 from ..measure import Measured, Measuring
 from ..picture_grid import Row, save_grid
 from ..references import Captioned, references, together
-from ..sampling import examples, joint_examples, model_of
+from ..sampling import examples, model_of
 from .report import brief, concept_entry, control_entry, grid_rows, pair_entry, versions
 from .results import Found, Judged
 
@@ -157,7 +157,7 @@ def _find(demo: Demo, one: Subject, where: Where) -> Found:
 
         result = find_concept_neurons(
             model,
-            examples(demo.pipeline, *_pictures(demo, one, where), one.identifier, one.class_word),
+            examples(demo.pipeline, *_pictures(demo, one, where), [(one.identifier, one.class_word)]),
             prior,
             identifier=one.identifier,
             class_word=one.class_word,
@@ -181,7 +181,7 @@ def _pictures(demo: Demo, one: Subject, where: Where) -> Captioned:
 def _tune(demo: Demo, subjects: Sequence[Subject], masks: Sequence[ConceptMask]) -> Sequence[ConceptMask]:
     """Joint steps on masks at own tokens, with collages of the subjects; the tuned masks are saved too."""
     words = [(one.identifier, one.class_word) for one in subjects]
-    make = partial(joint_examples, demo.pipeline, concepts=words)
+    make = partial(examples, demo.pipeline, concepts=words)
     with demo.phase("tune together", demo.settings.joint.steps) as bar:
 
         def on_step(step: Step) -> None:

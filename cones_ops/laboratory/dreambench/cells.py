@@ -73,7 +73,6 @@ def run_cell(bench: Bench, group: Group, texts: Sequence[tuple[str, str]], folde
 def mask_of(bench: Bench, subject: Subject, identifier: str, pictures: Any) -> ConceptMask:
     """The subject's mask under an identifier: of this run, of an earlier one by the same search, or a new one."""
     from ...hosts.diffusers import pipeline as host
-    from ...masks.fingerprint import fingerprint
     from ...masks.mask_file import load_mask, save_mask
 
     options = bench.options
@@ -86,7 +85,7 @@ def mask_of(bench: Bench, subject: Subject, identifier: str, pictures: Any) -> C
     searched = {name: str(value) for name, value in asdict(settings).items()}
     searched["picture_digest"] = hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
     mask = load_mask(file) if file.is_file() and not options.again else None
-    same = mask is not None and mask.class_word == subject.class_word and mask.fingerprint == fingerprint(model.weights)
+    same = mask is not None and mask.class_word == subject.class_word and mask.fingerprint == model.fingerprint()
     if mask is None or not same or not searched.items() <= mask.provenance.items():
         found = search(bench, model, subject, identifier, pictures, settings)
         mask = replace(found, provenance={**found.provenance, **searched})
@@ -103,7 +102,7 @@ def search(
     from ...search.find import find_concept_neurons
 
     word = subject.class_word
-    examples = host.examples(bench.pipeline, pictures, [f"a photo of a {identifier} {word}"], identifier, word)
+    examples = host.examples(bench.pipeline, pictures, [f"a photo of a {identifier} {word}"], [(identifier, word)])
     with tqdm(total=settings.steps, desc=f"find {subject.name} as {identifier}") as bar:
 
         def on_step(step: Step) -> None:

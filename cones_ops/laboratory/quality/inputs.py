@@ -49,8 +49,7 @@ class Given:
 
     def examples(self, words: tuple[str, str] | None = None) -> Examples:
         """The subject's term; `words`: identifier and class word whose tokens are own."""
-        identifier, class_word = words or (self.subject.identifier, self.subject.class_word)
-        return examples(self.pipeline, *self.pictures, identifier, class_word)
+        return examples(self.pipeline, *self.pictures, [words or (self.subject.identifier, self.subject.class_word)])
 
     @property
     def prior(self) -> Examples:

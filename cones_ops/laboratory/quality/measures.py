@@ -120,7 +120,7 @@ def _terms(pictures: Captioned, classes: Captioned, budget: Budget) -> tuple[tup
 
 def losses(implanted: Implanted, subject: Subject, pictures: Captioned, count: int) -> Tensor:
     """Loss of `count` fixed draws, (count,)."""
-    some = examples(implanted.pipeline, *pictures, subject.identifier, subject.class_word)
+    some = examples(implanted.pipeline, *pictures, [(subject.identifier, subject.class_word)])
     draws = draw(some, count, torch.Generator().manual_seed(UNSEEN)).split(32)
     model, acting = acting_model(implanted)
     with torch.no_grad(), acting:

@@ -27,7 +27,7 @@ from .. import measure
 from ..judge import Judge
 from ..measure import Measuring
 from ..references import Captioned, together
-from ..sampling import examples, joint_examples, model_of
+from ..sampling import examples, model_of
 from .baselines import RATES
 from .budget import Budget
 from .inputs import Given, Implanted
@@ -107,7 +107,7 @@ def tune(where: Where, group: Group) -> TuneResult:
     settings = replace(tuning(group.seed), steps=group.budget.joint_steps, batch=group.budget.batch)
     if where == "own tokens":
         words = [(one.identifier, one.class_word) for one in group.subjects]
-        make: Callable[..., Examples] = partial(joint_examples, group.pipeline, concepts=words)
+        make: Callable[..., Examples] = partial(examples, group.pipeline, concepts=words)
         model: Any = model_of(group.pipeline, where, concepts=len(masks))
         prior = None
     else:

@@ -17,7 +17,7 @@ from ...masks.concept_mask import ConceptMask, Where, multipliers
 from ...masks.mask_file import save_mask
 from ...models.targets import TargetChoice
 from ...search.find import find_concept_neurons
-from ...search.objective import concept_implanting_loss, draw
+from ...search.objective import draw, per_draw_loss
 from ...search.settings import SearchSettings, recommended
 from ..sampling import OwnWeights, model_of
 from .budget import Budget
@@ -92,27 +92,27 @@ def relaxed(of: Callable[[Given], ConceptMask], levels: int | None = None) -> Me
     """
 
     def run(given: Given) -> Implanted:
-        mask, model, some = of(given), model_of(given.pipeline), given.examples()
+        mask, model, examples = of(given), model_of(given.pipeline), given.examples()
         started = time.monotonic()
         factors = multipliers(mask)
-        places = {name: factor == 0 for name, factor in factors.items()}
+        shut = {key: factor == 0 for key, factor in factors.items()}
         optimizer = torch.optim.Adam(factors.values(), lr=RELAX_RATE)
         generator = torch.Generator().manual_seed(given.seed)
         for _ in range(min(RELAX_STEPS, given.budget.steps)):
-            draws = draw(some, given.budget.batch, generator)
+            loss = partial(per_draw_loss, model, examples, draw(examples, given.budget.batch, generator))
             with model.multiplied(factors):
-                _, gradients = model.gradients(partial(concept_implanting_loss, model, some, draws))
-            for name, factor in factors.items():
-                factor.grad = gradients[name] * model.weights[name] * places[name]
+                _, gradients = model.gradients(lambda loss=loss: loss().mean())  # type: ignore[misc]
+            for key, factor in factors.items():
+                factor.grad = gradients[key] * model.weights[key] * shut[key]
             optimizer.step()
             for factor in factors.values():
                 factor.clamp_(0, 1)
         if levels:
             factors = {
-                n: torch.where(places[n], (f * levels).round().clamp(max=levels - 1) / levels, f)
-                for n, f in factors.items()
+                key: torch.where(shut[key], (f * levels).round().clamp(max=levels - 1) / levels, f)
+                for key, f in factors.items()
             }
-        weights = {name: model.weights[name] * factor for name, factor in factors.items()}
+        weights = {key: model.weights[key] * factor for key, factor in factors.items()}
         own = OwnWeights(weights, given.subject.identifier, given.subject.class_word)
         told = {"steps": RELAX_STEPS, "rate": RELAX_RATE, "levels": levels}
         found = masked(given, mask, time.monotonic() - started, told)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..host_model import HostModel
+from ..host_model import HostModel, Key
 from ..settings import Evaluate, OnStep, SampleLoss, SearchSettings, Step, measured, root_mean_square
 
 SAMPLE = 1_000_000  # entries the percentile is taken from
@@ -24,10 +24,10 @@ def cones(
     *,
     on_step: OnStep | None = None,
     held_out: Evaluate | None = None,
-) -> dict[str, Tensor]:
+) -> dict[Key, Tensor]:
     """Scores = mean of theta_k * dL/dtheta_k over the steps; positive = shrinking helps."""
-    multiplier = {name: model.room(weight).fill_(1) for name, weight in sorted(model.weights.items())}
-    score = {name: model.room(m).zero_() for name, m in multiplier.items()}
+    multiplier = {name: model.new_statistic(weight).fill_(1) for name, weight in sorted(model.weights.items())}
+    score = {name: model.new_statistic(m).zero_() for name, m in multiplier.items()}
     rho = 0.0
     for k in range(settings.steps):
         loss, a = measured(model, sample_loss(k), multiplier)
@@ -41,7 +41,7 @@ def cones(
     return score
 
 
-def _step_size(a: dict[str, Tensor], settings: SearchSettings) -> float:
+def _step_size(a: dict[Key, Tensor], settings: SearchSettings) -> float:
     rms = root_mean_square(a)  # also refuses a vanishing gradient
     every = max(1, sum(t.numel() for t in a.values()) // SAMPLE)
     sample, first = [], 0

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..host_model import HostModel
+from ..host_model import HostModel, Key
 from ..settings import Evaluate, OnStep, SampleLoss, SearchSettings, Step, measured, root_mean_square
 
 
@@ -25,14 +25,14 @@ def learned(
     *,
     on_step: OnStep | None = None,
     held_out: Evaluate | None = None,
-    start: Iterable[tuple[str, Tensor]] | None = None,
-) -> dict[str, Tensor]:
-    """Scores >= 0 where the weight ended shut. start: s to begin with, in [0, 1], by name; default 1, nothing shut."""
-    s = {name: model.room(weight).fill_(1) for name, weight in sorted(model.weights.items())}
+    start: Iterable[tuple[Key, Tensor]] | None = None,
+) -> dict[Key, Tensor]:
+    """Scores >= 0 where the weight ended shut. start: s to begin with, in [0, 1], by key; default 1, nothing shut."""
+    s = {name: model.new_statistic(weight).fill_(1) for name, weight in sorted(model.weights.items())}
     for name, value in start or ():
         s[name].copy_(value)
-    v = {name: model.room(score).zero_() for name, score in s.items()}
-    pushed = {name: model.room(score).zero_() for name, score in s.items()}
+    v = {name: model.new_statistic(score).zero_() for name, score in s.items()}
+    pushed = {name: model.new_statistic(score).zero_() for name, score in s.items()}
     rms = root_mean_square(measured(model, sample_loss(0), None)[1]) if start else 0.0
     for i in range(settings.steps):
         on = {name: score > 0.5 for name, score in s.items()}

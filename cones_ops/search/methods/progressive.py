@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..host_model import HostModel
+from ..host_model import HostModel, Key
 from ..ranking import Ranking
 from ..settings import Evaluate, OnStep, SampleLoss, SearchSettings, Step, measured, root_mean_square
 
@@ -26,13 +26,15 @@ def progressive(
     *,
     on_step: OnStep | None = None,
     held_out: Evaluate | None = None,
-) -> dict[str, Tensor]:
+) -> dict[Key, Tensor]:
     """Scores: weights shut in earlier rounds first, all >= 0; weights never shut negative, by their last score."""
     rounds = min(settings.rounds, settings.steps)
     weights = sorted(model.weights.items())
-    shut_in = {name: model.room(weight).zero_() for name, weight in weights}  # the round, from 1; 0 = still on
-    score = {name: model.room(weight).zero_() for name, weight in weights}  # of the last round in which it was on
-    fresh = {name: model.room(weight).zero_() for name, weight in weights}
+    shut_in = {name: model.new_statistic(weight).zero_() for name, weight in weights}  # the round, from 1; 0 = still on
+    score = {
+        name: model.new_statistic(weight).zero_() for name, weight in weights
+    }  # of the last round in which it was on
+    fresh = {name: model.new_statistic(weight).zero_() for name, weight in weights}
     best, best_round, stale, rms = _held_out_loss(held_out, shut_in), 0, 0, 0.0
     for r in range(1, rounds + 1):
         on = _still_on(shut_in)
@@ -64,7 +66,7 @@ def _density(r: int, rounds: int, densest: float) -> float:
     return densest * float(SPARSEST ** ((rounds - r) / max(rounds - 1, 1)))
 
 
-def _shut_more(shut_in: Mapping[str, Tensor], score: Mapping[str, Tensor], r: int, density: float) -> bool:
+def _shut_more(shut_in: Mapping[Key, Tensor], score: Mapping[Key, Tensor], r: int, density: float) -> bool:
     """Mark the best entries still on, if their score says shrinking helps, up to `density`; whether there were any."""
     on = Ranking({name: torch.where(shut == 0, score[name], 0) for name, shut in shut_in.items()})
     more = round(density * on.size) - sum(int(shut.count_nonzero()) for shut in shut_in.values())
@@ -76,9 +78,9 @@ def _shut_more(shut_in: Mapping[str, Tensor], score: Mapping[str, Tensor], r: in
     return found > 0
 
 
-def _still_on(shut_in: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _still_on(shut_in: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
     return {name: shut == 0 for name, shut in shut_in.items()}
 
 
-def _held_out_loss(held_out: Evaluate | None, shut_in: Mapping[str, Tensor]) -> float:
+def _held_out_loss(held_out: Evaluate | None, shut_in: Mapping[Key, Tensor]) -> float:
     return float("inf") if held_out is None else float(held_out(_still_on(shut_in)).mean())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..host_model import HostModel
+from ..host_model import HostModel, Key
 from ..settings import Evaluate, OnStep, SampleLoss, SearchSettings, Step, measured
 
 
@@ -19,9 +19,9 @@ def taylor(
     *,
     on_step: OnStep | None = None,
     held_out: Evaluate | None = None,
-) -> dict[str, Tensor]:
+) -> dict[Key, Tensor]:
     """Scores positive where shrinking the weight alone lowers the loss."""
-    score = {name: model.room(weight).zero_() for name, weight in sorted(model.weights.items())}
+    score = {name: model.new_statistic(weight).zero_() for name, weight in sorted(model.weights.items())}
     for k in range(settings.steps):
         loss, a = measured(model, sample_loss(k), None)
         for name in score:

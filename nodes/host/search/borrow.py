@@ -20,6 +20,7 @@ from torch import Tensor
 from ....cones_ops.errors import ConesError
 from ....cones_ops.search.host_model import Where
 from ..apply.token_hooks import has_masks
+from ..parameters import base_fingerprint
 from ..text.token_positions import Concept, Placed, Rows, placed, rows_in, text_and_options
 from .checkpointing import when_short
 from .host_model import BorrowedModel
@@ -63,11 +64,13 @@ class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
         where: Where = "own tokens" if self.concepts else "everywhere"
         short = when_short(inner, [self.rows, *latent_image.shape[1:]], device)
         save = short if self.checkpoint is None else lambda: bool(self.checkpoint)
-        with tapped(inner.diffusion_model, self.names, where, max(1, len(self.concepts)), save) as taps:
+        with tapped(inner.diffusion_model, self.names, where, len(self.concepts) or 1, save) as taps:
             tell = partial(tell_own_rows, taps, by_uuid)
             apply_model = comfy.patcher_extension.WrappersMP.APPLY_MODEL
             comfy.patcher_extension.add_wrapper_with_key(apply_model, "cones", tell, self.model_options, True)
-            host = BorrowedModel(inner, taps, self.names, conds, latents, self.model_options, device, self.statistics)
+            identify = partial(base_fingerprint, self.model_patcher, self.names)
+            options = self.model_options
+            host = BorrowedModel(inner, taps, self.names, conds, latents, options, device, self.statistics, identify)
             self.result = self.body(host)
         return latent_image
 
@@ -100,6 +103,12 @@ def borrow(
 ) -> T:
     """body(host_model), the model loaded and tapped. latents: as VAE Encode gives them; rows: the largest batch.
 
+        def body(host: BorrowedModel) -> Tensor:
+            x, sigma = host.latents["star"], torch.ones(1)
+            return host.gradients(lambda: host.denoise(x, sigma, ["a star"]).mean())
+
+        loss, gradients = borrow(model, {"a star": conditioning}, {"star": samples}, names, body)
+
     concepts: search at their own tokens, which the conditionings tell; none: everywhere.
     checkpoint: whether blocks are run again instead of keeping their activations; None: where memory is short.
     statistics: bytes that body will keep for each target's entry, on disk where memory is short.
@@ -107,11 +116,11 @@ def borrow(
     check_input(model_patcher, conditionings, latents)
     with torch.inference_mode(False), torch.no_grad():
         patcher = prepared_clone(model_patcher, rows)
-        some = normal(next(iter(latents.values())))
-        clean = {label: normal(one) for label, one in latents.items()}
+        clean = {label: normal(samples) for label, samples in latents.items()}
+        first = normal(next(iter(latents.values())))
         guider = Lender(patcher, clean, list(targets), body, concepts, rows, checkpoint, statistics)
         guider.inner_set_conds({label: normal(cond) for label, cond in conditionings.items()})
-        guider.sample(torch.zeros_like(some), some, None, torch.tensor([1.0, 0.0]))
+        guider.sample(torch.zeros_like(first), first, None, torch.tensor([1.0, 0.0]))
         result: T = guider.result
         return result
 
@@ -169,10 +178,10 @@ def check_input(model_patcher: Any, conditionings: Mapping[str, Any], latents: M
             "before Apply Concept Masks"
         )
     channels = model_patcher.get_model_object("latent_format").latent_channels
-    for label, one in latents.items():
-        if one.is_nested or one.ndim not in (4, 5) or one.shape[1] != channels:
+    for label, samples in latents.items():
+        if samples.is_nested or samples.ndim not in (4, 5) or samples.shape[1] != channels:
             raise ConesError(
-                f"{label} latents have shape {tuple(one.shape)} but this model works on "
+                f"{label} latents have shape {tuple(samples.shape)} but this model works on "
                 f"(n, {channels}, height, width), some on (n, {channels}, frames, height, width); encode the pictures "
                 "with the VAE that belongs to the model"
             )
@@ -188,9 +197,9 @@ def normal(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.clone() if value.is_inference() else value
     if isinstance(value, dict):
-        return {key: normal(one) for key, one in value.items()}
+        return {key: normal(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(normal(one) for one in value)
+        return type(value)(normal(item) for item in value)
     if isinstance(getattr(value, "cond", None), torch.Tensor | list):  # the host's COND objects
         value.cond = normal(value.cond)
     return value

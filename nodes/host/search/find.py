@@ -7,7 +7,7 @@ patches that happened to be on the model, so that Apply recognises the base with
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,13 +15,12 @@ from torch import Tensor
 
 from ....cones_ops.errors import ConesError, listed
 from ....cones_ops.masks.concept_mask import Where
-from ....cones_ops.masks.fingerprint import fingerprint
 from ....cones_ops.models.targets import TargetChoice, own_tokens_at, select_targets
 from ....cones_ops.search.estimate import BYTES, OnEstimate
 from ....cones_ops.search.find import SearchResult, find_concept_neurons
 from ....cones_ops.search.objective import Examples
 from ....cones_ops.search.settings import OnStep, SearchSettings
-from ..parameters import PREFIX, base_weight, parameter_shapes
+from ..parameters import parameter_shapes
 from ..text.token_positions import Concept, own_of
 from .borrow import borrow
 from .host_model import BorrowedModel
@@ -30,7 +29,7 @@ SUBJECT, CLASS = "subject", "class"
 
 
 @dataclass(frozen=True)
-class Task:
+class SearchInputs:
     """What the user connected: latents dicts and CONDITIONINGs as the host passes them."""
 
     subject: Mapping[str, Any]
@@ -43,7 +42,7 @@ class Task:
 
 def search(
     model: Any,
-    task: Task,
+    inputs: SearchInputs,
     choice: TargetChoice,
     settings: SearchSettings,
     density: float | None,
@@ -51,14 +50,20 @@ def search(
     on_step: OnStep | None = None,
     where: Where = "everywhere",
     on_estimate: OnEstimate | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> SearchResult:
-    """Find the concept's neurons; the model is the same afterwards. At own tokens the class inputs are not used."""
+    """Find the concept's neurons; the model is the same afterwards. At own tokens the class inputs are not used.
+
+    facts: what else the mask's provenance should hold.
+    """
     names = select_targets(parameter_shapes(model), choice)
-    words = checked_words(task)
-    captions = captioned(SUBJECT, task.subject_conditioning, len(task.subject["samples"]))
-    prior_inputs = checked_class(task) if where == "everywhere" else ({}, {})
-    latents = checked_latents({SUBJECT: task.subject} | prior_inputs[0])
-    facts = own_token_facts(captions.values(), words, names) if where == "own tokens" else {}
+    words = checked_words(inputs)
+    captions = captioned(SUBJECT, inputs.subject_conditioning, len(inputs.subject["samples"]))
+    prior_inputs = checked_class(inputs) if where == "everywhere" else ({}, {})
+    latents = checked_latents({SUBJECT: inputs.subject} | prior_inputs[0])
+    provenance = dict(facts or {})
+    if where == "own tokens":
+        provenance |= own_token_facts(captions.values(), words, names)
 
     def body(host: BorrowedModel) -> SearchResult:
         prior = Examples(host.latents.get(CLASS, host.latents[SUBJECT]), [CLASS]) if CLASS in host.conds else None
@@ -72,30 +77,26 @@ def search(
             density=density,
             prior_weight=prior_weight,
             distill=prior is not None and CLASS not in host.latents,
+            provenance=provenance,
             on_step=on_step,
             on_estimate=on_estimate,
         )
 
-    conditionings = captions | prior_inputs[1]
-    concepts = [words] if where == "own tokens" else []
-    result = borrow(
+    return borrow(
         model,
-        conditionings,
+        captions | prior_inputs[1],
         latents,
         names,
         body,
         rows=settings.batch,
-        concepts=concepts,
+        concepts=[words] if where == "own tokens" else [],
         statistics=BYTES[settings.method],
     )
-    base = fingerprint({name: base_weight(model, PREFIX + name) for name in names})
-    told = {**result.mask.provenance, **facts}
-    return replace(result, mask=replace(result.mask, fingerprint=base, provenance=told))
 
 
-def checked_words(task: Task) -> tuple[str, str]:
+def checked_words(inputs: SearchInputs) -> tuple[str, str]:
     """Identifier and class word, both needed to name the concept."""
-    identifier, class_word = task.identifier.strip(), task.class_word.strip()
+    identifier, class_word = inputs.identifier.strip(), inputs.class_word.strip()
     if not identifier or not class_word:
         raise ConesError(
             f'identifier "{identifier}", class word "{class_word}": both are needed, as in "sks" and "star"; '
@@ -115,21 +116,21 @@ def captioned(label: str, prompts: Any, pictures: int) -> dict[str, Any]:
             f"{len(prompts)} prompts for {pictures} pictures ({label}); connect one prompt for all, or one per picture "
             "(prompt_per_line in Encode Prompt with Concepts, or Conditioning (Combine))"
         )
-    return {f"{label} {k + 1}": [one] for k, one in enumerate(prompts)}
+    return {f"{label} {k + 1}": [entry] for k, entry in enumerate(prompts)}
 
 
-def checked_class(task: Task) -> tuple[dict[str, Any], dict[str, Any]]:
+def checked_class(inputs: SearchInputs) -> tuple[dict[str, Any], dict[str, Any]]:
     """Latents (maybe none) and CONDITIONING of the class, by label."""
-    if task.class_conditioning is None:
+    if inputs.class_conditioning is None:
         raise ConesError(
             "class_conditioning is not connected; without it every other prompt would suffer. "
             "Encode the prompt without "
             'the identifier ("a star") and connect it; class pictures are optional. Or search at own tokens, which '
             "needs neither"
         )
-    latents = {} if task.class_latents is None else {CLASS: task.class_latents}
-    check_single(CLASS, task.class_conditioning, len((task.class_latents or task.subject)["samples"]))
-    return latents, {CLASS: task.class_conditioning}
+    latents = {} if inputs.class_latents is None else {CLASS: inputs.class_latents}
+    check_single(CLASS, inputs.class_conditioning, len((inputs.class_latents or inputs.subject)["samples"]))
+    return latents, {CLASS: inputs.class_conditioning}
 
 
 def check_single(label: str, conditioning: Any, pictures: int) -> None:
@@ -142,11 +143,11 @@ def check_single(label: str, conditioning: Any, pictures: int) -> None:
             )
 
 
-def checked_latents(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+def checked_latents(connected: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
     """Latents by label; ConesError where nothing is in them."""
-    latents: dict[str, Tensor] = {label: one["samples"] for label, one in given.items()}
-    for label, one in latents.items():
-        if isinstance(one, torch.Tensor) and not one.is_nested and torch.count_nonzero(one) == 0:
+    latents: dict[str, Tensor] = {label: latent["samples"] for label, latent in connected.items()}
+    for label, samples in latents.items():
+        if isinstance(samples, torch.Tensor) and not samples.is_nested and torch.count_nonzero(samples) == 0:
             raise ConesError(f"the {label} latents are all zero; connect VAE Encode of the pictures")
     return latents
 
@@ -158,9 +159,9 @@ def own_token_facts(captions: Iterable[Any], concept: Concept, names: Sequence[s
             f"{listed(others)} do not read the text, or not where its tokens can be told apart, and so have no own "
             "tokens; choose text targets, or where = everywhere"
         )
-    places = [one for caption in captions for one in own_of(caption, concept)]
-    seen = dict.fromkeys(
-        f"{', '.join(str(int(k)) for k in one.of(concept))} of {one.encoded.shape[1]}" for one in places
+    prompts = [tokens for caption in captions for tokens in own_of(caption, concept)]
+    positions = dict.fromkeys(
+        f"{', '.join(str(int(k)) for k in tokens.of(concept))} of {tokens.encoded.shape[1]}" for tokens in prompts
     )
-    words = ", ".join(dict.fromkeys(one.words for one in places))  # none: an empty conditioning, refused by `borrow`
-    return {"own_tokens": f"{words}, at {'; '.join(list(seen)[:5])}"}
+    words = ", ".join(dict.fromkeys(tokens.words for tokens in prompts))  # none: an empty conditioning, refused later
+    return {"own_tokens": f"{words}, at {'; '.join(list(positions)[:5])}"}

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ....cones_ops.errors import ConesError, listed
 from ....cones_ops.models.targets import size_of
-from ....cones_ops.search.host_model import Where
-from ....cones_ops.search.statistics_store import Room, in_memory
+from ....cones_ops.search.host_model import Key, Multiplier, Where
+from ....cones_ops.search.statistics_store import NewStatistic, in_memory
 from ..parameters import layer_of, shapes_of, weight_in_use
-from .statistics_store import room_for
+from .statistics_store import statistics_store
 from .tapped_layers import Taps
 
 ON_DEVICE_LIMIT = 2**27  # beyond this many, searched weights, their gradients and statistics are on the CPU
@@ -38,10 +38,12 @@ class BorrowedModel:
         options: dict[str, Any],
         device: torch.device,
         statistics: int,
+        fingerprint: Callable[[], str],
     ) -> None:
         self.inner_model = inner_model
         self.sampling = inner_model.model_sampling
         self.taps = taps
+        self.fingerprint = fingerprint
         self.where: Where = taps.where
         self.conds = conds
         self.latents = latents
@@ -52,29 +54,30 @@ class BorrowedModel:
         shapes = shapes_of(inner_model.diffusion_model)
         total = size_of(names, shapes)
         self.taps.store = device if total <= ON_DEVICE_LIMIT else torch.device("cpu")
-        self.room: Room = room_for(statistics * total) if self.taps.store.type == "cpu" else in_memory
-        self.taps.room = None if self.room is in_memory else self.room
-        self.weights: Mapping[str, Tensor] = self._copies(names, shapes)
+        fits = self.taps.store.type != "cpu"
+        self.new_statistic: NewStatistic = in_memory if fits else statistics_store(statistics * total)
+        self.taps.new_statistic = None if self.new_statistic is in_memory else self.new_statistic
+        self.weights: Mapping[Key, Tensor] = self._copies(names, shapes)
 
-    def _copies(self, names: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    def _copies(self, names: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> dict[Key, Tensor]:
         """fp32 copies of the effective weights (patches of other nodes included)."""
-        copies = {}
+        copies: dict[Key, Tensor] = {}
         for name in names:
-            copied = self.room(torch.empty(shapes[name], device=self.taps.store))
+            copied = self.new_statistic(torch.empty(shapes[name], device=self.taps.store))
             module, rows = layer_of(self.inner_model.diffusion_model, name)
             with torch.no_grad(), weight_in_use(module, self.dtype, self.device) as (weight, _):
                 copied.copy_(weight[rows])
-            copies |= dict.fromkeys(self.taps.names(name), copied)
+            copies |= {(concept, name): copied for concept in range(self.taps.concepts)}
         return copies
 
     def sigma_at(self, percent: Tensor) -> Tensor:
         """(B,) percent of sampling, 0 = most noise -> (B,) sigma."""
-        sigmas = [float(self.sampling.percent_to_sigma(float(one))) for one in percent]
+        sigmas = [float(self.sampling.percent_to_sigma(float(share))) for share in percent]
         return torch.tensor(sigmas, dtype=torch.float32, device=self.device)
 
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Latents at noise level sigma (B,), by the model's own rule."""
-        latents, noise, sigma = (one.to(self.device, torch.float32) for one in (latents, noise, sigma))
+        latents, noise, sigma = (tensor.to(self.device, torch.float32) for tensor in (latents, noise, sigma))
         return self.sampling.noise_scaling(sigma, noise.clone(), latents, False)  # type: ignore[no-any-return]
 
     def output_scale(self, sigma: Tensor) -> Tensor:
@@ -88,16 +91,16 @@ class BorrowedModel:
         if len(conditioning) != len(x):
             raise ConesError(f"{len(x)} rows but {len(conditioning)} conditionings; give one label per row")
         x, sigma = x.to(self.device), sigma.to(self.device)
-        rows: dict[str, list[int]] = {}
+        by_label: dict[str, list[int]] = {}
         for row, label in enumerate(conditioning):
-            rows.setdefault(label, []).append(row)
-        if len(rows) == 1:
-            return self._denoise_one(conditioning[0], x, sigma)
-        parts = [self._denoise_one(label, x[some], sigma[some]) for label, some in rows.items()]
-        order = torch.tensor([row for some in rows.values() for row in some], device=self.device)
+            by_label.setdefault(label, []).append(row)
+        if len(by_label) == 1:
+            return self._denoise_alike(conditioning[0], x, sigma)
+        parts = [self._denoise_alike(label, x[rows], sigma[rows]) for label, rows in by_label.items()]
+        order = torch.tensor([row for rows in by_label.values() for row in rows], device=self.device)
         return torch.cat(parts)[torch.argsort(order)]
 
-    def _denoise_one(self, label: str, x: Tensor, sigma: Tensor) -> Tensor:
+    def _denoise_alike(self, label: str, x: Tensor, sigma: Tensor) -> Tensor:
         """Rows that share one conditioning."""
         options = dict(self.options)
         transformer_options = dict(options.get("transformer_options", {}))
@@ -108,26 +111,26 @@ class BorrowedModel:
         return out[0]
 
     @contextmanager
-    def multiplied(self, multiplier: Mapping[str, Tensor] | None) -> Iterator[None]:
+    def multiplied(self, multiplier: Multiplier | None) -> Iterator[None]:
         """Inside, each named target acts as theta * multiplier."""
-        unknown = sorted(set(multiplier or {}) - set(self.weights))
-        if unknown:
-            raise ConesError(f"not among the targets: {listed(unknown)}")
+        multiplier = multiplier or {}
+        if unknown := {name for concept, name in multiplier if (concept, name) not in self.weights}:
+            raise ConesError(f"not among the targets of {self.taps.concepts} concepts: {listed(unknown)}")
         before = self.taps.multiplier
-        self.taps.multiplier = {} if multiplier is None else {name: m.detach() for name, m in multiplier.items()}
+        self.taps.multiplier = {key: factor.detach() for key, factor in multiplier.items()}
         try:
             yield
         finally:
             self.taps.multiplier = before
 
-    def gradients(self, loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def gradients(self, loss: Callable[[], Tensor]) -> tuple[Tensor, dict[Key, Tensor]]:
         """(loss, dL/d effective weight per target), fp32; half precision is protected by a static loss scale."""
         while True:
             with self.taps.recording() as anchor:
                 value = loss()
                 if not value.requires_grad:
                     if self.where == "own tokens":  # no text of this batch has any
-                        return value.detach(), {name: self.room(w).zero_() for name, w in self.weights.items()}
+                        return value.detach(), {key: self.new_statistic(w).zero_() for key, w in self.weights.items()}
                     raise ConesError("the loss does not depend on any target; no tapped layer was used by this model")
                 try:
                     torch.autograd.grad(value * self.loss_scale, [anchor])
@@ -141,9 +144,9 @@ class BorrowedModel:
                 break
             self.loss_scale /= 2
         gradients = {}
-        for name, weight in self.weights.items():
-            found = sink.pop(name, None)
-            if found is None:
-                found = self.room(weight).zero_()
-            gradients[name] = found if self.loss_scale == 1 else found.div_(self.loss_scale)
+        for key, weight in self.weights.items():
+            gradient = sink.pop(key, None)
+            if gradient is None:
+                gradient = self.new_statistic(weight).zero_()
+            gradients[key] = gradient if self.loss_scale == 1 else gradient.div_(self.loss_scale)
         return value.detach(), gradients

@@ -4,12 +4,12 @@ A frozen layer saves nothing: its backward asks the host for the weight again (c
 lives). A tapped layer also saves its input x and hands g^T x in fp32 to `Taps.sink`; its weight acts as
 theta * multiplier where one is set, at own tokens in the rows of `Taps.own` only, which alone give gradients there.
 A layer may hold several targets, each in rows of its own (`Parts`): K and V of a fused projection.
-With several concepts each has own rows, multipliers and gradients, under the names `slot(k, name)`.
+Each concept has rows, multipliers and gradients of its own, by (concept, name); everywhere there is concept 0 alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,15 +18,15 @@ from torch import Tensor
 
 from ....cones_ops.errors import ConesError
 from ....cones_ops.masks.concept_mask import Where
-from ....cones_ops.search.joint import slot
-from ....cones_ops.search.statistics_store import Room
+from ....cones_ops.search.host_model import Key, Multiplier
+from ....cones_ops.search.statistics_store import NewStatistic
 from ..parameters import weight_in_use
 from ..text.layout import before_the_text, by_prompt
 
 Forward = Callable[..., Tensor]
 OwnRows = tuple[Tensor, Tensor]  # (n,) rows of the batch and (n,) tokens of their text
 Parts = Sequence[tuple[str, slice]]  # a layer's targets and their rows in its weight
-Multipliers = list[tuple[slice, Tensor]]  # those that are set, with their rows
+Factors = list[tuple[slice, Tensor]]  # the multipliers that are set for a layer, with their rows
 
 
 class Taps:
@@ -37,10 +37,10 @@ class Taps:
         self.concepts = concepts
         self.text_shape = (0, 0)  # (B, L) of the batch under way, where it has own tokens
         self.own: tuple[OwnRows | None, ...] = ()  # each concept's own tokens in the batch under way; () = none at all
-        self.multiplier: Mapping[str, Tensor] = {}
-        self.sink: dict[str, Tensor] = {}
+        self.multiplier: Multiplier = {}
+        self.sink: dict[Key, Tensor] = {}
         self.store: torch.device | None = None  # where gradients are put as soon as they are there; None: left
-        self.room: Room | None = None  # what they are put into there; None: left
+        self.new_statistic: NewStatistic | None = None  # what they are put into there; None: left
         self.copies = False  # whether norms keep copies of their inputs
         self.anchor: Tensor | None = None  # set while gradients are recorded; makes tapped outputs differentiable
 
@@ -55,32 +55,29 @@ class Taps:
         finally:
             self.anchor = None
 
-    def names(self, name: str) -> list[str]:
-        """A target as each concept knows it."""
-        return [name] if self.concepts == 1 else [slot(k, name) for k in range(self.concepts)]
-
-    def multipliers(self, parts: Parts) -> Multipliers:
+    def factors(self, parts: Parts, concept: int = 0) -> Factors:
         """What a layer's targets are multiplied with now, where anything is set for them."""
-        return [(rows, self.multiplier[name]) for name, rows in parts if name in self.multiplier]
+        keys = [((concept, name), rows) for name, rows in parts]
+        return [(rows, self.multiplier[key]) for key, rows in keys if key in self.multiplier]
 
-    def owned(self, parts: Parts, x: Tensor) -> Iterator[tuple[Parts, OwnRows]]:
-        """A layer's targets as each concept knows them that has own tokens in x, the layer's input, and these.
+    def owned(self, parts: Parts, x: Tensor) -> Iterator[tuple[int, OwnRows]]:
+        """Each concept that has own tokens in x, the input of the layer with these targets, and the tokens.
 
         ConesError where x (B, L or more, in) cannot be the text of the batch under way.
         """
         batch, length = self.text_shape
-        seen = by_prompt(x, batch, length)
-        if seen is None:
+        texts = by_prompt(x, batch, length)
+        if texts is None:
             raise ConesError(
                 f"{parts[0][0]} reads something of shape {tuple(x.shape)}, in which the tokens of {batch} prompts of "
                 f"{length} cannot be told; search with where = everywhere"
             )
-        before = before_the_text(parts[0][0], seen.shape[1], length)
-        for k, own in enumerate(self.own):
+        width = texts.shape[1]
+        before = before_the_text(parts[0][0], width, length)
+        for concept, own in enumerate(self.own):
             if own is not None:
-                mine = parts if self.concepts == 1 else [(slot(k, name), rows) for name, rows in parts]
                 row, token = own[0], own[1] + before
-                yield mine, (row, token) if len(x) == batch else (torch.zeros_like(row), row * seen.shape[1] + token)
+                yield concept, (row, token) if len(x) == batch else (torch.zeros_like(row), row * width + token)
 
     @contextmanager
     def at(self, own: tuple[OwnRows | None, ...], text_shape: tuple[int, int]) -> Iterator[None]:
@@ -91,27 +88,27 @@ class Taps:
         finally:
             self.own, self.text_shape = before
 
-    def add(self, parts: Parts, g: Tensor, x: Tensor) -> None:
+    def add(self, parts: Parts, g: Tensor, x: Tensor, concept: int = 0) -> None:
         """Accumulate dL/dW_eff of one call of the layer: g (..., out), x (..., in)."""
         g, x = g.flatten(0, -2).float(), x.flatten(0, -2).float()
         for name, rows in parts:
-            part = g[:, rows].T  # (out, n)
-            if name not in self.sink and self.room is not None:  # before the product: freed last, it leaves no hole
-                self.sink[name] = self.room(torch.empty(len(part), x.shape[1], device="meta")).zero_()
+            key, part = (concept, name), g[:, rows].T  # (out, n)
+            if key not in self.sink and self.new_statistic is not None:  # before the product: freed last, no hole
+                self.sink[key] = self.new_statistic(torch.empty(len(part), x.shape[1], device="meta")).zero_()
             gradient = (part @ x).to(self.store)  # (out, in)
-            self.sink[name] = self.sink[name].add_(gradient) if name in self.sink else gradient
+            self.sink[key] = self.sink[key].add_(gradient) if key in self.sink else gradient
 
 
 @contextmanager
-def multiplied_weight(module: Any, multipliers: Multipliers, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+def multiplied_weight(module: Any, factors: Factors, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
     """(theta * multiplier, bias) in like's dtype and device."""
     with weight_in_use(module, like.dtype, like.device) as (weight, bias):
-        if [rows for rows, _ in multipliers] == [slice(None)]:
-            weight = (weight.float() * multipliers[0][1].to(like.device)).to(like.dtype)
-        elif multipliers:
+        if [rows for rows, _ in factors] == [slice(None)]:
+            weight = (weight.float() * factors[0][1].to(like.device)).to(like.dtype)
+        elif factors:
             weight = weight.clone()
-            for rows, multiplier in multipliers:
-                weight[rows] = (weight[rows].float() * multiplier.to(like.device)).to(like.dtype)
+            for rows, factor in factors:
+                weight[rows] = (weight[rows].float() * factor.to(like.device)).to(like.dtype)
         yield weight, bias
 
 
@@ -157,8 +154,8 @@ class TappedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, anchor: Tensor, taps: Taps, parts: Parts, module: Any) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.taps, ctx.parts, ctx.module, ctx.multipliers = taps, parts, module, taps.multipliers(parts)
-        with multiplied_weight(module, ctx.multipliers, x) as (weight, bias):
+        ctx.taps, ctx.parts, ctx.module, ctx.factors = taps, parts, module, taps.factors(parts)
+        with multiplied_weight(module, ctx.factors, x) as (weight, bias):
             return torch.nn.functional.linear(x, weight, bias)
 
     @staticmethod
@@ -168,7 +165,7 @@ class TappedLinear(torch.autograd.Function):
         ctx.taps.add(ctx.parts, g, x)
         dx = None
         if ctx.needs_input_grad[0]:
-            with multiplied_weight(ctx.module, ctx.multipliers, g) as (weight, _):
+            with multiplied_weight(ctx.module, ctx.factors, g) as (weight, _):
                 dx = g @ weight
         return dx, torch.zeros(()), None, None, None
 
@@ -180,7 +177,8 @@ class TappedOwnTokens(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, anchor: Tensor, taps: Taps, parts: Parts, module: Any, forward: Forward) -> Tensor:
         owned = list(taps.owned(parts, x))
         ctx.save_for_backward(*[x[own] for _, own in owned])
-        ctx.taps, ctx.module, ctx.owned = taps, module, [(mine, own, taps.multipliers(mine)) for mine, own in owned]
+        ctx.taps, ctx.parts, ctx.module = taps, parts, module
+        ctx.owned = [(concept, own, taps.factors(parts, concept)) for concept, own in owned]
         return with_own_rows(forward(x), x, taps, parts, module)
 
     @staticmethod
@@ -190,17 +188,17 @@ class TappedOwnTokens(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             with weight_in_use(ctx.module, g.dtype, g.device) as (weight, _):
                 dx = g @ weight
-        for (parts, own, multipliers), x in zip(ctx.owned, ctx.saved_tensors, strict=True):  # x (n, in)
-            ctx.taps.add(parts, g[own], x)
+        for (concept, own, factors), x in zip(ctx.owned, ctx.saved_tensors, strict=True):  # x (n, in)
+            ctx.taps.add(ctx.parts, g[own], x, concept)
             if dx is not None:
-                with multiplied_weight(ctx.module, multipliers, g) as (weight, _):
+                with multiplied_weight(ctx.module, factors, g) as (weight, _):
                     dx[own] = g[own] @ weight
         return dx, torch.zeros(()), None, None, None, None
 
 
 def with_own_rows(y: Tensor, x: Tensor, taps: Taps, parts: Parts, module: Any) -> Tensor:
     """y = W x + b, in place with what theta * multiplier makes of x at own tokens."""
-    for mine, own in taps.owned(parts, x):
-        with multiplied_weight(module, taps.multipliers(mine), x) as (weight, bias):
+    for concept, own in taps.owned(parts, x):
+        with multiplied_weight(module, taps.factors(parts, concept), x) as (weight, bias):
             y[own] = torch.nn.functional.linear(x[own], weight, bias)
     return y

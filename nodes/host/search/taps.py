@@ -77,7 +77,7 @@ def tapped_forward(module: Any, parts: Parts, taps: Taps) -> Forward:
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if taps.anchor is not None and torch.is_grad_enabled():
             return TappedLinear.apply(x, taps.anchor, taps, parts, module)  # type: ignore[no-any-return]
-        with torch.no_grad(), multiplied_weight(module, taps.multipliers(parts), x) as (weight, bias):
+        with torch.no_grad(), multiplied_weight(module, taps.factors(parts), x) as (weight, bias):
             return torch.nn.functional.linear(x, weight, bias)
 
     return forward
@@ -133,7 +133,7 @@ def replaced_forwards(
     for name in names:
         path, rows = layer_and_rows(name)
         targets.setdefault(path, []).append((name, rows))
-    blocks = {one for one in blocks_in(diffusion_model) if "forward" not in one.__dict__}
+    blocks = {block for block in blocks_in(diffusion_model) if "forward" not in block.__dict__}
 
     def wanted() -> bool:
         again = checkpoint()
@@ -195,7 +195,7 @@ def lent_weights_copied(diffusion_model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in changed:
             for name in ("weight_function", "bias_function"):
-                setattr(module, name, [one for one in getattr(module, name) if one is not torch.clone])
+                setattr(module, name, [function for function in getattr(module, name) if function is not torch.clone])
 
 
 @contextmanager

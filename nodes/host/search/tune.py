@@ -6,7 +6,7 @@ prompts tell whose tokens are whose, and a token may be one concept's only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
@@ -15,12 +15,11 @@ import torch
 
 from ....cones_ops.errors import ConesError, listed
 from ....cones_ops.masks.concept_mask import ConceptMask
-from ....cones_ops.masks.fingerprint import fingerprint
 from ....cones_ops.search.estimate import BYTES, OnEstimate
 from ....cones_ops.search.joint import TuneResult, UnionModel, tune_concept_masks
 from ....cones_ops.search.objective import Examples
 from ....cones_ops.search.settings import OnStep, SearchSettings
-from ..parameters import PREFIX, base_weight, parameter_shapes
+from ..parameters import base_fingerprint, parameter_shapes
 from ..text.token_positions import KEY, TokenPlaces, own_of, phrase
 from .borrow import borrow
 from .find import captioned, check_single, checked_latents
@@ -30,7 +29,7 @@ TOGETHER, CLASSES = "together", "class"
 
 
 @dataclass(frozen=True)
-class Subject:
+class TuneInputs:
     """One concept as the user connected it."""
 
     mask: ConceptMask
@@ -39,8 +38,8 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Latents and the labels of their captions: one for all, or one each."""
+class Captioned:
+    """The label of some latents and those of their captions: one for all, or one each."""
 
     latents: str
     captions: list[str]
@@ -48,7 +47,7 @@ class Pictures:
 
 def tune(
     model: Any,
-    subjects: Sequence[Subject],
+    subjects: Sequence[TuneInputs],
     together: tuple[Any, Any] | None,
     class_conditioning: Any | None,
     settings: SearchSettings,
@@ -57,17 +56,17 @@ def tune(
     on_estimate: OnEstimate | None = None,
 ) -> TuneResult:
     """Tune the masks together; the model is the same afterwards. together: latents and CONDITIONING of them all."""
-    masks = [one.mask for one in subjects]
+    masks = [subject.mask for subject in subjects]
     where, names = checked_masks(model, masks)
-    given = {f"mask_{k + 1}": (one.latents, one.conditioning) for k, one in enumerate(subjects)}
+    connected = {f"mask_{k + 1}": (subject.latents, subject.conditioning) for k, subject in enumerate(subjects)}
     if together is not None:
-        given[TOGETHER] = together
-    latents = checked_latents({label: samples for label, (samples, _) in given.items()})
+        connected[TOGETHER] = together
+    latents = checked_latents({label: samples for label, (samples, _) in connected.items()})
     conditionings: dict[str, Any] = {}
     pictures = []
-    for label, (samples, prompts) in given.items():
+    for label, (samples, prompts) in connected.items():
         captions = captioned(label, prompts, len(samples["samples"]))
-        pictures.append(Pictures(label, [alike(one, conditionings) for one in captions.items()]))
+        pictures.append(Captioned(label, [alike(caption, conditionings) for caption in captions.items()]))
     concepts = [(mask.identifier, mask.class_word) for mask in masks]
     if where == "own tokens":
         check_own_tokens(pictures, conditionings, concepts)
@@ -82,14 +81,14 @@ def tune(
         conditionings |= {f"{CLASSES} {k + 1}": [entry] for k, entry in enumerate(class_conditioning)}
 
     def body(host: BorrowedModel) -> TuneResult:
-        examples = [Examples(host.latents[one.latents], one.captions) for one in pictures]
-        own, beside = examples[: len(masks)], examples[len(masks) :]
+        examples = [Examples(host.latents[group.latents], group.captions) for group in pictures]
+        apart, beside = examples[: len(masks)], examples[len(masks) :]
         acting: Any = host if where == "own tokens" else UnionModel(host, len(masks))
-        prior = None if where == "own tokens" else prior_of(own, [c for c in conditionings if c.startswith(CLASSES)])
+        prior = None if where == "own tokens" else prior_of(apart, [c for c in conditionings if c.startswith(CLASSES)])
         return tune_concept_masks(
             acting,
             masks,
-            own,
+            apart,
             beside[0] if beside else None,
             prior,
             settings=settings,
@@ -98,7 +97,6 @@ def tune(
             on_estimate=on_estimate,
         )
 
-    wanted = concepts if where == "own tokens" else []
     rows = settings.batch * (len(pictures) + (where == "everywhere"))  # all terms of the loss are alive at once
     return borrow(
         model,
@@ -107,7 +105,7 @@ def tune(
         names,
         body,
         rows=rows,
-        concepts=wanted,
+        concepts=concepts if where == "own tokens" else [],
         statistics=BYTES[settings.method] * len(masks),
     )
 
@@ -116,8 +114,8 @@ def checked_masks(model: Any, masks: Sequence[ConceptMask]) -> tuple[Any, list[s
     """Where the masks act and what was searched; ConesError unless all are of this model and alike in both."""
     if len(masks) < 2:
         raise ConesError(f"{len(masks)} concept mask connected; connect at least two to tune them together")
-    if len(places := {mask.where for mask in masks}) > 1:
-        raise ConesError(f"the masks act {' and '.join(sorted(places))}; tune masks together that act in one way")
+    if len(ways := {mask.where for mask in masks}) > 1:
+        raise ConesError(f"the masks act {' and '.join(sorted(ways))}; tune masks together that act in one way")
     names = sorted(masks[0].shapes)
     if other := [phrase((m.identifier, m.class_word)) for m in masks if sorted(m.shapes) != names]:
         raise ConesError(
@@ -126,7 +124,7 @@ def checked_masks(model: Any, masks: Sequence[ConceptMask]) -> tuple[Any, list[s
     shapes = parameter_shapes(model)
     if missing := [name for name in names if shapes.get(name) != masks[0].shapes[name]]:
         raise ConesError(f"the model has no {listed(missing)} of the masks' shape; were they found on another model?")
-    base = fingerprint({name: base_weight(model, PREFIX + name) for name in names})
+    base = base_fingerprint(model, names)
     if other := [phrase((m.identifier, m.class_word)) for m in masks if m.fingerprint not in ("", base)]:
         raise ConesError(
             f"{listed(other)}: found on other base weights than this model's; load the model they belong to"
@@ -147,30 +145,27 @@ def alike(caption: tuple[str, Any], conditionings: dict[str, Any]) -> str:
     return label
 
 
-def same_text(one: Any, other: Any) -> bool:
-    """Whether two entries of a CONDITIONING hold the same text, places and further tensors."""
-    if one[0].shape != other[0].shape or not torch.equal(one[0], other[0]) or one[1].keys() != other[1].keys():
-        return False
-    mine, theirs = ({key: value for key, value in entry[1].items() if key != KEY} for entry in (one, other))
-    equal = all(torch.equal(v, theirs[k]) if isinstance(v, torch.Tensor) else v is theirs[k] for k, v in mine.items())
-    places: tuple[TokenPlaces | None, TokenPlaces | None] = one[1].get(KEY), other[1].get(KEY)
-    if places[0] is None or places[1] is None:
-        return equal
-    mapped = places[0].positions, places[1].positions
-    return (
-        equal
-        and mapped[0].keys() == mapped[1].keys()
-        and all(torch.equal(mapped[0][concept], mapped[1][concept]) for concept in mapped[0])
-    )
+def same_text(first: Any, second: Any) -> bool:
+    """Whether two entries of a CONDITIONING hold the same text, token positions and further tensors."""
+    return same(first[0], second[0]) and same(first[1], second[1])
 
 
-def check_own_tokens(pictures: Sequence[Pictures], conditionings: Any, concepts: Sequence[tuple[str, str]]) -> None:
+def same(first: Any, second: Any) -> bool:
+    """Whether two values of a CONDITIONING are equal; what is neither tensor nor mapping must be one object."""
+    if isinstance(first, TokenPlaces) and isinstance(second, TokenPlaces):
+        return same(first.positions, second.positions)
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return first.keys() == second.keys() and all(same(value, second[key]) for key, value in first.items())
+    both = isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
+    return torch.equal(first, second) if both else first is second
+
+
+def check_own_tokens(pictures: Sequence[Captioned], conditionings: Any, concepts: Sequence[tuple[str, str]]) -> None:
     """ConesError unless every prompt has the own tokens it should, and no token is two concepts'."""
-    for one in pictures:
-        at = [concepts[pictures.index(one)]] if one.latents != TOGETHER else concepts
-        for caption in one.captions:
-            for concept in at:
-                own_of(conditionings[caption], concept, f"prompt of the {one.latents} pictures", "")
+    for k, group in enumerate(pictures):
+        for caption in group.captions:
+            for concept in [concepts[k]] if group.latents != TOGETHER else concepts:
+                own_of(conditionings[caption], concept, f"prompt of the {group.latents} pictures", "")
             for _, extra in conditionings[caption]:
                 places: TokenPlaces | None = extra.get(KEY)
                 own = torch.cat([places.of(concept) for concept in concepts]) if places else torch.zeros(0)
@@ -183,5 +178,5 @@ def check_own_tokens(pictures: Sequence[Pictures], conditionings: Any, concepts:
 
 def prior_of(subjects: Sequence[Examples], classes: Sequence[str]) -> Examples:
     """Everywhere: the subjects' pictures under class captions in turn, the untouched model being the example."""
-    latents = torch.cat([one.latents for one in subjects])
+    latents = torch.cat([subject.latents for subject in subjects])
     return Examples(latents, list(islice(cycle(classes), len(latents))))

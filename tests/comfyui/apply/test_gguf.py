@@ -10,7 +10,7 @@ from cones_concept_neurons.cones_ops.masks.fingerprint import fingerprint
 from cones_concept_neurons.cones_ops.search.settings import SearchSettings
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX, base_weight, parameter_shapes
-from cones_concept_neurons.nodes.host.search.find import Task, search
+from cones_concept_neurons.nodes.host.search.find import SearchInputs, search
 from support.packed_layers import STAND_IN, comfyui_gguf
 from support.small_models import CPU, DEVICE, SKS, encode, inner_model, mask_of, random_state, sampled, sd15, small_unet
 
@@ -77,7 +77,7 @@ def test_the_base_weight_is_read_beneath_the_patches_that_ride_on_it(models):
 def test_the_search_sees_what_it_sees_in_the_dense_model(models, where):
     generator = torch.Generator().manual_seed(3)
     latents = {"samples": torch.randn(2, 4, 8, 8, generator=generator)}
-    task = Task(latents, encode(seed=0), None, encode({}, seed=1), *SKS)
+    task = SearchInputs(latents, encode(seed=0), None, encode({}, seed=1), *SKS)
     settings = SearchSettings("taylor", steps=2, batch=2, held_out=4)
     with torch.inference_mode():
         found, expected = (search(one, task, "text K+V", settings, 0.1, 1.0, where=where) for one in models)

@@ -15,7 +15,7 @@ from cones_concept_neurons.cones_ops.search.settings import SearchSettings
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.search.borrow import borrow
-from cones_concept_neurons.nodes.host.search.find import Task, search
+from cones_concept_neurons.nodes.host.search.find import SearchInputs, search
 from cones_concept_neurons.nodes.host.search.taps import training_kernels as differentiable_kernels
 from support.small_families import FAMILIES, OWN, model_of, prompt_of
 from support.small_models import DEVICE, SKS, mask_of, sampled, traces
@@ -53,7 +53,9 @@ def test_the_default_targets(name):
 def test_find_save_load_apply(name, where, tmp_path):
     family, model = loaded(name)
     before = traces(model)
-    task = Task({"samples": latents_of(family)}, prompt_of(family), None, prompt_of(family, 1, named=False), *SKS)
+    task = SearchInputs(
+        {"samples": latents_of(family)}, prompt_of(family), None, prompt_of(family, 1, named=False), *SKS
+    )
     settings = SearchSettings(steps=2, batch=2, held_out=2)
     with torch.inference_mode():
         mask = search(model, task, "text K+V", settings, 0.2, 1.0, where=where).mask
@@ -131,7 +133,7 @@ def test_the_picture_equals_a_dense_model(name, where):
     def patched(executor, *args, **kwargs):
         network = executor.class_obj.diffusion_model
         masked = {}
-        for one, shut in multipliers(mask).items():
+        for (_, one), shut in multipliers(mask).items():
             path, rows = layer_and_rows(one)
             masked[one] = network.get_submodule(path).weight[rows].cpu() * shut
         layers = layers_of(network, mask.names, masked)
@@ -161,8 +163,9 @@ def test_blocks_that_are_run_again_give_the_same_gradients(name):
     given = {"subject": prompt_of(family)}, {"subject": latents}, targets, body
     (loss, plain), (same, again) = (borrow(model, *given, checkpoint=one) for one in (False, True))
     assert float(same) == pytest.approx(float(loss), rel=1e-6)
-    for one in targets:
-        assert (plain[one] - again[one]).abs().max() <= 1e-5 * plain[one].abs().max(), one
+    assert sorted(plain) == [(0, name) for name in sorted(targets)]
+    for key, gradient in plain.items():
+        assert (gradient - again[key]).abs().max() <= 1e-5 * gradient.abs().max(), key
 
 
 @pytest.mark.parametrize(("name", "where"), WHERE)
@@ -171,7 +174,7 @@ def test_taps_equal_dense_autograd(name, where, monkeypatch):
     targets = select_targets(parameter_shapes(model))
     generator = torch.Generator().manual_seed(2)
     shapes = parameter_shapes(model)
-    multiplier = {n: (torch.rand(shapes[n], generator=generator) > 0.2).float() for n in targets}
+    multiplier = {(0, n): (torch.rand(shapes[n], generator=generator) > 0.2).float() for n in targets}
     latents = latents_of(family)
     noise = torch.randn(latents.shape, generator=generator)
     seen = {}
@@ -195,7 +198,7 @@ def test_taps_equal_dense_autograd(name, where, monkeypatch):
     for one in targets:
         path, rows = layer_and_rows(one)
         leaves[one] = (
-            twin.diffusion_model.get_submodule(path).weight[rows] * multiplier[one].to(DEVICE)
+            twin.diffusion_model.get_submodule(path).weight[rows] * multiplier[0, one].to(DEVICE)
         ).requires_grad_()
     densely(layers_of(twin.diffusion_model, targets, leaves), own_of(family, 2) if concepts else None)
     for norm in twin.diffusion_model.modules():  # some blocks add in place to what a norm has kept
@@ -215,4 +218,4 @@ def test_taps_equal_dense_autograd(name, where, monkeypatch):
     largest = max(float(gradient.abs().max()) for gradient in expected)
     assert largest > 0
     for one, gradient in zip(targets, expected, strict=True):
-        assert (gradients[one] - gradient).abs().max() <= 1e-3 * gradient.abs().max() + 1e-6 * largest, one
+        assert (gradients[0, one] - gradient).abs().max() <= 1e-3 * gradient.abs().max() + 1e-6 * largest, one

@@ -69,7 +69,9 @@ def test_noise_levels_equal_the_hosts() -> None:
     settings = {"beta_schedule": "linear", "linear_start": 0.00085, "linear_end": 0.02, "timesteps": 1000}
     theirs = comfy.model_sampling.ModelSamplingDiscrete(SimpleNamespace(sampling_settings=settings))
     ours = object.__new__(DiffusersModel)
-    alphas = alphas_cumprod({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.02})
+    alphas = alphas_cumprod(
+        {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.02, "timesteps": 1000}
+    )
     ours._log_sigmas = (((1 - alphas) / alphas) ** 0.5).log().float()
     percent = torch.linspace(0.001, 0.999, 301)
     sigma = ours.sigma_at(percent)

@@ -207,7 +207,7 @@ def test_the_diffusers_host_finds_the_same_neurons(path, checkpoint, inputs, met
     pipeline = load_pipeline(path)
     settings = SearchSettings(method, steps=3, batch=8, held_out=8, seed=1)
     hidden = pipeline.encode_text(list(PROMPTS))
-    nobody = torch.zeros(hidden.shape[1], dtype=torch.bool)
+    nobody = torch.zeros(1, hidden.shape[1], dtype=torch.bool)
     other = DiffusersModel(pipeline.unet, alphas_cumprod(pipeline.schedule), "v_prediction", "text K+V", "everywhere")
     latents = inputs["subject_latents"]["samples"].clone()
     expected = find_concept_neurons(
@@ -220,7 +220,7 @@ def test_the_diffusers_host_finds_the_same_neurons(path, checkpoint, inputs, met
         density=0.01,
         distill=True,
     )
-    task = searching.Task(
+    task = searching.SearchInputs(
         inputs["subject_latents"], inputs["subject_conditioning"], None, inputs["class_conditioning"], "sks", "star"
     )
     with torch.inference_mode():
@@ -253,12 +253,14 @@ def test_the_diffusers_host_finds_the_same_neurons_at_own_tokens(path, checkpoin
     words = {"identifier": "sks", "class_word": "star"}
     expected = find_concept_neurons(
         sampling.model_of(pipeline),
-        Examples(latents, sampling.conditioning(pipeline, captions, **words)),
+        Examples(latents, sampling.conditioning(pipeline, captions, [tuple(words.values())])),
         **words,
         settings=settings,
         density=0.01,
     )
-    task = searching.Task(inputs["subject_latents"], captioned(checkpoint[1], captions), None, None, *words.values())
+    task = searching.SearchInputs(
+        inputs["subject_latents"], captioned(checkpoint[1], captions), None, None, *words.values()
+    )
     before = weights(checkpoint[0])
     with torch.inference_mode():
         found = searching.search(checkpoint[0], task, "text K+V", settings, 0.01, 1.0, where="own tokens")
@@ -303,12 +305,12 @@ def test_a_mask_gives_the_same_denoised_latents_in_both_hosts(path, checkpoint):
     model, clip, _ = checkpoint
     other = DiffusersModel(pipeline.unet, alphas_cumprod(pipeline.schedule), "v_prediction", "text K+V", "everywhere")
     generator = torch.Generator().manual_seed(2)
-    scores = {name: torch.rand(weight.shape, generator=generator) for name, weight in other.weights.items()}
+    scores = {name: torch.rand(weight.shape, generator=generator) for name, weight in other.base_weights.items()}
     mask = from_ranking(scores, 0.3)
     x, sigma = torch.randn(1, 24, 8, 8, generator=generator) * 3, torch.tensor([3.0])
     hidden = pipeline.encode_text([PROMPTS[0]])[0]
     with torch.inference_mode(), other.multiplied(multipliers(mask)):
-        expected = other.denoise(x, sigma, [TextTokens(hidden, torch.zeros(len(hidden), dtype=torch.bool))])
+        expected = other.denoise(x, sigma, [TextTokens(hidden, torch.zeros(1, len(hidden), dtype=torch.bool))])
     patched = apply_masks(model, [(mask, 1.0)])
     with torch.inference_mode():
         context = clip.encode_from_tokens_scheduled(clip.tokenize(PROMPTS[0]))[0][0]

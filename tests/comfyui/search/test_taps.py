@@ -90,7 +90,7 @@ def dense(path, conditionings, latents, targets, multiplier):
     twin = load_toy_checkpoint(path)[0].model
     with torch.no_grad():
         for name, value in twin.diffusion_model.named_parameters():
-            factor = multiplier.get(name, torch.ones(()))
+            factor = multiplier.get((0, name), torch.ones(()))
             owner = twin.diffusion_model.get_submodule(name.rpartition(".")[0])
             owner._parameters[name.rpartition(".")[2]] = torch.nn.Parameter(value.clone() * factor, name in targets)
     sampling = twin.model_sampling
@@ -115,7 +115,9 @@ def test_taps_equal_dense_autograd(path, checkpoint, inputs, targets, multiplied
     model = checkpoint[0]
     generator = torch.Generator().manual_seed(1)
     shapes = parameter_shapes(model)
-    multiplier = {n: (torch.rand(shapes[n], generator=generator) > 0.2).float() for n in targets} if multiplied else {}
+    multiplier = {}
+    if multiplied:
+        multiplier = {(0, n): (torch.rand(shapes[n], generator=generator) > 0.2).float() for n in targets}
 
     def body(host):
         with host.multiplied(multiplier):
@@ -124,7 +126,7 @@ def test_taps_equal_dense_autograd(path, checkpoint, inputs, targets, multiplied
     with torch.inference_mode():  # where the host runs nodes
         loss, gradients = borrow(model, *inputs, targets, body, checkpoint=again)
     expected_loss, expected = dense(path, *inputs, targets, multiplier)
-    gradients = {name: one.cpu() for name, one in gradients.items()}
+    gradients = {name: gradient.cpu() for (_, name), gradient in gradients.items()}
     assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
     assert sorted(gradients) == targets
     for name in targets:
@@ -140,13 +142,13 @@ def test_weights_are_the_models_and_multiplying_by_one_changes_nothing(checkpoin
 
     def body(host):
         for name in targets:
-            assert torch.equal(host.weights[name], model.model.diffusion_model.get_parameter(name))
+            assert torch.equal(host.weights[0, name], model.model.diffusion_model.get_parameter(name))
         loss = loss_of(host)
         plain = loss()
         assert not plain.requires_grad  # only `gradients` records
-        with host.multiplied({name: torch.ones_like(host.weights[name]) for name in targets}):
+        with host.multiplied({(0, name): torch.ones_like(host.weights[0, name]) for name in targets}):
             same = loss()
-        with host.multiplied({name: torch.zeros_like(host.weights[name]) for name in targets}):
+        with host.multiplied({(0, name): torch.zeros_like(host.weights[0, name]) for name in targets}):
             other = loss()
         return plain, same, other, loss()
 
@@ -178,7 +180,7 @@ def test_the_model_is_unchanged_afterwards(checkpoint, inputs, targets, ending):
     before = snapshot(model)
 
     def body(host):
-        with host.multiplied({targets[0]: torch.zeros_like(host.weights[targets[0]])}):
+        with host.multiplied({(0, targets[0]): torch.zeros_like(host.weights[0, targets[0]])}):
             host.gradients(loss_of(host))
             if ending is not None:
                 raise ending("stop")
@@ -198,8 +200,8 @@ def test_a_lora_on_the_model_is_part_of_the_weights(checkpoint, inputs, targets)
     patched = model.clone()
     with torch.inference_mode():
         patched.add_patches({PREFIX + name: ("diff", (torch.full(tuple(weight.shape), 0.5),))}, 2.0)
-    seen = borrow(patched, *inputs, targets, lambda host: host.weights[name].clone())
-    base = borrow(model, *inputs, targets, lambda host: host.weights[name].clone())
+    seen = borrow(patched, *inputs, targets, lambda host: host.weights[0, name].clone())
+    base = borrow(model, *inputs, targets, lambda host: host.weights[0, name].clone())
     exact = comfy.model_management.lora_compute_dtype(seen.device) == torch.float32
     assert torch.allclose(seen, base + 1.0, atol=1e-6 if exact else 1e-3)  # on GPUs the host adds LoRAs in fp16
 
@@ -227,7 +229,7 @@ def test_weights_left_on_the_offload_device_give_the_same_gradients(checkpoint, 
     assert offloaded == [True]
     assert float(loss) == pytest.approx(float(expected[0]), rel=1e-6)
     for name in targets:
-        assert torch.allclose(gradients[name], expected[1][name], atol=1e-6)
+        assert torch.allclose(gradients[0, name], expected[1][0, name], atol=1e-6)
     comfy.model_management.unload_all_models()
 
 
@@ -264,7 +266,7 @@ def test_weights_that_the_host_lends_from_one_buffer_give_the_same_gradients(che
     monkeypatch.setattr(comfy.ops, "cast_bias_weight", lending)
     loss, gradients = borrow(low, *inputs, targets, body)
     assert lent and float(loss) == pytest.approx(float(expected[0]), rel=1e-6)
-    assert all(torch.allclose(gradients[name], expected[1][name], atol=1e-6) for name in targets)
+    assert all(torch.allclose(gradients[0, name], expected[1][0, name], atol=1e-6) for name in targets)
     assert not any(layer.weight_function or layer.bias_function for layer in lent)
     comfy.model_management.unload_all_models()
 
@@ -294,7 +296,7 @@ def test_weights_that_another_node_moved_outside_inference_mode_are_mended(path,
         weight.t()
     loss, gradients = borrow(model, *inputs, targets, lambda host: host.gradients(loss_of(host)))
     assert float(loss) == pytest.approx(float(expected[0]), rel=1e-6)
-    assert all(torch.allclose(gradients[name], expected[1][name], atol=1e-6) for name in targets)
+    assert all(torch.allclose(gradients[0, name], expected[1][0, name], atol=1e-6) for name in targets)
 
 
 def test_bad_input_is_named(checkpoint, inputs, targets):
@@ -304,7 +306,7 @@ def test_bad_input_is_named(checkpoint, inputs, targets):
         borrow(checkpoint[0], conditionings, {"subject": torch.zeros(1, 4, 8, 8)}, targets, body)
     with pytest.raises(ConesError, match="prior conditioning is empty"):
         borrow(checkpoint[0], {**conditionings, "prior": []}, latents, targets, body)
-    with pytest.raises(ConesError, match="not among the targets: nothing"):
-        borrow(checkpoint[0], *inputs, targets, lambda host: host.multiplied({"nothing": 0}).__enter__())
+    with pytest.raises(ConesError, match="not among the targets of 1 concepts: nothing"):
+        borrow(checkpoint[0], *inputs, targets, lambda host: host.multiplied({(0, "nothing"): 0}).__enter__())
     with pytest.raises(ConesError, match="2 rows but 1 conditionings"):
         borrow(checkpoint[0], *inputs, targets, lambda host: host.denoise(torch.zeros(2), torch.ones(2), ["prior"]))

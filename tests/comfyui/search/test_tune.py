@@ -46,7 +46,7 @@ def few_held_out_draws(monkeypatch):
 def random_mask(pipeline, concept, seed, where="own tokens"):
     from cones_concept_neurons.cones_ops.laboratory.sampling import model_of
 
-    weights = model_of(pipeline).weights
+    weights = model_of(pipeline).base_weights
     generator = torch.Generator().manual_seed(seed)
     scores = {name: torch.rand(weight.shape, generator=generator) for name, weight in weights.items()}
     fields = {"identifier": concept[0], "class_word": concept[1], "where": where}
@@ -93,7 +93,7 @@ def test_the_diffusers_host_takes_the_same_joint_steps(checkpoint, pipeline, inp
     from cones_concept_neurons.cones_ops.search.objective import Examples
 
     def examples(latents, texts):
-        rows = sampling.joint_conditioning(pipeline, texts, [SKS, ZWX])
+        rows = sampling.conditioning(pipeline, texts, [SKS, ZWX])
         return Examples(latents["samples"].clone(), rows)
 
     captions = [BOTH] * 2 + ["a zwx heart on the left and a sks star on the right"] * 2

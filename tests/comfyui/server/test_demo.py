@@ -38,7 +38,7 @@ def mask(server: Any, pipeline: Any) -> ConceptMask:
     """A random mask, saved where the server finds it."""
     from cones_ops.laboratory.sampling import model_of
 
-    weights = model_of(pipeline, "everywhere").weights
+    weights = model_of(pipeline, "everywhere").base_weights
     generator = torch.Generator().manual_seed(3)
     index = {n: (torch.rand(w.numel(), generator=generator) < 0.1).nonzero().flatten() for n, w in weights.items()}
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}

@@ -102,6 +102,6 @@ def test_multipliers_are_one_but_at_the_neurons() -> None:
     m = mask([1], [])
     assert multiplier(m, "a.weight", 0.25).tolist() == [[1, 0.75, 1], [1, 1, 1]]
     assert multiplier(m, "b.weight").tolist() == [1, 1, 1, 1]
-    assert list(multipliers(m)) == ["a.weight"]
+    assert list(multipliers(m)) == [(0, "a.weight")]
     with pytest.raises(ConesError, match="strength inf"):
         multiplier(m, "a.weight", float("inf"))

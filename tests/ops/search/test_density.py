@@ -11,15 +11,18 @@ from torch import Tensor
 from cones_ops import ConesError, Step
 from cones_ops.search.density import GRID, density_curve
 
-SCORES = {"a": torch.tensor([5.0, 1.0]), "b": torch.tensor([[4.0, 2.0], [3.0, 0.0]])}  # order a0 b0 b2 b1 a1 b3
+SCORES = {
+    (0, "a"): torch.tensor([5.0, 1.0]),
+    (0, "b"): torch.tensor([[4.0, 2.0], [3.0, 0.0]]),
+}  # order a0 b0 b2 b1 a1 b3
 NOISE = torch.tensor([-1.0, 0.0, 1.0])  # of the draws: the same at every density, so it cancels
 
 
 def told(by_count: dict[int, list[float]], seen: list | None = None):
     """An evaluator that returns the loss told for a number of shut entries."""
 
-    def evaluate(multiplier: dict[str, Tensor] | None) -> Tensor:
-        off = {n: (m == 0) for n, m in (multiplier or {}).items()}
+    def evaluate(multiplier: dict[tuple[int, str], Tensor] | None) -> Tensor:
+        off = {n: (m == 0) for (_, n), m in (multiplier or {}).items()}
         if seen is not None:
             seen.append({n: m.tolist() for n, m in off.items()})
         return NOISE + torch.tensor(by_count[sum(int(m.sum()) for m in off.values())])
@@ -59,10 +62,9 @@ def test_a_sure_gain_is_chosen_before_a_larger_unsure_one() -> None:
     assert density_curve(SCORES, told(losses), [1 / 6, 2 / 6]).chosen == 1 / 6
 
 
-def test_a_fixed_density_is_taken_and_measured() -> None:
-    losses = {0: same(10), 1: same(9), 3: same(12)}
-    curve = density_curve(SCORES, told(losses), [1 / 6], fixed=0.5)
-    assert curve.chosen == 0.5 and curve.gains[curve.chosen_at] == -2 and not curve.helps
+def test_a_fixed_density_is_taken_and_alone_measured() -> None:
+    curve = density_curve(SCORES, told({0: same(10), 3: same(12)}), [1 / 6], fixed=0.5)
+    assert curve.counts == (0, 3) and curve.chosen == 0.5 and curve.gains[curve.chosen_at] == -2 and not curve.helps
 
 
 def test_progress_and_refusals() -> None:

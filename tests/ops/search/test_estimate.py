@@ -24,14 +24,14 @@ def test_saved_bytes_are_those_autograd_holds() -> None:
     assert saved.now == 0 and saved.most == 2 * 10 * FLOAT
 
 
-def test_it_grows_with_the_batch_from_two_small_passes(toy_host: type, names: tuple[str, str]) -> None:
+def test_it_grows_with_the_batch_from_two_small_passes(toy_host: type, keys: tuple) -> None:
     model = toy_host(torch.ones(8, 12), torch.eye(8))
     rows = []
 
     def sample_loss(settings: SearchSettings):
         def loss() -> torch.Tensor:
             rows.append(settings.batch)
-            k, v = (model.effective[name] for name in names)
+            k, v = (model.effective[key] for key in keys)
             x = torch.ones(settings.batch, 12)
             return (x @ k.T).square().mean() + v.sum() * 0  # keeps x (12 a row), k (96) and x k^T (8 a row)
 
@@ -39,14 +39,14 @@ def test_it_grows_with_the_batch_from_two_small_passes(toy_host: type, names: tu
 
     found = estimate(model, sample_loss, SearchSettings(steps=30, batch=5))
     assert rows == [1, 2]
-    assert found.kept == (5 * (12 + 8)) * FLOAT + constant_of(model, names)
+    assert found.kept == (5 * (12 + 8)) * FLOAT + constant_of(model, keys)
     assert found.statistics == 21 * (8 * 12 + 8 * 8) and found.steps == 30 and found.seconds_per_step > 0
 
 
-def constant_of(model, names) -> int:
+def constant_of(model, keys) -> int:
     """What the toy host's loss keeps for any batch."""
     with saved_bytes() as saved:
-        model.gradients(lambda: (torch.ones(0, 12) @ model.effective[names[0]].T).square().sum())
+        model.gradients(lambda: (torch.ones(0, 12) @ model.effective[keys[0]].T).square().sum())
     return saved.most
 
 

@@ -10,7 +10,7 @@ from cones_ops import ConesError, Examples, SearchSettings, Step, find_concept_n
 from cones_ops.masks.concept_mask import same_neurons
 from cones_ops.masks.fingerprint import fingerprint
 from cones_ops.reports.text import density_figure, layer_table, summary_text
-from cones_ops.search.find import Task, held_out_loss
+from cones_ops.search.objective import Term, held_out_loss
 
 QUICK = SearchSettings(steps=60, batch=12, held_out=24)
 
@@ -36,13 +36,13 @@ def find(model, subject, prior=None, **more):
 
 def test_own_tokens_without_prior(toy_host: type, names: tuple[str, str]) -> None:
     model, subject, _, shut = problem(toy_host, names)
-    before = {n: w.clone() for n, w in model.weights.items()}
+    before = {n: w.clone() for (_, n), w in model.weights.items()}
     result = find(model, subject, settings=SearchSettings(steps=200, batch=12, held_out=24))
     assert result.found and result.mask.names == [names[0]]
     assert result.mask.index[names[0]].tolist() == shut.nonzero().flatten().tolist()
     assert result.curve.losses[result.curve.chosen_at] < 0.05 * result.curve.losses[0]
     assert result.mask.where == "own tokens" and result.mask.fingerprint == fingerprint(before)
-    assert all(torch.equal(model.weights[n], before[n]) for n in names) and model.multiplied_by is None
+    assert all(torch.equal(model.weights[0, n], before[n]) for n in names) and model.multiplied_by is None
     assert len(result.history) == 200 and set(result.scores) == set(names)
     told = result.mask.provenance
     assert (told["method"], told["steps"], told["prior"], told["found"]) == ("learned", "200", "none", "yes")
@@ -100,9 +100,9 @@ def test_no_noise_of_the_search_is_held_out(toy_host: type, names: tuple[str, st
 
 def test_held_out_loss_is_in_mini_batches_and_restores(toy_host: type, names: tuple[str, str]) -> None:
     model, subject, prior, shut = problem(toy_host, names)
-    task = Task(model, subject, prior, 2.0, False)
-    small, large = (held_out_loss(task, SearchSettings(batch=b, held_out=10)) for b in (4, 10))
-    mask = {names[0]: (~shut).float().reshape(8, 12)}
+    terms = [Term(subject), Term(prior, 2.0)]
+    small, large = (held_out_loss(model, terms, 2, SearchSettings(batch=b, held_out=10)) for b in (4, 10))
+    mask = {(0, names[0]): (~shut).float().reshape(8, 12)}
     assert small(mask).shape == (10,) and torch.allclose(small(mask), large(mask))
     assert (small(mask) < small(None)).all() and model.multiplied_by is None and not small(None).requires_grad
 

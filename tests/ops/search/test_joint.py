@@ -9,7 +9,7 @@ from cones_ops.errors import ConesError
 from cones_ops.masks.concept_mask import ConceptMask, same_neurons
 from cones_ops.reports.text import tuning_text
 from cones_ops.search import joint as together
-from cones_ops.search.joint import UnionModel, slot, slot_of, tune_concept_masks, tuning
+from cones_ops.search.joint import UnionModel, tune_concept_masks, tuning
 from cones_ops.search.objective import Examples
 from cones_ops.search.settings import SearchSettings
 
@@ -22,25 +22,20 @@ def few_weights(monkeypatch):
     monkeypatch.setattr(together, "NEAR", 0.25)
 
 
-def test_slots_name_a_target_per_concept():
-    assert slot(2, "a.b.weight") == "2/a.b.weight"
-    assert slot_of("2/a.b.weight") == (2, "a.b.weight")
-
-
 def test_a_weight_is_shut_where_any_concept_shuts_it_and_gradients_follow_the_chain_rule(toy_host, names):
     k = names[0]
     host = toy_host(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.eye(2))
     union = UnionModel(host, 2)
-    assert sorted(union.weights) == sorted(slot(i, n) for i in (0, 1) for n in names)
-    ours = {slot(0, k): torch.tensor([[0.0, 1.0], [1.0, 1.0]]), slot(1, k): torch.tensor([[1.0, 1.0], [0.0, 1.0]])}
+    assert sorted(union.weights) == sorted((i, n) for i in (0, 1) for n in names)
+    ours = {(0, k): torch.tensor([[0.0, 1.0], [1.0, 1.0]]), (1, k): torch.tensor([[1.0, 1.0], [0.0, 1.0]])}
     c = torch.tensor([1.0, 1.0])
     with union.multiplied(ours):
-        assert host.effective[k].tolist() == [[0, 2], [0, 4]]
+        assert host.effective[0, k].tolist() == [[0, 2], [0, 4]]
         _, gradients = union.gradients(lambda: union.denoise(torch.zeros(1, 2, 1, 1), c[:1], [(c, True)]).sum())
     # d sum / d K_eff = 1 everywhere; a concept's multiplier reaches only what the other leaves on
-    assert gradients[slot(0, k)].tolist() == [[1, 1], [0, 1]]
-    assert gradients[slot(1, k)].tolist() == [[0, 1], [1, 1]]
-    assert host.effective[k].tolist() == [[1, 2], [3, 4]]
+    assert gradients[0, k].tolist() == [[1, 1], [0, 1]]
+    assert gradients[1, k].tolist() == [[0, 1], [1, 1]]
+    assert host.effective[0, k].tolist() == [[1, 2], [3, 4]]
 
 
 def problem(toy_host, names):
@@ -58,7 +53,7 @@ def problem(toy_host, names):
     for texts in (ours, theirs):
         pictures = (texts @ weight.masked_fill(shut.reshape(8, 12), 0).T).reshape(24, 8, 1, 1)
         subjects.append(Examples(pictures, [(c, True) for c in texts]))
-    shapes = {name: tuple(w.shape) for name, w in host.weights.items()}
+    shapes = {name: tuple(w.shape) for (_, name), w in host.weights.items()}
     masks = [
         ConceptMask({names[0]: torch.cat([right[i : i + 5], wrong[i : i + 5]]).sort().values}, shapes, word, "star")
         for i, word in ((0, "sks"), (5, "zwx"))
@@ -69,7 +64,7 @@ def problem(toy_host, names):
 
 def test_joint_steps_make_masks_that_were_found_apart_agree(toy_host, names):
     host, masks, subjects, prior, right = problem(toy_host, names)
-    before = {n: w.clone() for n, w in host.weights.items()}
+    before = {n: w.clone() for (_, n), w in host.weights.items()}
     heard = []
     result = tune_concept_masks(
         UnionModel(host, 2), masks, subjects, prior=prior, settings=QUICK, on_step=lambda step: heard.append(step.step)
@@ -82,7 +77,7 @@ def test_joint_steps_make_masks_that_were_found_apart_agree(toy_host, names):
     assert [mask.identifier for mask in result.masks] == ["sks", "zwx"]
     assert result.masks[0].provenance["tuned_with"] == "1"
     assert all(mask.index[names[0]].numel() == 10 for mask in masks), "the given masks are not changed"
-    assert all(torch.equal(host.weights[n], before[n]) for n in names) and host.multiplied_by is None
+    assert all(torch.equal(host.weights[0, n], before[n]) for n in names) and host.multiplied_by is None
     assert "200 joint steps on 2 masks" in tuning_text(result, masks)
 
 

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from cones_ops import ConesError, Examples
-from cones_ops.search.objective import Draws, concept_implanting_loss, denoised_draws, draw, per_draw_loss
+from cones_ops.search.objective import (
+    DrawnTerm,
+    Draws,
+    Term,
+    concept_implanting_loss,
+    denoised_draws,
+    draw,
+    draw_terms,
+    held_out_loss,
+    per_draw_loss,
+    sample_loss,
+)
+from cones_ops.search.settings import SearchSettings
 
 C = torch.tensor([1.0, 2.0])
 
@@ -35,25 +48,48 @@ def test_noise_reaches_the_model(toy_host: type) -> None:
     assert denoised.flatten().tolist() == [3.0, 12.0]  # 1/2 [2, 12] + 1/2 [4, 12]
 
 
-def test_the_two_terms_add(toy_host: type) -> None:
+def test_weighted_terms_add(toy_host: type) -> None:
     subject, prior = Examples(column(3, 10), [(C, True)]), Examples(column(2, 12), [(C, False)])
     draws = Draws(torch.tensor([0]), torch.tensor([0.0]), torch.zeros(1, 2, 1, 1))
-    model = host(toy_host)
-    assert concept_implanting_loss(model, subject, draws).item() == 2.5
-    assert concept_implanting_loss(model, subject, draws, prior, draws, 4.0).item() == 2.5  # the prior is met exactly
+    model, ours = host(toy_host), DrawnTerm(Term(subject), draws)
+    assert concept_implanting_loss(model, [ours]).item() == 2.5
+    assert concept_implanting_loss(model, [ours, DrawnTerm(Term(prior, 4.0), draws)]).item() == 2.5  # the prior is met
     target = column(2, 10)  # prior error [0, 2], mean square 2
-    assert concept_implanting_loss(model, subject, draws, prior, draws, 4.0, target).item() == 2.5 + 4 * 2
-    assert concept_implanting_loss(model, subject, draws, subject, draws, 1.0).item() == 5.0
+    assert concept_implanting_loss(model, [ours, DrawnTerm(Term(prior, 4.0), draws, target)]).item() == 2.5 + 4 * 2
+    assert concept_implanting_loss(model, [ours, ours, ours]).item() == 7.5
 
 
-def test_gradients_by_hand(toy_host: type, names: tuple[str, str]) -> None:
+def test_a_distilled_term_has_the_untouched_models_answer_as_its_target(toy_host: type) -> None:
+    terms = [Term(Examples(column(3, 10), [(C, True)])), Term(Examples(column(9, 9), [(C, True)]), 2.0, distilled=True)]
+    plain, distilled = draw_terms(host(toy_host), terms, 2, torch.Generator())
+    assert plain.target is None and distilled.target.flatten().tolist() == [2, 12, 2, 12]  # V K c, whatever is noised
+
+
+def test_batches_and_held_out_rows_are_sums_over_terms_from_separate_noise(toy_host: type, keys: tuple) -> None:
+    model = host(toy_host)
+    terms = [Term(Examples(column(2, 10), [(C, True)])), Term(Examples(column(9, 9), [(C, True)]), 3.0, distilled=True)]
+    settings = SearchSettings(batch=4, held_out=6)
+    assert sample_loss(model, terms, 5, settings)(0)().item() > 0
+    evaluate = held_out_loss(model, terms, 7, settings)
+    losses = evaluate(None)  # subject error [0, 2]: mean square 2, over sigma^2; the distilled term is met
+    sigma = model.sigma_at(draw(terms[0].examples, 6, torch.Generator().manual_seed(seed_of(7))).percent)
+    assert torch.allclose(losses, (2 / sigma**2).double())
+    shut = evaluate({keys[1]: torch.zeros(2, 2)})  # denoised 0: errors [2, 10] and [2, 12], mean squares 52 and 74
+    assert losses.dtype == torch.float64 and (shut > 52 + 3 * 74).all()
+
+
+def seed_of(stream: int) -> int:
+    return int(np.random.SeedSequence((0, stream, 0)).generate_state(1)[0])
+
+
+def test_gradients_by_hand(toy_host: type, keys: tuple) -> None:
     """L = mean((V K c - x0)^2), e = [-1, 2]: dL/dV = e (K c)^T, dL/dK = V^T e c^T (2/n = 1)."""
     draws = Draws(torch.tensor([0]), torch.tensor([0.0]), torch.zeros(1, 2, 1, 1))
     model, subject = host(toy_host), Examples(column(3, 10), [(C, True)])
     loss, gradient = model.gradients(lambda: per_draw_loss(model, subject, draws).mean())
     assert loss.item() == 2.5
-    assert gradient[names[1]].tolist() == [[-2, -4], [4, 8]]
-    assert gradient[names[0]].tolist() == [[-1, -2], [6, 12]]
+    assert gradient[keys[1]].tolist() == [[-2, -4], [4, 8]]
+    assert gradient[keys[0]].tolist() == [[-1, -2], [6, 12]]
 
 
 def test_each_row_gets_its_picture_and_conditioning(toy_host: type) -> None:

@@ -49,7 +49,7 @@ def test_a_search_finds_the_same_with_its_statistics_on_disk(
     results = []
     for kept in (in_memory, on_disk(tmp_path)):
         model = toy_host(*weights, where="own tokens")
-        model.room = kept
+        model.new_statistic = kept
         results.append(find_concept_neurons(model, subject, identifier="sks", class_word="star", settings=settings))
     plain, disk = results
     assert plain.history == disk.history and plain.curve == disk.curve
