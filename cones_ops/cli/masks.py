@@ -34,16 +34,16 @@ def export(options: argparse.Namespace) -> None:
     from ..masks.fingerprint import fingerprint
     from ..masks.lora_file import check_exportable, export_text, lora_tensors, save_lora
     from ..masks.mask_file import load_mask
-    from ..models.weight_names import whole_weight
+    from ..models.weight_names import weight_and_rows
 
     mask = load_mask(options.mask)
     check_exportable(mask)
     read = weight_reader(options.base)
     if mask.fingerprint and not options.any_base:
         weights = {}
-        for name, shape in mask.shapes.items():
-            whole, first = whole_weight(name)
-            weights[name] = read(whole)[first : first + shape[0]]
+        for name in mask.shapes:
+            weight, rows = weight_and_rows(name)
+            weights[name] = read(weight)[rows]
         if (seen := fingerprint(weights)) != mask.fingerprint:
             raise ConesError(
                 f"{options.mask.name} was found on base weights {mask.fingerprint[:16]}, those of {options.base} are "

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConesError
-from ..models.weight_names import whole_weight
+from ..models.weight_names import weight_and_rows
 from .concept_mask import ConceptMask
 from .mask_file import stable_bytes, write_whole
 
@@ -30,7 +30,8 @@ def lora_tensors(mask: ConceptMask, weight_of: Callable[[str], Tensor]) -> dict[
     check_exportable(mask)
     deltas: dict[str, Tensor] = {}
     for name, index in mask.index.items():
-        weight_name, first_row = whole_weight(name)
+        weight_name, rows = weight_and_rows(name)
+        first_row = rows.start or 0
         weight = weight_of(weight_name).detach().cpu()
         if (
             weight.ndim != 2
@@ -43,8 +44,8 @@ def lora_tensors(mask: ConceptMask, weight_of: Callable[[str], Tensor]) -> dict[
             )
         kept = weight if weight.dtype in PRECISIONS else weight.to(torch.float16)  # fp8 is exact in it
         delta = deltas.setdefault(key_of(weight_name), torch.zeros_like(kept, memory_format=torch.contiguous_format))
-        at = index + first_row * weight.shape[1]
-        delta.view(-1)[at] = -kept.reshape(-1)[at]
+        positions = index + first_row * weight.shape[1]
+        delta.view(-1)[positions] = -kept.reshape(-1)[positions]
     return deltas
 
 

@@ -37,7 +37,7 @@ def encode_index(index: Tensor, size: int) -> Tensor:
         raise ConesError(f"a weight with {size} entries does not fit this file format (at most {LARGEST})")
     gaps = np.diff(index.numpy(), prepend=-1) - 1
     count = len(gaps)
-    shift, widths = min((_cheapest(gaps, s) for s in _BLOCKS), key=lambda found: found[0])[1:]
+    shift, widths = min((_cheapest(gaps, s) for s in _BLOCKS), key=lambda coding: coding[0])[1:]
     wide = _spread(widths, shift, count)
     rest = gaps >> wide
     unary = np.zeros(count + int(rest.sum()), np.uint8)
@@ -79,20 +79,18 @@ def decode_index(coded: Tensor, size: int) -> Tensor:
 class CodedIndices(Mapping[str, Tensor]):
     """name -> index, kept coded, about a seventh of its size, and decoded anew whenever it is asked for.
 
-    coded: name -> bytes; sizes: name -> entries of the weight. All are decoded at once to see that they are whole, for
-    the first who asks: ConesError names those that are not.
+    coded: name -> bytes; sizes: name -> entries of the weight. All are decoded once to see that they are whole:
+    ConesError names those that are not.
     """
 
     def __init__(self, coded: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:
         self.coded = {name: coded[name].clone() for name in sorted(coded)}  # not as parts of a file mapped into memory
         self.sizes = {name: sizes[name] for name in self.coded}
         self.counts: dict[str, int] = {}
-        self._fresh: dict[str, Tensor] = {}
         wrong = {}
         for name in self.coded:
             try:
-                self._fresh[name] = self[name]
-                self.counts[name] = self._fresh[name].numel()
+                self.counts[name] = self[name].numel()
             except ConesError as error:
                 wrong[name] = str(error)
         if wrong:
@@ -100,12 +98,10 @@ class CodedIndices(Mapping[str, Tensor]):
 
     def only(self, names: Iterable[str]) -> CodedIndices:
         """Those of `names`."""
-        some = set(names)
-        return CodedIndices({name: one for name, one in self.coded.items() if name in some}, self.sizes)
+        return CodedIndices({name: self.coded[name] for name in names}, self.sizes)
 
     def __getitem__(self, name: str) -> Tensor:
-        fresh = self._fresh.pop(name, None)
-        return decode_index(self.coded[name], self.sizes[name]) if fresh is None else fresh
+        return decode_index(self.coded[name], self.sizes[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.coded)
@@ -179,11 +175,11 @@ def _low_parts(bits: Array, start: int, widths: Array, shift: int, count: int) -
 
 def _numbers(planes: Array, kind: type[np.integer[Any]]) -> Array:
     """[n] from their bits [w, n], the lowest first."""
-    found = np.zeros(planes.shape[1], kind)
+    numbers = np.zeros(planes.shape[1], kind)
     for plane in planes[::-1]:
-        found += found  # sums of small numbers are faster than shifts
-        found |= plane
-    return found
+        numbers += numbers  # sums of small numbers are faster than shifts
+        numbers |= plane
+    return numbers
 
 
 def _unary(bits: Array, count: int) -> Array:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from ..errors import ConesError
-from ..models.weight_names import Place, layers, places, words_for
+from ..models.weight_names import SearchedWeight, layers, searched_weights, words_for
 from .concept_mask import ConceptMask
 
 GroupBy = Literal["third of the model", "block", "K and V", "block, K and V"]
@@ -40,15 +40,15 @@ def split(mask: ConceptMask, by: GroupBy = "block", left: Left = LEFT[0], whole:
 
 
 def _groups(mask: ConceptMask, by: GroupBy) -> dict[str, set[str]]:
-    found = places(mask.shapes)
-    depth = {layer: k for k, layer in enumerate(layers(found))}
-    key: dict[GroupBy, Callable[[Place], str]] = {
-        "third of the model": lambda place: THIRDS[3 * depth[place.layer] // len(depth)],
-        "block": lambda place: words_for(place.block),
-        "K and V": lambda place: place.row,
-        "block, K and V": lambda place: f"{words_for(place.block)}, {place.row}",
+    weights = searched_weights(mask.shapes)
+    depth = {layer: k for k, layer in enumerate(layers(weights))}
+    key: dict[GroupBy, Callable[[SearchedWeight], str]] = {
+        "third of the model": lambda weight: THIRDS[3 * depth[weight.layer] // len(depth)],
+        "block": lambda weight: words_for(weight.block),
+        "K and V": lambda weight: weight.row,
+        "block, K and V": lambda weight: f"{words_for(weight.block)}, {weight.row}",
     }
     groups: dict[str, set[str]] = {}
-    for place in found:
-        groups.setdefault(key[by](place), set()).add(place.name)
+    for weight in weights:
+        groups.setdefault(key[by](weight), set()).add(weight.name)
     return groups

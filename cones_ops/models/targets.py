@@ -16,6 +16,7 @@ from math import prod
 from typing import Literal, get_args
 
 from ..errors import ConesError, listed
+from .weight_names import weight_and_rows
 
 TargetChoice = Literal["text K+V", "text V", "text K", "text + self K+V"]
 TARGET_CHOICES: tuple[TargetChoice, ...] = get_args(TargetChoice)
@@ -61,7 +62,6 @@ RULES = (
     ),
 )
 _COMPILED = tuple((re.compile(rf"(?:.*\.)?(?:{rule.pattern})"), rule) for rule in RULES)
-_ROWS = re.compile(r"(.+)\[(\d+):(\d+)\]")
 _OUT = ("out", "proj", "out_proj")  # what follows the attention: its input is as wide as Q
 
 
@@ -75,33 +75,21 @@ class Target:
     kind: Kind
 
 
-def weight_and_rows(name: str) -> tuple[str, slice]:
-    """The weight that holds a target and the target's rows in it: all of them, or those at the end of its name."""
-    fused = _ROWS.fullmatch(name)
-    return (fused[1], slice(int(fused[2]), int(fused[3]))) if fused else (name, slice(None))
-
-
-def layer_and_rows(name: str) -> tuple[str, slice]:
-    """The same with the layer's path instead of its weight's name."""
-    weight, rows = weight_and_rows(name)
-    return weight.removesuffix(".weight"), rows
-
-
 @cache
 def own_tokens_at(name: str) -> TextAt | None:
     """Where the text's tokens stand in what a target reads, by its name; None if it has no tokens to tell apart."""
-    found = _rule(weight_and_rows(name)[0])
-    return found[1].text_at if found else None
+    match = _rule(weight_and_rows(name)[0])
+    return match[1].text_at if match else None
 
 
 def targets(names_to_shapes: Shapes) -> list[Target]:
     """Every K and V projection among the weights, by name. ConesError where a rule fits a weight of another shape."""
-    return sorted((one for name in names_to_shapes for one in _targets(name, names_to_shapes)), key=lambda t: t.name)
+    return sorted((t for name in names_to_shapes for t in _targets(name, names_to_shapes)), key=lambda t: t.name)
 
 
 def part_shapes(names_to_shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the targets that share a weight with others."""
-    return {one.name: one.shape for one in targets(names_to_shapes) if one.name not in names_to_shapes}
+    return {t.name: t.shape for t in targets(names_to_shapes) if t.name not in names_to_shapes}
 
 
 def select_targets(names_to_shapes: Shapes, choice: TargetChoice = "text K+V") -> list[str]:
@@ -114,30 +102,30 @@ def select_targets(names_to_shapes: Shapes, choice: TargetChoice = "text K+V") -
     every = targets(names_to_shapes)
     kinds: set[Kind] = {"text", "joint", "self"}
     if choice != "text + self K+V":
-        kinds = {"text"} if any(one.kind == "text" for one in every) else {"joint"}
+        kinds = {"text"} if any(t.kind == "text" for t in every) else {"joint"}
     roles = {"text K": "k", "text V": "v"}.get(choice, "kv")
-    found = [one.name for one in every if one.kind in kinds and one.role in roles]
-    if not found:
+    names = [t.name for t in every if t.kind in kinds and t.role in roles]
+    if not names:
         seen = f"{len(names_to_shapes)} parameters such as {listed(names_to_shapes)}"
         raise ConesError(
             f"the model has no {choice} projections that are known here (attn2.to_k.weight, txt_attn.qkv.weight and "
             f"the like) among its {seen}; docs/reference/models.md lists the model families that work"
         )
-    return found
+    return names
 
 
 def _rule(weight: str) -> tuple[re.Match[str], Rule] | None:
     if not weight.endswith(".weight"):
         return None
     path = weight.removesuffix(".weight")
-    return next(((found, rule) for pattern, rule in _COMPILED if (found := pattern.fullmatch(path))), None)
+    return next(((match, rule) for pattern, rule in _COMPILED if (match := pattern.fullmatch(path))), None)
 
 
 def _targets(weight: str, shapes: Shapes) -> Iterator[Target]:
-    found = _rule(weight)
-    if found is None:
+    fits = _rule(weight)
+    if fits is None:
         return
-    match, rule = found
+    match, rule = fits
     shape = tuple(shapes[weight])
     if len(shape) != 2:
         raise ConesError(f"{weight} should be a K or V projection, a matrix, but has shape {shape}")

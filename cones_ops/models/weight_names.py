@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-Part = Literal["K", "V"]
+Projection = Literal["K", "V"]
 
 _ROWS = re.compile(r"(.+)\[(\d+):(\d+)\]")
 _ROLE = re.compile(r"(?:.*[_\d])?([kv])(?:_proj|_t)?")
@@ -24,37 +24,46 @@ _PLAIN = ("blocks", "layers", "transformer_blocks", "joint_blocks")  # the numbe
 
 
 @dataclass(frozen=True)
-class Place:
+class SearchedWeight:
     """One searched weight. `block` is a block of the model, `layer` an attention layer in it, both as in names."""
 
     name: str
     block: str
     layer: str
-    part: Part
+    projection: Projection
     reads_text: bool
 
     @property
     def row(self) -> str:
         """Which row of a figure it belongs to: K, V, picture K or picture V."""
-        return self.part if self.reads_text else f"picture {self.part}"
+        return self.projection if self.reads_text else f"picture {self.projection}"
 
 
-def places(names: Iterable[str]) -> list[Place]:
-    """The place of every name, by depth; K before V."""
+def searched_weights(names: Iterable[str]) -> list[SearchedWeight]:
+    """Where every named weight lies, by depth; K before V."""
     every = list(names)
-    found = [Place(name, _block(name), _layer(name), _part(name, every), _reads_text(name)) for name in every]
-    return sorted(found, key=lambda place: (_depth(place.layer), not place.reads_text, place.part))
+    weights = [
+        SearchedWeight(name, _block(name), _layer(name), _projection(name, every), _PICTURE.search(name) is None)
+        for name in every
+    ]
+    return sorted(weights, key=lambda weight: (_depth(weight.layer), not weight.reads_text, weight.projection))
 
 
-def whole_weight(name: str) -> tuple[str, int]:
-    """The weight that a target lies in, and its first row there."""
-    rows = _ROWS.fullmatch(name)
-    return (rows[1], int(rows[2])) if rows else (name, 0)
+def weight_and_rows(name: str) -> tuple[str, slice]:
+    """The weight that holds a target and the target's rows in it: all of them, or those at the end of its name."""
+    fused = _ROWS.fullmatch(name)
+    return (fused[1], slice(int(fused[2]), int(fused[3]))) if fused else (name, slice(None))
 
 
-def layers(found: Iterable[Place]) -> list[str]:
-    """The layers of places in their order, each once."""
-    return [layer for layer, _ in groupby(place.layer for place in found)]
+def layer_and_rows(name: str) -> tuple[str, slice]:
+    """The same with the layer's path instead of its weight's name."""
+    weight, rows = weight_and_rows(name)
+    return weight.removesuffix(".weight"), rows
+
+
+def layers(weights: Iterable[SearchedWeight]) -> list[str]:
+    """The layers of searched weights in their order, each once."""
+    return [layer for layer, _ in groupby(weight.layer for weight in weights)]
 
 
 def block_of(layer: str) -> str:
@@ -82,31 +91,26 @@ def _block(name: str) -> str:
     parts = name.split(".")
     if parts[0] == "middle_block":
         return parts[0]
-    at = next((k for k, part in enumerate(parts) if part.isdigit()), None)
-    return parts[0] if at is None else ".".join(parts[max(0, at - 1) : at + 1])
+    first = next((k for k, part in enumerate(parts) if part.isdigit()), None)
+    return parts[0] if first is None else ".".join(parts[max(0, first - 1) : first + 1])
 
 
 def _layer(name: str) -> str:
     """The layer's path without what differs between its attention modules and projections."""
-    whole = _ROWS.fullmatch(name)
-    parts = (whole[1] if whole else name).removesuffix(".weight").split(".")
+    parts = layer_and_rows(name)[0].split(".")
     last_number = max((k for k, part in enumerate(parts) if part.isdigit()), default=0)
     return ".".join(parts[: last_number + 1])
 
 
-def _part(name: str, every: list[str]) -> Part:
-    if rows := _ROWS.fullmatch(name):
-        first, stop = int(rows[2]), int(rows[3])
-        others = [int(one[2]) for other in every if (one := _ROWS.fullmatch(other)) and one[1] == rows[1]]
-        if len(set(others)) > 1:
-            return "K" if first == min(others) else "V"
-        return "K" if first in (0, stop - first) else "V"
-    role = _ROLE.fullmatch(name.removesuffix(".weight").rpartition(".")[2])
-    return "K" if role and role[1] == "k" else "V"
-
-
-def _reads_text(name: str) -> bool:
-    return _PICTURE.search(name) is None
+def _projection(name: str, every: list[str]) -> Projection:
+    layer, rows = layer_and_rows(name)
+    if rows == slice(None):
+        role = _ROLE.fullmatch(layer.rpartition(".")[2])
+        return "K" if role and role[1] == "k" else "V"
+    firsts = {other.start for path, other in map(layer_and_rows, every) if path == layer}
+    if len(firsts) > 1:
+        return "K" if rows.start == min(firsts) else "V"
+    return "K" if rows.start in (0, rows.stop - rows.start) else "V"
 
 
 def _depth(layer: str) -> tuple[int, list[tuple[int, int, str]]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import ConesError
 from ..masks.concept_mask import ConceptMask
-from ..models.weight_names import Place, block_of, layers, places, short_for
+from ..models.weight_names import SearchedWeight, block_of, layers, searched_weights, short_for
 from .compare import shared
 
 COLOURS = {"K": "#0072B2", "V": "#E69F00", "picture K": "#56B4E9", "picture V": "#F0E442"}  # Okabe-Ito
@@ -28,18 +28,18 @@ WIDTH, DPI = 6.4, 100
 def layer_figure(mask: ConceptMask) -> np.ndarray:
     """Neurons by depth: what share of each weight is shut above, how many neurons each block has below; K, V "
     "apart."""
-    found = places(mask.shapes)
-    if not found:
+    weights = searched_weights(mask.shapes)
+    if not weights:
         raise ConesError("the concept mask knows no weights, so there is nothing to draw; was it loaded whole?")
     figure = _figure(5.4)
     shares, counts = figure.subplots(2, 1, height_ratios=(3, 2))
-    of_layers = layers(found)
-    _bars(shares, [(place.row, of_layers.index(place.layer), 100 * _share(mask, place)) for place in found])
+    of_layers = layers(weights)
+    _bars(shares, [(weight.row, of_layers.index(weight.layer), 100 * _share(mask, weight)) for weight in weights])
     shares.set_ylabel("% of the weight shut")
     _depth_axis(shares, of_layers)
-    _zeros(shares, mask, found, of_layers)
-    blocks = list(dict.fromkeys(place.block for place in found))
-    _bars(counts, [(place.row, blocks.index(place.block), _count(mask, place)) for place in found], stacked=True)
+    _zeros(shares, mask, weights, of_layers)
+    blocks = list(dict.fromkeys(weight.block for weight in weights))
+    _bars(counts, [(weight.row, blocks.index(weight.block), _count(mask, weight)) for weight in weights], stacked=True)
     counts.set_ylabel("neurons")
     counts.set_xticks(range(len(blocks)))
     counts.set_xlim(-0.6, len(blocks) - 0.4)
@@ -95,12 +95,12 @@ def labelled_grid(
 def _pairs_by_depth(axes: Any, masks: Sequence[ConceptMask], names: Sequence[str]) -> None:
     """One line per pair (of many pairs the mean alone): shared neurons of each layer, as % of those of either "
     "there."""
-    found = places({name: shape for mask in masks for name, shape in mask.shapes.items()})
-    of_layers = layers(found)
+    weights = searched_weights({name: shape for mask in masks for name, shape in mask.shapes.items()})
+    of_layers = layers(weights)
     lines = {}
     for (a, one), (b, other) in combinations(enumerate(masks), 2):
         lines[f"{names[a]} and {names[b]}"] = [
-            100 * _jaccard_in(one, other, [p.name for p in found if p.layer == layer]) for layer in of_layers
+            100 * _jaccard_in(one, other, [p.name for p in weights if p.layer == layer]) for layer in of_layers
         ]
     if len(lines) > len(PAIRS):
         lines = {f"mean of {len(lines)} pairs": [float(np.nanmean(v)) for v in zip(*lines.values(), strict=True)]}
@@ -129,9 +129,9 @@ def _bars(axes: Any, entries: Sequence[tuple[str, int, float]], stacked: bool = 
             below += heights
 
 
-def _zeros(axes: Any, mask: ConceptMask, found: Sequence[Place], of_layers: Sequence[str]) -> None:
+def _zeros(axes: Any, mask: ConceptMask, weights: Sequence[SearchedWeight], of_layers: Sequence[str]) -> None:
     """A small 0 where a layer was searched and nothing was found."""
-    full = {place.layer for place in found if _count(mask, place)}
+    full = {weight.layer for weight in weights if _count(mask, weight)}
     for at, layer in enumerate(of_layers):
         if layer not in full:
             axes.text(at, 0, "0", ha="center", va="bottom", fontsize=8, color=GREY)
@@ -154,12 +154,12 @@ def _thin_labels(axes: Any, labels: Sequence[str], most: int = 16) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _count(mask: ConceptMask, place: Place) -> int:
-    return mask.index[place.name].numel() if place.name in mask.index else 0
+def _count(mask: ConceptMask, weight: SearchedWeight) -> int:
+    return mask.index[weight.name].numel() if weight.name in mask.index else 0
 
 
-def _share(mask: ConceptMask, place: Place) -> float:
-    return _count(mask, place) / max(prod(mask.shapes[place.name]), 1)
+def _share(mask: ConceptMask, weight: SearchedWeight) -> float:
+    return _count(mask, weight) / max(prod(mask.shapes[weight.name]), 1)
 
 
 def _shared_share(one: ConceptMask, other: ConceptMask) -> float:

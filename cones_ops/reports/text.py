@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import listed
 from ..masks.concept_mask import ConceptMask, intersection
-from ..models.weight_names import Place, places, words_for
+from ..models.weight_names import SearchedWeight, searched_weights, words_for
 from ..search.density import DensityCurve
 from ..search.find import SearchResult
 from ..search.joint import TuneResult
@@ -109,17 +109,17 @@ def inspection_text(mask: ConceptMask) -> str:
     return "\n".join(lines)
 
 
-def count_by(mask: ConceptMask, key: Callable[[Place], str]) -> dict[str, int]:
+def count_by(mask: ConceptMask, key: Callable[[SearchedWeight], str]) -> dict[str, int]:
     """Neurons of each group of searched weights, by depth; `key` names a weight's group."""
     counts: dict[str, int] = {}
-    for place in places(mask.shapes):
-        here = mask.index[place.name].numel() if place.name in mask.index else 0
-        counts[key(place)] = counts.get(key(place), 0) + here
+    for weight in searched_weights(mask.shapes):
+        here = mask.index[weight.name].numel() if weight.name in mask.index else 0
+        counts[key(weight)] = counts.get(key(weight), 0) + here
     return counts
 
 
 def _most_blocks(mask: ConceptMask, most: int = 3) -> str:
-    counts = count_by(mask, lambda place: words_for(place.block))
+    counts = count_by(mask, lambda weight: words_for(weight.block))
     full = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
     told = [f"{name} ({counts[name] / mask.count:.0%})" for name in full[:most]]
     lines = f"Most lie in {', '.join(told)}" + (f"; {len(full) - most} more blocks" if len(full) > most else "")
@@ -129,10 +129,10 @@ def _most_blocks(mask: ConceptMask, most: int = 3) -> str:
 
 def _parts(mask: ConceptMask) -> str:
     """K against V, with the share of their own weights, as they may differ in size."""
-    counts = count_by(mask, lambda place: place.row)
+    counts = count_by(mask, lambda weight: weight.row)
     sizes = {row: 0 for row in counts}
-    for place in places(mask.shapes):
-        sizes[place.row] += prod(mask.shapes[place.name])
+    for weight in searched_weights(mask.shapes):
+        sizes[weight.row] += prod(mask.shapes[weight.name])
     return "; ".join(
         f"{row}: {count:,} neurons ({count / mask.count:.0%}), {count / max(sizes[row], 1):.2%} of its weights"
         for row, count in counts.items()

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ...cones_ops.errors import ConesError
 from ...cones_ops.masks.fingerprint import fingerprint
-from ...cones_ops.models.targets import layer_and_rows, part_shapes, weight_and_rows
+from ...cones_ops.models.targets import part_shapes
+from ...cones_ops.models.weight_names import layer_and_rows, weight_and_rows
 
 PREFIX = "diffusion_model."
 

@@ -13,7 +13,8 @@ from typing import Any
 from ....cones_ops.errors import ConesError, listed
 from ....cones_ops.masks.concept_mask import ConceptMask, Where
 from ....cones_ops.masks.fingerprint import fingerprint
-from ....cones_ops.models.targets import own_tokens_at, weight_and_rows
+from ....cones_ops.models.targets import own_tokens_at
+from ....cones_ops.models.weight_names import weight_and_rows
 from ..parameters import PREFIX, base_weight, parameter_shapes
 from .sparse_entries import Share
 from .token_hooks import add_masks

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ....cones_ops.errors import ConesError
 from ....cones_ops.masks.concept_mask import ConceptMask
-from ....cones_ops.models.targets import layer_and_rows
+from ....cones_ops.models.weight_names import layer_and_rows
 from ..notices import warn
 from ..parameters import is_linear, layer_of, weight_in_use
 from ..text.layout import before_the_text, by_prompt

@@ -8,7 +8,7 @@ from typing import Any
 from ....cones_ops.errors import ConesError, listed
 from ....cones_ops.masks.concept_mask import ConceptMask
 from ....cones_ops.masks.lora_file import check_exportable, export_text, lora_tensors, save_lora
-from ....cones_ops.models.weight_names import whole_weight
+from ....cones_ops.models.weight_names import weight_and_rows
 from ..apply.apply_masks import check_base, check_fit
 from ..parameters import PREFIX, base_weight, is_quantised, parameter_shapes
 from .folders import name_of, save_path
@@ -21,7 +21,7 @@ def export_lora(model: Any, mask: ConceptMask, name: str, overwrite: bool, apply
     check_exportable(mask)
     check_fit(mask, parameter_shapes(model))
     check_base(model, mask, apply_anyway, {})
-    weights = {whole_weight(one)[0] for one in mask.index}
+    weights = {weight_and_rows(name)[0] for name in mask.index}
     if packed := [one for one in weights if is_quantised(model, PREFIX + one)]:
         raise ConesError(
             f"{listed(packed)} are quantised, and adding a delta would quantise them anew; export with the checkpoint "

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ....cones_ops.errors import ConesError
 from ....cones_ops.masks.concept_mask import Where
-from ....cones_ops.models.targets import layer_and_rows
+from ....cones_ops.models.weight_names import layer_and_rows
 from ..parameters import is_linear
 from .checkpointing import blocks_in, checkpointed_forward
 from .tapped_layers import (

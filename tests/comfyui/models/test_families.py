@@ -10,7 +10,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from cones_concept_neurons.cones_ops.masks.concept_mask import multipliers
 from cones_concept_neurons.cones_ops.masks.mask_file import load_mask, save_mask
-from cones_concept_neurons.cones_ops.models.targets import layer_and_rows, own_tokens_at, select_targets
+from cones_concept_neurons.cones_ops.models.targets import own_tokens_at, select_targets
+from cones_concept_neurons.cones_ops.models.weight_names import layer_and_rows
 from cones_concept_neurons.cones_ops.search.settings import SearchSettings
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes

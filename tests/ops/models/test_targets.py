@@ -7,7 +7,8 @@ import torch
 
 from cones_ops import ConesError, select_targets
 from cones_ops.masks.fingerprint import fingerprint
-from cones_ops.models.targets import layer_and_rows, own_tokens_at, part_shapes, weight_and_rows
+from cones_ops.models.targets import own_tokens_at, part_shapes
+from cones_ops.models.weight_names import layer_and_rows, weight_and_rows
 
 NAMES = {
     f"b.{i}.transformer_blocks.0.{attn}.to_{p}{out}.weight": (4, 4)

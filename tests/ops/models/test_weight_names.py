@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cones_ops.models.weight_names import layers, places, short_for, whole_weight, words_for
+from cones_ops.models.weight_names import layers, searched_weights, short_for, weight_and_rows, words_for
 
 UNET = "output_blocks.{}.1.transformer_blocks.{}.attn2.to_{}.weight"
 
@@ -13,9 +13,9 @@ def test_a_unet_is_ordered_by_depth() -> None:
     names = [UNET.format(10, 0, "v"), UNET.format(3, 1, "k"), UNET.format(3, 0, "v"), UNET.format(3, 0, "k")]
     names += ["middle_block.1.transformer_blocks.0.attn2.to_k.weight"]
     names += ["input_blocks.11.1.transformer_blocks.0.attn2.to_k.weight"]
-    found = places(names)
-    assert [place.block for place in found[:3]] == ["input_blocks.11", "middle_block", "output_blocks.3"]
-    assert [(p.layer, p.part) for p in found[2:]] == [
+    found = searched_weights(names)
+    assert [weight.block for weight in found[:3]] == ["input_blocks.11", "middle_block", "output_blocks.3"]
+    assert [(p.layer, p.projection) for p in found[2:]] == [
         ("output_blocks.3.1.transformer_blocks.0", "K"),
         ("output_blocks.3.1.transformer_blocks.0", "V"),
         ("output_blocks.3.1.transformer_blocks.1", "K"),
@@ -42,15 +42,15 @@ def test_a_unet_is_ordered_by_depth() -> None:
     ],
 )
 def test_k_or_v_text_or_picture(name: str, part: str, row: str) -> None:
-    (place,) = places([name])
-    assert (place.part, place.row) == (part, row)
+    (weight,) = searched_weights([name])
+    assert (weight.projection, weight.row) == (part, row)
 
 
 def test_of_two_parts_of_one_weight_the_first_is_k() -> None:
     """Grouped queries: K has fewer rows than Q."""
-    found = places(["layers.0.attention.qkv.weight[80:96]", "layers.0.attention.qkv.weight[64:80]"])
-    assert [(place.name[-7:], place.part) for place in found] == [("[64:80]", "K"), ("[80:96]", "V")]
-    assert whole_weight(found[0].name) == ("layers.0.attention.qkv.weight", 64)
+    found = searched_weights(["layers.0.attention.qkv.weight[80:96]", "layers.0.attention.qkv.weight[64:80]"])
+    assert [(weight.name[-7:], weight.projection) for weight in found] == [("[64:80]", "K"), ("[80:96]", "V")]
+    assert weight_and_rows(found[0].name) == ("layers.0.attention.qkv.weight", slice(64, 80))
 
 
 @pytest.mark.parametrize(
