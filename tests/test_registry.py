@@ -133,7 +133,7 @@ def test_workflows_of_the_repository() -> None:
     )
     assert "Comfy-Org/publish-node-action" in publish and "paths: [pyproject.toml]" in publish
     assert "personal_access_token: ${{ secrets.REGISTRY_ACCESS_TOKEN }}" in publish
-    assert "/.ci/run" in checks or " .ci/run" in checks
+    assert 'COMFYUI_PATH="$RUNNER_TEMP/ComfyUI" .ci/run' in checks
     floor = PROJECT["tool"]["comfy"]["requires-comfyui"].removeprefix(">=")
     assert f"v{floor}" in checks
 

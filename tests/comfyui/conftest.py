@@ -1,7 +1,8 @@
-"""Model files for the real server, made at test time with random weights: nothing is downloaded."""
+"""Models made at test time with random weights, in process and as files for the real server; little memory."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,38 @@ def sd15_checkpoint(server: Any) -> str:
     name = "small-sd15.safetensors"
     small_sd15(server.base / "models" / "checkpoints" / name)
     return name
+
+
+@pytest.fixture
+def low_vram(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """`low_vram()`: from then on the host loads as few weights as it can. Before and after, nothing is loaded."""
+    from comfy.model_management import unload_all_models
+    from comfy.model_patcher import ModelPatcher
+
+    load = ModelPatcher.partially_load
+
+    def load_little(self: Any, device_to: Any, extra_memory: int = 0, **kwargs: Any) -> Any:
+        return load(self, device_to, extra_memory=1, **kwargs)
+
+    unload_all_models()
+    yield lambda: monkeypatch.setattr(ModelPatcher, "partially_load", load_little)
+    unload_all_models()
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a small toy world with random weights."""
+    from cones_concept_neurons.cones_ops.toy_world.bundle import random_pipeline, save_pipeline
+
+    path = tmp_path_factory.mktemp("toy") / "random.safetensors"
+    save_pipeline(random_pipeline(4, widths=(32, 64)), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(path: Path) -> tuple[Any, Any, Any]:
+    """(MODEL, CLIP, VAE) of that file."""
+    from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
+
+    with torch.inference_mode():  # as the host loads models: every parameter is an inference tensor
+        return load_toy_checkpoint(path)

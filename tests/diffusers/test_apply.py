@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.masks import random_mask
 from torch import Tensor
 
 from cones_ops.errors import ConesError
@@ -34,13 +35,10 @@ def small_model(where: str = "own tokens") -> DiffusersModel:
     return DiffusersModel(unet, alphas_cumprod(SCHEDULE), "v_prediction", "text K+V", where)
 
 
-def random_mask(model: DiffusersModel, seed: int, share: float = 0.5, **fields: str) -> ConceptMask:
-    generator = torch.Generator().manual_seed(seed)
-    index = {
-        name: (torch.rand(w.numel(), generator=generator) < share).nonzero().flatten()
-        for name, w in model.base_weights.items()
-    }
-    return ConceptMask(index, {name: tuple(w.shape) for name, w in model.base_weights.items()}, **fields)
+def half_mask(model: DiffusersModel, seed: int, **fields: str) -> ConceptMask:
+    """A random mask with half of the entries."""
+    shapes = {name: tuple(weight.shape) for name, weight in model.base_weights.items()}
+    return random_mask(shapes, seed, 0.5, **fields)
 
 
 def output(model: DiffusersModel, own: tuple[Tensor, ...] = (NOBODY, NOBODY)) -> Tensor:
@@ -54,7 +52,7 @@ def output(model: DiffusersModel, own: tuple[Tensor, ...] = (NOBODY, NOBODY)) ->
 
 def test_strength_zero_and_empty_masks_are_bit_exact() -> None:
     model = small_model()
-    mask, vanilla = random_mask(model, 1), output(model)
+    mask, vanilla = half_mask(model, 1), output(model)
     nothing = ConceptMask({}, mask.shapes)
     own = torch.stack([FIRST, FIRST])
     for masks in ([(mask, 0.0)], [(nothing, 1.0)], []):
@@ -69,9 +67,9 @@ def test_the_unet_comes_back_bit_by_bit(own: Tensor | None) -> None:
     model = small_model()
     vanilla = output(model)
     state = {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
-    with pytest.raises(RuntimeError), applied(model.unet, [(random_mask(model, 1), 1.0)], [own]):
+    with pytest.raises(RuntimeError, match="cancelled"), applied(model.unet, [(half_mask(model, 1), 1.0)], [own]):
         assert not torch.equal(output(model), vanilla)
-        raise RuntimeError
+        raise RuntimeError("cancelled")
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.unet.state_dict().items())
     assert torch.equal(output(model), vanilla)
 
@@ -80,7 +78,7 @@ def test_half_precision_bits_come_back() -> None:
     model = small_model()
     model.unet.half()
     state = {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
-    with applied(model.unet, [(random_mask(model, 1), 0.3), (random_mask(model, 2), 1.7)]):
+    with applied(model.unet, [(half_mask(model, 1), 0.3), (half_mask(model, 2), 1.7)]):
         pass
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.unet.state_dict().items())
 
@@ -89,9 +87,9 @@ def test_half_precision_bits_come_back() -> None:
 def test_order_of_masks_is_irrelevant(placed: bool) -> None:
     model = small_model()
     triples = [
-        (random_mask(model, 1), 1.0, torch.stack([FIRST, NOBODY])),
-        (random_mask(model, 2), 0.7, torch.stack([SECOND, FIRST])),
-        (random_mask(model, 3), 0.2, torch.stack([FIRST, SECOND])),
+        (half_mask(model, 1), 1.0, torch.stack([FIRST, NOBODY])),
+        (half_mask(model, 2), 0.7, torch.stack([SECOND, FIRST])),
+        (half_mask(model, 3), 0.2, torch.stack([FIRST, SECOND])),
     ]
     results = []
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
@@ -103,7 +101,7 @@ def test_order_of_masks_is_irrelevant(placed: bool) -> None:
 
 def test_everywhere_equals_the_search_multiplier_and_the_union() -> None:
     model = small_model("everywhere")
-    first, second = random_mask(model, 1), random_mask(model, 2)
+    first, second = half_mask(model, 1), half_mask(model, 2)
     with model.multiplied(multipliers(union(first, second))):
         expected = output(model)
     with applied(model.unet, [(first, 1.0), (second, 1.0)]):
@@ -112,7 +110,7 @@ def test_everywhere_equals_the_search_multiplier_and_the_union() -> None:
 
 def test_own_tokens_equal_the_search_multiplier() -> None:
     model = small_model()
-    mask, own = random_mask(model, 1), (FIRST, SECOND)
+    mask, own = half_mask(model, 1), (FIRST, SECOND)
     with model.multiplied(multipliers(mask)):
         expected = output(model, own)
     with applied(model.unet, [(mask, 1.0)], [torch.stack(own)]):
@@ -121,7 +119,7 @@ def test_own_tokens_equal_the_search_multiplier() -> None:
 
 def test_two_masks_each_at_its_own_tokens_are_united_where_they_share_one() -> None:
     model = small_model()
-    first, second = random_mask(model, 1), random_mask(model, 2)
+    first, second = half_mask(model, 1), half_mask(model, 2)
     name = sorted(model.base_weights)[0]
     module = model._modules[name]
     x = torch.randn(2, 6, 16)
@@ -137,7 +135,7 @@ def test_two_masks_each_at_its_own_tokens_are_united_where_they_share_one() -> N
 def test_own_tokens_leave_prompts_without_the_identifier_bit_identical() -> None:
     model = small_model()
     vanilla = output(model)
-    with applied(model.unet, [(random_mask(model, 1), 1.0)], [torch.stack([NOBODY, FIRST])]):
+    with applied(model.unet, [(half_mask(model, 1), 1.0)], [torch.stack([NOBODY, FIRST])]):
         changed = output(model)
     assert torch.equal(changed[0], vanilla[0])
     assert not torch.equal(changed[1], vanilla[1])
@@ -145,8 +143,8 @@ def test_own_tokens_leave_prompts_without_the_identifier_bit_identical() -> None
 
 def test_a_mask_of_another_model_is_refused() -> None:
     model = small_model()
-    right = random_mask(model, 1, fingerprint=model.fingerprint())
-    wrong = random_mask(model, 1, fingerprint="0" * 64)
+    right = half_mask(model, 1, fingerprint=model.fingerprint())
+    wrong = half_mask(model, 1, fingerprint="0" * 64)
     with applied(model.unet, [(right, 1.0)]):
         pass
     with pytest.raises(ConesError, match="any_base"), applied(model.unet, [(wrong, 1.0)]):
@@ -160,7 +158,7 @@ def test_a_mask_of_another_model_is_refused() -> None:
 
 def test_own_positions_must_fit_the_batch() -> None:
     model = small_model()
-    mask = random_mask(model, 1)
+    mask = half_mask(model, 1)
     with applied(model.unet, [(mask, 1.0)], [FIRST[None]]), pytest.raises(ConesError, match="every row"):
         output(model)
     with pytest.raises(ConesError, match="boolean"), applied(model.unet, [(mask, 1.0)], [FIRST]):

@@ -22,6 +22,7 @@ from cones_ops.masks.mask_file import load_mask
 from cones_ops.search.settings import SearchSettings
 from cones_ops.toy_world.bundle import random_pipeline
 
+pytestmark = pytest.mark.slow
 CONCEPT = {
     *("identifier", "class_word", "method", "where", "neurons", "density", "file_bytes", "seconds"),
     *("heldout_before", "heldout_after", "subject_share_before", "subject_share_after", "class_share_after"),

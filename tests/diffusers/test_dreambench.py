@@ -77,6 +77,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(file.relative_to(folder).as_posix()) for file in folder.rglob("*") if file.is_file())
 
 
+@pytest.mark.slow
 def test_a_whole_run(bench: Run, judges: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("--json", tmp_path / "all.json") == 0
     report = json.loads(capsys.readouterr().out)
@@ -118,6 +119,7 @@ def dino_by_hand(folder: Path, real: Path, drawn: Path) -> float:
     return float(np.mean([torch.cosine_similarity(ours, embedded(file), dim=0) for file in real.iterdir()]))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_was(bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     assert bench("--subjects", "rex") == 0
@@ -147,6 +149,7 @@ def test_other_settings_are_not_mixed(bench: Run, tmp_path: Path, capsys: pytest
     assert "not a cell of this benchmark" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_masks_are_put_on_the_model(bench: Run, tmp_path: Path, data: Path) -> None:
     out = tmp_path / "out"
     assert bench("--subjects", "rex", "--prompts", 1, "--untouched", "--out", tmp_path / "vanilla") == 0
@@ -169,6 +172,7 @@ def test_masks_are_put_on_the_model(bench: Run, tmp_path: Path, data: Path) -> N
     assert load_mask(file).provenance["picture_digest"] != mask.provenance["picture_digest"]
 
 
+@pytest.mark.slow
 def test_two_subjects(bench: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("subject_a,subject_b\nrex,mug2\n", encoding="utf-8")

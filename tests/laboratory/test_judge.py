@@ -23,6 +23,7 @@ def rightness(judge, pictures, scenes):
     return np.mean([matches(reading, scene) for reading, scene in zip(read(judge, pictures), scenes, strict=True)])
 
 
+@pytest.mark.slow
 def test_reads_at_least_99_percent_of_fresh_things_right(judge):
     generator = np.random.default_rng(2024)
     scenes = [random_scene(generator, allow_held_out=True) for _ in range(400)]
@@ -35,6 +36,7 @@ def test_reads_at_least_99_percent_of_fresh_things_right(judge):
     assert np.mean([r.background == s.background for r, s in zip(readings, scenes, strict=True)]) >= 0.99
 
 
+@pytest.mark.slow
 def test_reads_pictures_that_went_through_the_latents(judge):
     generator = np.random.default_rng(7)
     transform = read_bundle().patch_transform()

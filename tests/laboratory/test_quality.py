@@ -55,7 +55,7 @@ def test_the_plan_has_every_method_on_the_untouched_subjects_with_every_seed() -
 @pytest.mark.parametrize(
     "name",
     [
-        "single/learned/own tokens/hta/0",
+        pytest.param("single/learned/own tokens/hta/0", marks=pytest.mark.slow),
         "single/random/own tokens/hta/0",
         "single/quaternary/own tokens/hta/0",
         "single/kv_finetune/own tokens/hta/0",
@@ -79,6 +79,7 @@ def test_a_cell_of_one_subject(world: World, name: str) -> None:
     json.dumps(cell, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_cells_of_several_subjects(world: World) -> None:
     oracle = run_cell(world, "several/oracle/everywhere/hta+bnk/0")["figures"]
     assert oracle["all"]["n"] == 2 * TINY.samples  # both orders

@@ -21,6 +21,7 @@ def out(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_everything_is_made_and_loads(out):
     picture = torch.zeros(1, 3, 64, 64)
     pipeline = load_pipeline(out / "toy.safetensors")
@@ -28,6 +29,7 @@ def test_everything_is_made_and_loads(out):
     assert not any(parameter.requires_grad for parameter in load_judge(out / "judge.safetensors").parameters())
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_stopped(out, tmp_path):
     first = torch.load(out / "unet.pt", weights_only=True)
     assert first["step"] >= 1 and first["spent"] >= 0.02 * 60

@@ -15,10 +15,10 @@ import comfy.sample
 import comfy.supported_models
 import torch
 from comfy.patcher_extension import WrappersMP
-from cones_concept_neurons.cones_ops.masks.concept_mask import ConceptMask
 from cones_concept_neurons.cones_ops.models.targets import select_targets
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.text.token_positions import KEY, TokenPlaces
+from support.masks import random_mask
 
 CPU = torch.device("cpu")
 DEVICE = comfy.model_management.get_torch_device()  # the CPU, or the GPU if CONES_TEST_GPU is set
@@ -135,9 +135,7 @@ def encode(positions: dict[tuple[str, str], list[int]] | None = None, seed: int 
 def mask_of(model, concept, seed, density=0.2):
     every = parameter_shapes(model)
     shapes = {name: every[name] for name in select_targets(every)}
-    generator = torch.Generator().manual_seed(seed)
-    index = {n: (torch.rand(s, generator=generator) < density).flatten().nonzero().flatten() for n, s in shapes.items()}
-    return ConceptMask(index, shapes, *concept, where="own tokens")
+    return random_mask(shapes, seed, density, *concept, where="own tokens")
 
 
 def sampled(model, positive, negative, steps=1, cfg=3.0, rows=2, seed=0, shape=(4, 8, 8)):

@@ -73,6 +73,7 @@ def test_the_base_weight_is_read_beneath_the_patches_that_ride_on_it(models):
     assert weight.patches is riding and torch.equal(sampled(applied, *text), masked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["everywhere", "own tokens"])
 def test_the_search_sees_what_it_sees_in_the_dense_model(models, where):
     generator = torch.Generator().manual_seed(3)

@@ -21,24 +21,20 @@ try:
 except ImportError:
     QUANT_ALGOS = {}
 
-STORED = [("float32", ""), ("float16", ""), ("bfloat16", ""), ("float8_e4m3fn", ""), ("float8_e5m2", "")]
-FORMATS = STORED + [("bfloat16", format) for format in QUANT_ALGOS]
+STORED = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+FORMATS = [
+    pytest.param(dtype, format, marks=[] if dtype == "float32" or format == "float8_e4m3fn" else pytest.mark.slow)
+    for dtype, format in [*((dtype, "") for dtype in STORED), *(("bfloat16", format) for format in QUANT_ALGOS)]
+]
 MODES = ("dynamic",) if DYNAMIC else ("full", "low vram")
 
 
 @pytest.fixture
-def mode(request, monkeypatch):
+def mode(request, low_vram):
     """How the host loads models: all weights, as few as it can, or when they are needed."""
-    comfy.model_management.unload_all_models()
     if request.param == "low vram":
-        load = comfy.model_patcher.ModelPatcher.partially_load
-
-        def load_little(self, device_to, extra_memory=0, **kwargs):
-            return load(self, device_to, extra_memory=1, **kwargs)
-
-        monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "partially_load", load_little)
-    yield request.param
-    comfy.model_management.unload_all_models()
+        low_vram()
+    return request.param
 
 
 def stored(dtype, format):

@@ -14,13 +14,12 @@ from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.masks.concept_mask import ConceptMask, empty
 from cones_concept_neurons.cones_ops.masks.fingerprint import fingerprint
 from cones_concept_neurons.cones_ops.models.targets import select_targets
-from cones_concept_neurons.cones_ops.toy_world.bundle import random_pipeline, save_pipeline
 from cones_concept_neurons.nodes.host.apply import weight_patch as adapter
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.apply.sparse_entries import Share
 from cones_concept_neurons.nodes.host.apply.weight_patch import SparseMask, SparseMaskFn
 from cones_concept_neurons.nodes.host.parameters import PREFIX, base_weight, parameter_shapes
-from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
+from support.masks import random_mask
 from support.small_models import DEVICE, DYNAMIC
 
 pytestmark = pytest.mark.skipif(
@@ -29,11 +28,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("toy") / "random.safetensors"
-    save_pipeline(random_pipeline(9, widths=(32, 64)), path)
-    with torch.inference_mode():
-        return load_toy_checkpoint(path)[0]
+def model(checkpoint):
+    return checkpoint[0]
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +46,7 @@ def print_of_base(model, shapes):
 @pytest.fixture
 def masks(shapes, print_of_base):
     """Three masks that overlap a good deal."""
-    made = []
-    for seed in range(3):
-        generator = torch.Generator().manual_seed(seed)
-        index = {n: (torch.rand(s, generator=generator) < 0.3).flatten().nonzero().flatten() for n, s in shapes.items()}
-        made.append(ConceptMask(index, shapes, identifier=f"id{seed}", fingerprint=print_of_base))
-    return made
+    return [random_mask(shapes, seed, 0.3, f"id{seed}", fingerprint=print_of_base) for seed in range(3)]
 
 
 def loaded_weights(patcher, shapes):
@@ -139,14 +130,8 @@ def test_lora_before_or_after_still_works(model, shapes, masks):
     assert (loaded_weights(after, shapes)[name].flatten()[at] == 0.25).all()
 
 
-def test_offloaded_weights_are_shut_when_they_are_used(model, shapes, masks, monkeypatch):
-    load = comfy.model_patcher.ModelPatcher.partially_load
-
-    def load_little(self, device_to, extra_memory=0, **kwargs):
-        return load(self, device_to, extra_memory=1, **kwargs)
-
-    comfy.model_management.unload_all_models()
-    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "partially_load", load_little)
+def test_offloaded_weights_are_shut_when_they_are_used(model, shapes, masks, low_vram):
+    low_vram()
     clone = apply_masks(model, [(masks[0], 1.0)])
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([clone])
@@ -157,7 +142,6 @@ def test_offloaded_weights_are_shut_when_they_are_used(model, shapes, masks, mon
     with torch.inference_mode():
         used = module(x).cpu().T.flatten()
     assert (used[masks[0].index[name]] == 0).all() and (used != 0).any()
-    comfy.model_management.unload_all_models()
 
 
 def test_the_patch_survives_the_hosts_way_of_moving_it(masks, shapes):
@@ -226,4 +210,5 @@ def test_the_base_is_recognised_while_patches_are_loaded(model, masks):
     loaded = apply_masks(model, [(masks[0], 1.0)])
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([loaded])
-    apply_masks(loaded, [(masks[1], 1.0)])  # no complaint about the fingerprint
+    both = apply_masks(loaded, [(masks[1], 1.0)])  # no complaint about the fingerprint
+    assert both.patches.keys() == {PREFIX + name for name in masks[0].shapes}

@@ -10,11 +10,8 @@ from cones_concept_neurons.cones_ops.masks.mask_file import read_mask_metadata
 from cones_concept_neurons.nodes.covers import BESIDE, INSIDE, covers
 from cones_concept_neurons.nodes.host.files.model_info import base_facts
 from PIL import Image
+from support.prompts import node
 from support.small_models import small_model, small_unet
-
-
-def node(class_type, **inputs):
-    return {"class_type": class_type, "inputs": inputs}
 
 
 def test_large_pictures_shrink_and_small_ones_are_enlarged():

@@ -104,5 +104,5 @@ def test_what_is_refused(export, loras):
         export.execute(small_unet(torch.bfloat16, "float8_e4m3fn"), replace(mask, fingerprint=""), "sks", "keep both")
     assert not list(loras.iterdir())
     export.execute(small_unet(seed=1), mask, "sks", "keep both", apply_anyway=True)
-    assert "leads out" in (told := export.validate_inputs("a/../../b")) or "cannot be" in told
+    assert '"a/../../b" cannot be a file name' in export.validate_inputs("a/../../b")
     assert export.validate_inputs("people/sks") is True

@@ -30,12 +30,6 @@ def pipeline(path):
     return load_pipeline(path)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(path):
-    with torch.inference_mode():
-        return load_toy_checkpoint(path)
-
-
 def test_text_encodings_agree(pipeline, checkpoint):
     _, clip, _ = checkpoint
     for text in TEXTS:

@@ -9,11 +9,10 @@ import pytest
 import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.masks.concept_mask import ConceptMask, union
-from cones_concept_neurons.cones_ops.masks.mask_file import load_mask
+from support.prompts import node, toy_picture
 from support.small_models import SKS, ZWX, mask_of, small_unet
 
 MASK, OTHER = "toy-sks-star.safetensors", "toy-zwx-heart.safetensors"
-SAMPLING = {"seed": 3, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +26,12 @@ def masks(host):
     return mask_of(model, SKS, 1, 0.04), mask_of(model, ZWX, 2, 0.04)
 
 
-def node(class_type, **inputs):
-    return {"class_type": class_type, "inputs": inputs}
-
-
 def test_inspect_shows_a_figure_and_words(inspect, masks):
     figure, summary, table = (out := inspect.ConesInspectConceptMask.execute(masks[0])).args
     assert figure.shape == (1, 540, 640, 3) and 0 <= figure.min() < figure.max() <= 1
     assert summary.startswith(f"sks star: {masks[0].count:,} of ") and "middle block" in summary
     assert len(table.splitlines()) == 3 + len(masks[0].shapes)
-    assert out.ui["images"] and summary in out.ui["text"]
+    assert len(out.ui["images"]) == 1 and summary in out.ui["text"]
 
 
 def test_compare_skips_empty_slots(inspect, masks):
@@ -66,42 +61,36 @@ def test_pictures_of_a_batch_share_a_label(inspect):
 def parts_in_pictures(group_by, left_on, text="a sks star on a white background"):
     """The toy world's example mask, split, each part applied and sampled; all pictures, and all in one grid."""
     return {
-        "world": node("ConesToyWorld"),
+        **toy_picture(
+            ["apply", 0], positive=node("ConesEncodePrompt", clip=["world", 1], text=text, mask_1=["load", 0])
+        ),
         "load": node("ConesLoadConceptMask", mask_name=MASK),
         "split": node(
             "ConesSplitConceptMask", concept_mask=["load", 0], group_by=group_by, left_on=left_on, with_whole=True
         ),
         "apply": node("ConesApplyConceptMasks", model=["world", 0], mask_1=["split", 0], strength_1=1.0),
-        "text": node("ConesEncodePrompt", clip=["world", 1], text=text, mask_1=["load", 0]),
-        "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "sample": node(
-            "KSampler", model=["apply", 0], positive=["text", 0], negative=["text", 0], latent_image=["latent", 0],
-            **SAMPLING,
-        ),
-        "decode": node("VAEDecode", samples=["sample", 0], vae=["world", 2]),
-        "pictures": node("PreviewImage", images=["decode", 0]),
         "grid": node("ConesLabelPictures", images=["decode", 0], labels=["split", 1], columns=0, side=128),
-        "show": node("PreviewImage", images=["grid", 0]),
+        "show grid": node("PreviewImage", images=["grid", 0]),
         "labels": node("PreviewAny", source=["split", 1]),
     }  # fmt: skip
 
 
 def test_one_run_samples_every_group(server):
     run = server.run(parts_in_pictures("K and V", "the group alone"))
-    pictures = run.images("pictures")
+    pictures = run.images("show")
     assert len(pictures) == 3 and not any(np.array_equal(pictures[0], other) for other in pictures[1:])
     assert not np.array_equal(pictures[1], pictures[2])
     whole = parts_in_pictures("K and V", "the group alone")
     whole["apply"]["inputs"]["mask_1"] = ["load", 0]
-    whole = {name: whole[name] for name in whole if name not in ("split", "grid", "show", "labels")}
-    assert np.array_equal(server.run(whole).image("pictures"), pictures[0])
-    assert run.image("show").shape[1] > 256
+    whole = {name: whole[name] for name in whole if name not in ("split", "grid", "show grid", "labels")}
+    assert np.array_equal(server.run(whole).image("show"), pictures[0])
+    assert run.image("show grid").shape[1] > 256
     assert all(word in run.text("labels") for word in ("all: ", "K: ", "V: "))
 
 
 def test_all_but_k_is_v(server):
-    alone = server.run(parts_in_pictures("K and V", "the group alone")).images("pictures")
-    rest = server.run(parts_in_pictures("K and V", "all but the group")).images("pictures")
+    alone = server.run(parts_in_pictures("K and V", "the group alone")).images("show")
+    rest = server.run(parts_in_pictures("K and V", "all but the group")).images("show")
     assert np.array_equal(alone[1], rest[2]) and np.array_equal(alone[2], rest[1])
 
 
@@ -120,7 +109,3 @@ def test_figures_on_a_server(server):
 def test_an_empty_mask_cannot_be_split(inspect, masks):
     with pytest.raises(ConesError, match="empty"):
         inspect.ConesSplitConceptMask.execute(ConceptMask({}, masks[0].shapes), "block", "the group alone", True)
-
-
-def test_the_example_masks_are_where_the_tests_think(server):
-    assert load_mask(server.base / "custom_nodes" / "cones-concept-neurons" / "concept_masks" / MASK).count

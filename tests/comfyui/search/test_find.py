@@ -19,7 +19,7 @@ from cones_concept_neurons.cones_ops.search.objective import Examples
 from cones_concept_neurons.cones_ops.search.ranking import from_ranking
 from cones_concept_neurons.cones_ops.search.settings import SearchSettings, recommended
 from cones_concept_neurons.cones_ops.search.statistics_store import on_disk
-from cones_concept_neurons.cones_ops.toy_world.bundle import load_pipeline, random_pipeline, save_pipeline
+from cones_concept_neurons.cones_ops.toy_world.bundle import load_pipeline
 from cones_concept_neurons.nodes import apply, encode, find, masks, toy
 from cones_concept_neurons.nodes.host import notices
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
@@ -36,23 +36,9 @@ from cones_concept_neurons.nodes.host.search import (
 from cones_concept_neurons.nodes.host.search import (
     statistics_store as room,
 )
-from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
 from support.small_models import DEVICE
 
 PROMPTS = ("a sks star", "a star")
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("toy") / "random.safetensors"
-    save_pipeline(random_pipeline(4, widths=(32, 64)), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def checkpoint(path):
-    with torch.inference_mode():
-        return load_toy_checkpoint(path)
 
 
 @pytest.fixture(scope="module")

@@ -10,26 +10,12 @@ import pytest
 import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.models.targets import select_targets
-from cones_concept_neurons.cones_ops.toy_world.bundle import random_pipeline, save_pipeline
 from cones_concept_neurons.nodes.host.parameters import PREFIX, parameter_shapes
 from cones_concept_neurons.nodes.host.search.borrow import borrow
 from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
 from support.small_models import DEVICE
 
 ROWS = 3
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("toy") / "random.safetensors"
-    save_pipeline(random_pipeline(5, widths=(32, 64)), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def checkpoint(path):
-    with torch.inference_mode():  # as the host loads models: every parameter is an inference tensor
-        return load_toy_checkpoint(path)
 
 
 @pytest.fixture(scope="module")
@@ -206,19 +192,14 @@ def test_a_lora_on_the_model_is_part_of_the_weights(checkpoint, inputs, targets)
     assert torch.allclose(seen, base + 1.0, atol=1e-6 if exact else 1e-3)  # on GPUs the host adds LoRAs in fp16
 
 
-def test_weights_left_on_the_offload_device_give_the_same_gradients(checkpoint, inputs, targets, monkeypatch):
+def test_weights_left_on_the_offload_device_give_the_same_gradients(checkpoint, inputs, targets, low_vram):
     model = checkpoint[0]
     body = lambda host: host.gradients(loss_of(host))  # noqa: E731
     expected = borrow(model, *inputs, targets, body)
     comfy.model_management.unload_all_models()
     low = model.clone()
     low.add_patches({PREFIX + targets[0]: ("diff", (torch.zeros(parameter_shapes(model)[targets[0]]),))})
-    load = comfy.model_patcher.ModelPatcher.partially_load
-
-    def load_little(self, device_to, extra_memory=0, **kwargs):
-        return load(self, device_to, extra_memory=1, **kwargs)
-
-    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "partially_load", load_little)
+    low_vram()
     offloaded = []
 
     def looking(host):
@@ -230,10 +211,11 @@ def test_weights_left_on_the_offload_device_give_the_same_gradients(checkpoint, 
     assert float(loss) == pytest.approx(float(expected[0]), rel=1e-6)
     for name in targets:
         assert torch.allclose(gradients[0, name], expected[1][0, name], atol=1e-6)
-    comfy.model_management.unload_all_models()
 
 
-def test_weights_that_the_host_lends_from_one_buffer_give_the_same_gradients(checkpoint, inputs, targets, monkeypatch):
+def test_weights_that_the_host_lends_from_one_buffer_give_the_same_gradients(
+    checkpoint, inputs, targets, low_vram, monkeypatch
+):
     """As it does for what is offloaded from a GPU: each layer's weights overwrite those of the one before."""
     model = checkpoint[0]
     body = lambda host: host.gradients(loss_of(host))  # noqa: E731
@@ -241,11 +223,8 @@ def test_weights_that_the_host_lends_from_one_buffer_give_the_same_gradients(che
     comfy.model_management.unload_all_models()
     low = model.clone()
     low.add_patches({PREFIX + targets[0]: ("diff", (torch.zeros(parameter_shapes(model)[targets[0]]),))})
-    load, cast = comfy.model_patcher.ModelPatcher.partially_load, comfy.ops.cast_bias_weight
+    cast = comfy.ops.cast_bias_weight
     buffer, lent = torch.empty(1_000_000, device=DEVICE), []
-
-    def load_little(self, device_to, extra_memory=0, **kwargs):
-        return load(self, device_to, extra_memory=1, **kwargs)
 
     def lending(layer, *given, **more):
         if not isinstance(layer, torch.nn.GroupNorm | torch.nn.LayerNorm):
@@ -262,13 +241,12 @@ def test_weights_that_the_host_lends_from_one_buffer_give_the_same_gradients(che
                 both[k] = function(both[k])
         return (*both, *rest)
 
-    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "partially_load", load_little)
+    low_vram()
     monkeypatch.setattr(comfy.ops, "cast_bias_weight", lending)
     loss, gradients = borrow(low, *inputs, targets, body)
     assert lent and float(loss) == pytest.approx(float(expected[0]), rel=1e-6)
     assert all(torch.allclose(gradients[0, name], expected[1][0, name], atol=1e-6) for name in targets)
     assert not any(layer.weight_function or layer.bias_function for layer in lent)
-    comfy.model_management.unload_all_models()
 
 
 def test_the_host_loads_the_model_in_inference_mode(checkpoint, inputs, targets, monkeypatch):

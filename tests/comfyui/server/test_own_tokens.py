@@ -11,13 +11,10 @@ from cones_concept_neurons.cones_ops.laboratory.sampling import sample
 from cones_concept_neurons.cones_ops.masks.concept_mask import ConceptMask
 from cones_concept_neurons.cones_ops.masks.mask_file import load_mask, save_mask
 from cones_concept_neurons.cones_ops.toy_world.bundle import load_pipeline
+from support.prompts import node, toy_picture
 
 MASKS = ("toy-sks-star", "toy-zwx-heart", "random-qpd", "random-vbn")
 SEED, STEPS, GUIDANCE = 11, 20, 3.0
-
-
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
 
 
 def prompt(text: str, masks: tuple[str, ...], stock: bool = False, steps: int = STEPS) -> dict[str, dict[str, Any]]:
@@ -29,19 +26,10 @@ def prompt(text: str, masks: tuple[str, ...], stock: bool = False, steps: int = 
         encode = node("ConesEncodePrompt", clip=["world", 1], text=text, **inputs)
     return {
         **loaded,
-        "world": node("ConesToyWorld"),
+        **toy_picture(["apply", 0], positive=encode, seed=SEED, steps=steps, cfg=GUIDANCE),
         "apply": node("ConesApplyConceptMasks", model=["world", 0], **inputs),
-        "text": encode,
         "report": node("PreviewAny", source=["text", 1] if not stock else ["world", 1]),
-        "negative": node("CLIPTextEncode", clip=["world", 1], text=""),
-        "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "sampler": node(
-            "KSampler", model=["apply", 0], positive=["text", 0], negative=["negative", 0], latent_image=["empty", 0],
-            seed=SEED, steps=steps, cfg=GUIDANCE, sampler_name="euler", scheduler="normal", denoise=1.0,
-        ),
-        "decode": node("VAEDecode", samples=["sampler", 0], vae=["world", 2]),
-        "show": node("PreviewImage", images=["decode", 0]),
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="module")

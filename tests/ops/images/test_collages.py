@@ -38,12 +38,17 @@ def test_odd_sides_keep_the_size():
 
 
 @pytest.mark.parametrize(
-    ("pictures", "columns", "zoom"),
-    [([flat(1.0)] * 3, 2, 0.5), ([flat(1.0), flat(1.0, 4, 4)], 2, 0.5), ([flat(1.0)] * 2, 2, 0.0), ([], 2, 0.5)],
+    ("pictures", "zoom", "message"),
+    [
+        ([flat(1.0)] * 3, 0.5, "3 pictures in 2 columns"),
+        ([flat(1.0), flat(1.0, 4, 4)], 0.5, "a collage of sizes"),
+        ([flat(1.0)] * 2, 0.0, "at zoom 0"),
+        ([], 0.5, "0 pictures in 2 columns"),
+    ],
 )
-def test_what_cannot_be_laid_out_is_refused(pictures, columns, zoom):
-    with pytest.raises(ConesError):
-        collage(pictures, columns, zoom)
+def test_what_cannot_be_laid_out_is_refused(pictures, zoom, message):
+    with pytest.raises(ConesError, match=message):
+        collage(pictures, 2, zoom)
 
 
 def test_every_thing_stands_at_every_place_and_short_batches_go_round():

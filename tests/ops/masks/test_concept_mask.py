@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.masks import make_mask
 
 from cones_ops import ConceptMask, ConesError, difference, empty, intersection, restrict, union
 from cones_ops.masks.concept_mask import multiplier, multipliers, same_neurons
@@ -14,8 +15,7 @@ SHAPES = {"a.weight": (2, 3), "b.weight": (4,)}
 
 
 def mask(a: list[int], b: list[int], **fields: object) -> ConceptMask:
-    index = {"a.weight": torch.tensor(a, dtype=torch.int64), "b.weight": torch.tensor(b, dtype=torch.int64)}
-    return ConceptMask(index, SHAPES, **fields)
+    return make_mask({"a.weight": a, "b.weight": b}, SHAPES, **fields)
 
 
 def entries(m: ConceptMask) -> set[tuple[str, int]]:

@@ -106,9 +106,8 @@ def test_near_the_bound_when_spread_evenly(density: float, seed: int) -> None:
 @given(st.floats(0.001, 0.2), st.floats(0.2, 1.0), st.booleans(), seeds)
 def test_near_the_bound_when_clustered(density: float, inside: float, by_row: bool, seed: int) -> None:
     index = clustered(density, inside, by_row, seed)
-    if index.numel():
-        limit = 1.05 if index.numel() >= 1000 else 1.1
-        assert same(index, SIZE) <= limit * entropy_bytes(SIZE, index.numel()) + 2
+    limit = 1.05 if index.numel() >= 1000 else 1.1
+    assert same(index, SIZE) <= limit * entropy_bytes(SIZE, index.numel()) + 2
 
 
 @pytest.mark.parametrize(("density", "bytes_at_most"), [(0.01, 210_000), (0.05, 740_000)])
@@ -125,7 +124,7 @@ def test_size_of_a_stable_diffusion_mask(tmp_path: Path, density: float, bytes_a
     assert same_neurons(load_mask(path), mask)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(3))
 def test_clusters_take_fewer_bytes(seed: int) -> None:
     index = clustered(0.1, 0.5, by_row=True, seed=seed)
     assert same(index, SIZE) < 0.8 * entropy_bytes(SIZE, index.numel())
@@ -172,35 +171,39 @@ def test_other_tensors_are_refused() -> None:
             decode_index(tensor, 9)
 
 
-@pytest.mark.parametrize("seed", range(300))
-def test_damaged_bytes_are_refused_or_an_index(seed: int) -> None:
-    chosen, size = random.Random(seed), 3000
+def damaged(seed: int, size: int) -> bytes:
+    """The coding of a random index with a few bytes changed, cut off or appended."""
+    chosen = random.Random(seed)
     index = evenly(chosen.choice([0.003, 0.05, 0.3, 0.9]), seed, size)
     index = index[(index % 1000 < 300) | (index % 97 == 0)] if seed % 2 else index
     raw = bytearray(encode_index(index, size).numpy().tobytes())
     for _ in range(chosen.choice([1, 1, 3])):
         raw[chosen.randrange(len(raw))] ^= chosen.randrange(1, 256)
-    raw = raw[: chosen.choice([len(raw), len(raw), chosen.randrange(len(raw) + 1)])] + bytes(
-        chosen.choice([0, 0, 1, 9])
-    )
-    refused_or_an_index(bytes(raw), size)
+    length = chosen.choice([len(raw), len(raw), chosen.randrange(len(raw) + 1)])
+    return bytes(raw[:length]) + bytes(chosen.choice([0, 0, 1, 9]))
+
+
+def test_damaged_bytes_are_refused_or_an_index() -> None:
+    refused = sum(is_refused(damaged(seed, 3000), 3000) for seed in range(100))
+    assert 50 < refused < 100  # a changed position inside the weight goes unnoticed here: files have a checksum
 
 
 @given(st.binary(max_size=40), st.sampled_from([0, 1, 7, 300, 2**31 - 1]))
 def test_any_bytes_are_refused_or_an_index(raw: bytes, size: int) -> None:
-    refused_or_an_index(raw, size)
+    assert is_refused(raw, size) or raw
 
 
-def refused_or_an_index(raw: bytes, size: int) -> None:
-    """What decode_index must do with any bytes, within memory that their number bounds."""
+def is_refused(raw: bytes, size: int) -> bool:
+    """Whether decode_index refuses bytes; else they are an index. Either way within memory that their number bounds."""
     tracemalloc.start()
     try:
-        found = decode_index(torch.frombuffer(bytearray(raw), dtype=torch.uint8) if raw else coded(), size)
-        assert bool((found[1:] > found[:-1]).all())
-        assert not found.numel() or 0 <= int(found[0]) <= int(found[-1]) < size
+        index = decode_index(torch.frombuffer(bytearray(raw), dtype=torch.uint8) if raw else coded(), size)
     except ConesError:
-        pass
+        return True
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert peak < 100_000 + 1000 * len(raw)
+        assert peak < 100_000 + 1000 * len(raw)
+    assert bool((index[1:] > index[:-1]).all())
+    assert not index.numel() or 0 <= int(index[0]) <= int(index[-1]) < size
+    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.masks import make_mask
 
 from cones_ops import ConceptMask, ConesError, union
 from cones_ops.masks.concept_mask import same_neurons
@@ -21,16 +22,19 @@ def mask() -> ConceptMask:
     """1 neuron in K and 2 in V of the input block, none in the middle, 5 in V of the output block."""
     index = {IN.format("k"): [3], IN.format("v"): [0, 7], OUT.format("v"): [1, 2, 3, 4, 5]}
     shapes = {name: (2, 4) for name in (*index, EMPTY, OUT.format("k"))}
-    tensors = {name: torch.tensor(some) for name, some in index.items()}
-    return ConceptMask(tensors, shapes, "sks", "star", "own tokens", "f" * 64, {"method": "learned"})
+    return make_mask(index, shapes, "sks", "star", "own tokens", "f" * 64, {"method": "learned"})
+
+
+SIZES = {"block": [3, 5], "K and V": [1, 7], "third of the model": [3, 5], "block, K and V": [1, 2, 5]}
 
 
 @pytest.mark.parametrize("by", GROUPS)
 def test_the_groups_are_the_mask(mask: ConceptMask, by: str) -> None:
     parts = list(split(mask, by, whole=False).values())
-    assert sum(part.count for part in parts) == mask.count and same_neurons(union(*parts), mask)
+    assert [part.count for part in parts] == SIZES[by]
+    assert same_neurons(union(*parts), mask)
     for part in parts:
-        assert part.count and part.shapes == mask.shapes and part.fingerprint == mask.fingerprint
+        assert part.shapes == mask.shapes and part.fingerprint == mask.fingerprint
         assert (part.identifier, part.class_word, part.where) == ("sks", "star", "own tokens")
 
 

@@ -9,6 +9,7 @@ from statistics import fmean
 
 import pytest
 import torch
+from support.masks import make_mask
 
 from cones_ops import ConceptMask, ConesError
 from cones_ops.reports.compare import ADVICE, SAME_SUBJECT, collision_report, jaccard, names_of
@@ -21,9 +22,8 @@ EVIDENCE = Path(__file__).absolute().parents[3] / "benchmarks" / "results" / "co
 
 
 def mask(middle: range, last: range, identifier: str = "sks", **fields: object) -> ConceptMask:
-    index = {MIDDLE: torch.tensor(middle, dtype=torch.int64), LAST: torch.tensor(last, dtype=torch.int64)}
-    given = {"class_word": "star", "where": "own tokens", "fingerprint": "a" * 64, **fields}
-    return ConceptMask(index, SHAPES, identifier, **given)  # type: ignore[arg-type]
+    defaults = {"class_word": "star", "where": "own tokens", "fingerprint": "a" * 64}
+    return make_mask({MIDDLE: middle, LAST: last}, SHAPES, identifier, **defaults | fields)
 
 
 ONE = mask(range(0, 20), range(0, 20))  # 40 neurons

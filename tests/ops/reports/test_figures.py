@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from support.masks import random_mask
 
 from cones_ops import ConceptMask, ConesError
 from cones_ops.reports.compare import names_of
@@ -21,10 +24,8 @@ def shapes(depth: int) -> dict[str, tuple[int, int]]:
 
 
 def mask(seed: int = 0, depth: int = 1, parts: str = "kv", identifier: str = "sks") -> ConceptMask:
-    generator = torch.Generator().manual_seed(seed)
-    every = shapes(depth)
-    index = {n: (torch.rand(128, generator=generator) < 0.1).nonzero().flatten() for n in every if n[-8] in parts}
-    return ConceptMask(index, every, identifier, "star", **FIELDS)  # type: ignore[arg-type]
+    mask = random_mask(shapes(depth), seed, 0.1, identifier, "star", **FIELDS)
+    return replace(mask, index={name: entries for name, entries in mask.index.items() if name[-8] in parts})
 
 
 def has(figure: np.ndarray, colour: str) -> bool:
