@@ -215,9 +215,10 @@ def test_every_room_was_looked_at() -> None:
     assert layer("cones_ops/masks/shut.py") == "masks" and layer("cones_ops/__init__.py") == "cones_ops"
     direct = [path for path in (ROOT / "cones_ops").iterdir() if path.is_file()]
     assert len(direct) <= 6, "cones_ops keeps its modules in rooms"
-    crowded = [folder for folder in {(ROOT / file).parent for file in files() if layer(file) != "top"}
-               if len([*folder.glob("*.py")]) > 13]  # fmt: skip
-    assert not crowded, "at most twelve modules side by side, and their __init__"
+    tidy = {(ROOT / file).parent for file in files() if layer(file) != "top" or file.startswith("tests/")}
+    crowded = [folder for folder in tidy if len([*folder.glob("*.py")]) > 13]
+    assert not crowded, "at most twelve modules side by side, and their __init__ or conftest"
+    assert not [*(ROOT / "tests").rglob("__init__.py")], "pytest imports tests by their paths"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -24,11 +25,13 @@ from cones_ops.toy_world.bundle import random_pipeline
 
 pytestmark = pytest.mark.slow
 CONCEPT = {
-    *("identifier", "class_word", "method", "where", "neurons", "density", "file_bytes", "seconds"),
-    *("heldout_before", "heldout_after", "subject_share_before", "subject_share_after", "class_share_after"),
-    *("second_object_before", "second_object_after"),
+    *("identifier", "class_word", "method", "where", "found", "neurons", "density", "file_bytes", "seconds"),
+    *("heldout_before", "heldout_after", "heldout_gain", "heldout_gain_standard_error"),
+    *("subject_share_before", "subject_share_after", "class_share_before", "class_share_after", "class_drift"),
+    *("second_object_before", "second_object_after", "standard_errors"),
 }
-PAIR = {"where", "first_alone", "second_alone", "both", "both_full_caption"}
+PAIR = ("first_alone", "second_alone", "both", "both_full_caption")
+SHARES = [0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1]  # of 4 pictures, or of 4 in both orders
 SEARCH = SearchSettings(steps=2, batch=4, held_out=4)
 TINY = demo.DemoSettings(
     samples=4,
@@ -51,14 +54,17 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Pa
 def test_the_json_has_what_it_promises(report: tuple[dict[str, Any], Path]) -> None:
     found, out = report
     assert json.loads((out / "demo.json").read_text()) == found
-    assert {"concepts", "pair", "positive_control", "seconds_total", "versions"} <= set(found)
     assert [(one["identifier"], one["where"]) for one in found["concepts"]] == [
         (identifier, where) for where in ("own tokens", "everywhere") for identifier in ("sks", "zwx")
     ]
-    assert all(set(one) >= CONCEPT for one in found["concepts"])
+    assert all(set(one) == CONCEPT for one in found["concepts"])
+    assert all(one[name] in SHARES for one in found["concepts"] for name in CONCEPT if "share" in name)
     assert [pair["where"] for pair in found["pair"]] == ["own tokens", "everywhere", "own tokens, tuned together"]
-    assert all(set(pair) >= PAIR for pair in found["pair"])
-    assert {"subject_share_before", "subject_share_after"} <= set(found["positive_control"])
+    assert all(pair[name] in SHARES for pair in found["pair"] for name in PAIR)
+    control = found["positive_control"]
+    assert control["identifier"] == "sks" and control["subject_share_before"] in SHARES
+    assert (found["samples_per_share"], found["versions"]["torch"]) == (4, torch.__version__)
+    assert found["seconds_total"] >= sum(found["seconds_by_phase"].values()) - 0.5
 
 
 def test_own_token_masks_leave_the_class_prompt_bit_identical(report: tuple[dict[str, Any], Path]) -> None:
@@ -73,7 +79,9 @@ def test_masks_and_pictures_are_written(report: tuple[dict[str, Any], Path]) -> 
     for one in found["concepts"]:
         name = f"{one['identifier']}-{one['class_word']}-{one['where'].replace(' ', '-')}.safetensors"
         mask = load_mask(out / "concept_masks" / name)
-        assert (mask.count, mask.where) == (one["neurons"], one["where"])
+        assert (mask.count, mask.density, mask.where) == (one["neurons"], one["density"], one["where"])
+        assert one["file_bytes"] == (out / "concept_masks" / name).stat().st_size
+        assert mask.provenance["method"] == one["method"] == "learned"
 
 
 def test_cli_demo_and_info(

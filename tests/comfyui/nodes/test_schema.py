@@ -1,7 +1,7 @@
 """Node ids, inputs, widgets and outputs are for life: what schemas.json records may be added to, never moved.
 
 Saved workflows store widget values by position and links by slot. After appending something, record it:
-`COMFYUI_PATH=... CONES_RECORD_SCHEMAS=1 pytest tests/comfyui/test_nodes_schema.py`.
+`COMFYUI_PATH=... CONES_RECORD_SCHEMAS=1 pytest tests/comfyui/nodes/test_schema.py`.
 """
 
 from __future__ import annotations
