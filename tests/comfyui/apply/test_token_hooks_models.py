@@ -16,6 +16,7 @@ from cones_concept_neurons.nodes.host.search.borrow import borrow
 from cones_concept_neurons.nodes.host.text.token_positions import KEY
 from support.small_models import DEVICE, SKS, mask_of, sampled, small_clip, small_model
 
+pytestmark = pytest.mark.slow
 SHAPES = {"sdxl": (4, 8, 8), "qwen": (16, 1, 8, 8)}
 
 

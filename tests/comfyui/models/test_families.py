@@ -21,8 +21,12 @@ from cones_concept_neurons.nodes.host.search.taps import training_kernels as dif
 from support.small_families import FAMILIES, OWN, model_of, prompt_of
 from support.small_models import DEVICE, SKS, mask_of, sampled, traces
 
+QUICK = ("SD 1.5", "Flux")
+ALL = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in FAMILIES]
 WHERE = [
-    (name, where) for name, one in FAMILIES.items() for where in ("everywhere", "own tokens")[: 1 + one.own_tokens]
+    pytest.param(name, where, marks=[] if name in QUICK else pytest.mark.slow)
+    for name, family in FAMILIES.items()
+    for where in ("everywhere", "own tokens")[: 1 + family.own_tokens]
 ]
 _models: dict[str, object] = {}
 
@@ -38,7 +42,7 @@ def latents_of(family, count=2):
     return torch.randn(count, *family.latent, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_default_targets(name):
     family, model = loaded(name)
     shapes = parameter_shapes(model)
@@ -151,7 +155,7 @@ def test_the_picture_equals_a_dense_model(name, where):
     assert (found - vanilla).abs().max() > 10 * (found - expected).abs().max()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ALL)
 def test_blocks_that_are_run_again_give_the_same_gradients(name):
     family, model = loaded(name)
     targets, latents = select_targets(parameter_shapes(model)), latents_of(family)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.prompts import node, toy_picture
 
 ROOT = Path(__file__).absolute().parents[3]
 
@@ -35,29 +36,13 @@ def test_the_package_alone_has_every_node_and_draws_a_picture(
 ) -> None:
     from cones_ops.laboratory.comfyui.server import started
 
-    def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-        return {"class_type": class_type, "inputs": inputs}
-
-    sampling = {"seed": 3, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     prompt = {
-        "world": node("ConesToyWorld"),
+        **toy_picture(["apply", 0], "a sks star"),
         "mask": node("ConesLoadConceptMask", mask_name="toy-sks-star-everywhere.safetensors"),
         "apply": node("ConesApplyConceptMasks", model=["world", 0], mask_1=["mask", 0], strength_1=1.0),
-        "text": node("CLIPTextEncode", clip=["world", 1], text="a sks star"),
-        "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "sampler": node(
-            "KSampler",
-            model=["apply", 0],
-            positive=["text", 0],
-            negative=["text", 0],
-            latent_image=["empty", 0],
-            **sampling,
-        ),
-        "decode": node("VAEDecode", samples=["sampler", 0], vae=["world", 2]),
-        "show": node("PreviewImage", images=["decode", 0]),
     }
     ours = {name for name in server.object_info() if name.startswith("Cones")}
-    assert len(ours) > 10
+    assert len(ours) == 16
     with started(host.path, tmp_path_factory.mktemp("bare"), pack=package) as bare:
         assert {name for name in bare.object_info() if name.startswith("Cones")} == ours
         assert (bare.run(prompt).image("show") == server.run(prompt).image("show")).all()

@@ -38,6 +38,7 @@ from cones_concept_neurons.nodes.host.search import (
 )
 from support.small_models import DEVICE
 
+pytestmark = pytest.mark.slow
 PROMPTS = ("a sks star", "a star")
 
 

@@ -15,6 +15,7 @@ from cones_concept_neurons.cones_ops.toy_world.bundle import load_pipeline
 from cones_concept_neurons.nodes import encode, toy, tune
 from cones_concept_neurons.nodes.host.search import tune as host_tuning
 
+pytestmark = pytest.mark.slow
 SKS, ZWX = ("sks", "star"), ("zwx", "heart")
 BOTH = "a sks star on the left and a zwx heart on the right"
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.prompts import node, toy_picture
 
 from cones_ops.errors import ConesError
 from cones_ops.laboratory.comfyui import checkout
@@ -20,10 +21,6 @@ from cones_ops.masks.mask_file import save_mask
 
 pytest.importorskip("diffusers")
 TEXT, STEPS, SEED = "a sks star on a white background", 8, 11
-
-
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
 
 
 @pytest.fixture(scope="module")
@@ -52,27 +49,9 @@ def test_both_hosts_sample_the_same_picture(server: Any, pipeline: Any, mask: Co
     from cones_ops.laboratory.sampling import sample
 
     prompt = {
-        "world": node("ConesToyWorld"),
+        **toy_picture(["apply", 0], TEXT, seed=SEED, steps=STEPS, cfg=3.0),
         "mask": node("ConesLoadConceptMask", mask_name="both-hosts.safetensors"),
         "apply": node("ConesApplyConceptMasks", model=["world", 0], mask_1=["mask", 0], strength_1=strength),
-        "text": node("CLIPTextEncode", clip=["world", 1], text=TEXT),
-        "empty": node("CLIPTextEncode", clip=["world", 1], text=""),
-        "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "sampler": node(
-            "KSampler",
-            model=["apply", 0],
-            positive=["text", 0],
-            negative=["empty", 0],
-            latent_image=["latent", 0],
-            seed=SEED,
-            steps=STEPS,
-            cfg=3.0,
-            sampler_name="euler",
-            scheduler="normal",
-            denoise=1.0,
-        ),
-        "decode": node("VAEDecode", samples=["sampler", 0], vae=["world", 2]),
-        "show": node("PreviewImage", images=["decode", 0]),
     }
     theirs = server.run(prompt).image("show").astype(float)  # (64, 64, 3)
     ours = sample(pipeline, [TEXT], [(mask, strength)], seeds=[SEED], steps=STEPS, guidance=3.0)
@@ -98,6 +77,7 @@ def test_shipped_workflows_become_complete_prompts(server: Any, name: str) -> No
     )
 
 
+@pytest.mark.server
 def test_a_server_of_its_own_runs_a_prompt(host: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with started(host.path, tmp_path) as server:
         prompt = {

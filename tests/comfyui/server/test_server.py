@@ -14,32 +14,19 @@ import torch
 from cones_concept_neurons.cones_ops.masks.concept_mask import ConceptMask
 from cones_concept_neurons.cones_ops.masks.mask_file import load_mask, save_mask
 from safetensors.torch import save_file
+from support.prompts import node, toy_picture
 
 from cones_ops.laboratory.comfyui.server import PromptRefusedError
 
-WORLD, TEXT, EMPTY, SAMPLER, DECODE, SHOW = "world", "text", "empty", "sampler", "decode", "show"
+WORLD, TEXT, DECODE, SHOW = "world", "text", "decode", "show"
 WORDS = {"identifier": "sks", "class_word": "star"}
 QUICK = {"method": "cones", "targets": "text K+V", "density": 0.01, "steps": 2, "batch": 32, "prior_weight": 1.0}
 QUICK |= {"where": "everywhere"}
 
 
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
-
-
 def text_to_picture(model: list[Any] | None = None, seed: int = 3) -> dict[str, dict[str, Any]]:
     """A prompt that samples one picture with `model` (an output), by default the toy world's own."""
-    return {
-        WORLD: node("ConesToyWorld"),
-        TEXT: node("CLIPTextEncode", clip=[WORLD, 1], text="a sks star on a white background"),
-        EMPTY: node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        SAMPLER: node(
-            "KSampler", model=model or [WORLD, 0], positive=[TEXT, 0], negative=[TEXT, 0], latent_image=[EMPTY, 0],
-            seed=seed, steps=2, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=1.0,
-        ),
-        DECODE: node("VAEDecode", samples=[SAMPLER, 0], vae=[WORLD, 2]),
-        SHOW: node("PreviewImage", images=[DECODE, 0]),
-    }  # fmt: skip
+    return toy_picture(model or [WORLD, 0], seed=seed)
 
 
 def applying(*masks: tuple[str, float], model: list[Any] | None = None, **options: Any) -> dict[str, dict[str, Any]]:

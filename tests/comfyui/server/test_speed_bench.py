@@ -26,6 +26,7 @@ TIMES = (
 BYTES = ("saved_bytes_over_native", "checkpointed_saved_bytes_over_native")
 
 
+@pytest.mark.server
 def test_every_figure_is_there(host, tmp_path):
     if tuple(map(int, host.version.split(".")[:2])) < (0, 33):
         pytest.skip("the benchmark drives the host's trainer as it is since 0.33.0")
