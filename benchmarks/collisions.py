@@ -5,7 +5,7 @@ samples: each subject alone with both masks loaded, and both in one picture, in 
 its overlap and shares, the rank correlation of overlap and shares, and what masks of one subject have in common.
 cones_ops/reports/compare.py says what follows from it. Half an hour on one core.
 
-    uv run python benchmarks/collisions.py bench-out/quality/kept > collisions.json
+    uv run --with scipy python benchmarks/collisions.py bench-out/quality/kept > collisions.json
 
 --measured FILE takes the sampled pairs of an earlier run's lines (its standard error) and only sums up; --compare DIR
 also compares the masks of a second folder, without sampling.
@@ -24,6 +24,8 @@ from itertools import combinations, product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+from scipy.stats import spearmanr
 
 from cones_ops.laboratory import measure
 from cones_ops.laboratory.demo.report import versions
@@ -44,7 +46,7 @@ SAMPLING_SEED = 0
 
 
 @dataclass(frozen=True)
-class Found:
+class SubjectMask:
     """A subject and the mask that one seed found for it."""
 
     subject: Subject
@@ -52,21 +54,21 @@ class Found:
     mask: ConceptMask
 
 
-def found_in(folder: Path, where: str) -> list[Found]:
+def found_in(folder: Path, where: str) -> list[SubjectMask]:
     """The default search's masks of the untouched subjects, those that are there."""
     named = {
         (one, seed): folder / f"learned-{where.replace(' ', '-')}-{one.identifier}-{seed}.safetensors"
         for one, seed in product(UNTOUCHED, SEEDS)
     }
-    return [Found(one, seed, load_mask(file)) for (one, seed), file in named.items() if file.is_file()]
+    return [SubjectMask(one, seed, load_mask(file)) for (one, seed), file in named.items() if file.is_file()]
 
 
-def pairs(found: list[Found], same: bool = False) -> Iterator[tuple[Found, Found]]:
+def pairs(found: list[SubjectMask], same: bool = False) -> Iterator[tuple[SubjectMask, SubjectMask]]:
     """Every two masks of different subjects, or of the same."""
     return ((one, other) for one, other in combinations(found, 2) if (one.subject == other.subject) == same)
 
 
-def compared(where: str, one: Found, other: Found) -> dict[str, Any]:
+def compared(where: str, one: SubjectMask, other: SubjectMask) -> dict[str, Any]:
     """Shared neurons: of all of both (Jaccard), of the smaller mask, and in units of what chance would share."""
     first, second = one.mask, other.mask
     shared = intersection(first, second).count
@@ -99,18 +101,11 @@ def sampled(folder: Path) -> Iterator[dict[str, Any]]:
             yield compared(where, one, other) | dict(zip(SEEN, map(fmean, shares), strict=True))
 
 
-def ranks(values: list[float]) -> list[float]:
-    """Places in ascending order from 0; equal values share the mean of theirs."""
-    order = sorted(values)
-    return [order.index(value) + (order.count(value) - 1) / 2 for value in values]
-
-
 def rank_correlation(first: list[float], second: list[float]) -> float | None:
     """Spearman's, None when one of them does not vary."""
-    a, b = ranks(first), ranks(second)
-    a, b = [x - fmean(a) for x in a], [y - fmean(b) for y in b]
-    scale = (sum(x * x for x in a) * sum(y * y for y in b)) ** 0.5
-    return round(sum(x * y for x, y in zip(a, b, strict=True)) / scale, 3) if scale else None
+    if min(len({*first}), len({*second})) < 2:
+        return None
+    return round(float(spearmanr(first, second).statistic), 3)
 
 
 def ranges(rows: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, Any]:

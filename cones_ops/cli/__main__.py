@@ -1,6 +1,8 @@
 """`python -m cones_ops.cli` is the command `cones`."""
 
+import sys
+
 from . import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConesError
-from .dreambench import add_dreambench
-from .help import Formatter, add_command
+from . import dreambench
+from .options import Formatter, add_command
 
 
 def quality(options: argparse.Namespace) -> None:
@@ -71,14 +71,14 @@ def _say(cell: dict[str, Any]) -> None:
     print(f"{cell['name']} {cell['cell_seconds']} s {json.dumps(figures)}", file=sys.stderr, flush=True)
 
 
-def add_commands(commands: Any) -> None:
-    """Describe the command to argparse."""
-    told = "Benchmarks, which print JSON: quality (the toy world), dreambench (a real model), speed (in a ComfyUI)."
+def describe(commands: Any) -> None:
+    """Describe the command and its benchmarks to argparse."""
+    about = "Benchmarks, which print JSON: quality (the toy world), dreambench (a real model), speed (in a ComfyUI)."
     more = "Each is a command of its own with its own --help, e.g. cones bench quality --help"
-    bench = commands.add_parser("bench", help=told, description=told, epilog=more, formatter_class=Formatter)
+    bench = commands.add_parser("bench", help=about, description=about, epilog=more, formatter_class=Formatter)
     kinds = bench.add_subparsers(required=True, metavar="benchmark")
     _add_quality(kinds)
-    add_dreambench(kinds)
+    dreambench.describe(kinds)
     _add_speed(kinds)
 
 

@@ -139,10 +139,10 @@ def textual_inversion(
     return replace(pipeline, text_encoder=encoder)
 
 
-Step = Callable[[int, torch.Generator], Tensor]
+StepLoss = Callable[[int, torch.Generator], Tensor]
 
 
-def _descend(parameters: list[Tensor], how: FineTuning, step: Step) -> None:
+def _descend(parameters: list[Tensor], how: FineTuning, step: StepLoss) -> None:
     """Adam: each step leaves gradients on the parameters and returns the loss."""
     optimizer = torch.optim.Adam(parameters, lr=how.rate)
     generator = torch.Generator().manual_seed(how.seed)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..hosts.diffusers.apply_masks import Strengths
 from ..images.collages import placed
 from ..toy_world.bundle import ToyPipeline
-from ..toy_world.captions import Told, describe
+from ..toy_world.captions import Description, describe
 from ..toy_world.subjects import Subject
 from ..toy_world.world import BACKGROUNDS, Scene, Thing
 from .judge import Judge, Reading, read, shows
@@ -26,7 +26,7 @@ COMPANIONS = tuple(
 )
 
 
-Cell = tuple[list[str], list[Callable[[Reading], bool]]]  # a prompt for each picture, and what it should show
+PictureRequest = tuple[list[str], list[Callable[[Reading], bool]]]  # a prompt for each picture, and what it should show
 
 
 @dataclass(frozen=True)
@@ -85,57 +85,57 @@ def measure(
 
 def subject_shown(measuring: Measuring, subject: Subject, masks: Strengths = ()) -> Measured:
     """Whether `a sks star` shows the subject."""
-    return measure(measuring, *subject_cell(subject, measuring.samples), masks)
+    return measure(measuring, *subject_request(subject, measuring.samples), masks)
 
 
 def class_leak(measuring: Measuring, subject: Subject, masks: Strengths = ()) -> Measured:
     """Whether `a star`, without the identifier, shows the subject all the same."""
-    return measure(measuring, *class_cell(subject, measuring.samples), masks)
+    return measure(measuring, *class_request(subject, measuring.samples), masks)
 
 
 def second_object(measuring: Measuring, subject: Subject, masks: Strengths = ()) -> Measured:
     """Whether the other thing of `a sks star on the left and a blue plain circle on the right` is what was asked."""
-    return measure(measuring, *second_cell(subject, measuring.samples), masks)
+    return measure(measuring, *second_request(subject, measuring.samples), masks)
 
 
 def all_shown(measuring: Measuring, subjects: Sequence[Subject], masks: Strengths = ()) -> Measured:
     """Whether one picture shows all subjects, asked for by their identifiers."""
-    return measure(measuring, *all_cell(subjects, measuring.samples), masks)
+    return measure(measuring, *all_request(subjects, measuring.samples), masks)
 
 
 def all_described(measuring: Measuring, subjects: Sequence[Subject]) -> Measured:
     """The untouched model's own best: all subjects' attributes spelled out."""
-    return measure(measuring, *described_cell(subjects, measuring.samples))
+    return measure(measuring, *described_request(subjects, measuring.samples))
 
 
 # what a cell asks for, whoever samples it
 
 
-def subject_cell(subject: Subject, samples: int) -> Cell:
+def subject_request(subject: Subject, samples: int) -> PictureRequest:
     return _shown(subject.prompt, subject, samples)
 
 
-def class_cell(subject: Subject, samples: int) -> Cell:
+def class_request(subject: Subject, samples: int) -> PictureRequest:
     return _shown(subject.class_prompt, subject, samples)
 
 
-def second_cell(subject: Subject, samples: int) -> Cell:
+def second_request(subject: Subject, samples: int) -> PictureRequest:
     companions = [thing for thing in COMPANIONS if thing.shape != subject.thing.shape]
     prompts, wanted = [], []
     for i, background in enumerate(backgrounds(samples)):
         thing = companions[i % len(companions)]
-        phrase = Told(thing.shape, (thing.colour,), thing.texture, None).phrase
+        phrase = Description(thing.shape, (thing.colour,), thing.texture, None).phrase
         prompts.append(f"{subject.prompt} on the left and {phrase} on the right on a {background} background")
         wanted.append(_stands("right", thing))
     return prompts, wanted
 
 
-def all_cell(subjects: Sequence[Subject], samples: int) -> Cell:
+def all_request(subjects: Sequence[Subject], samples: int) -> PictureRequest:
     """All subjects by their identifiers, at the places of that many things in turn."""
     return _placed([one.prompt for one in subjects], subjects, samples)
 
 
-def described_cell(subjects: Sequence[Subject], samples: int) -> Cell:
+def described_request(subjects: Sequence[Subject], samples: int) -> PictureRequest:
     """The same with every attribute spelled out instead."""
     spelled = [
         describe(Scene((("centre", one.thing),), "grey")).removesuffix(" on a grey background") for one in subjects
@@ -143,7 +143,7 @@ def described_cell(subjects: Sequence[Subject], samples: int) -> Cell:
     return _placed(spelled, subjects, samples)
 
 
-def _placed(phrases: Sequence[str], subjects: Sequence[Subject], samples: int) -> Cell:
+def _placed(phrases: Sequence[str], subjects: Sequence[Subject], samples: int) -> PictureRequest:
     text = placed(phrases)
     prompts = [f"{text} on a {background} background" for background in backgrounds(samples)]
     things = [one.thing for one in subjects]
@@ -155,7 +155,7 @@ def drift(before: Measured, after: Measured) -> float:
     return float((before.pictures - after.pictures).abs().mean())
 
 
-def _shown(text: str, subject: Subject, samples: int) -> Cell:
+def _shown(text: str, subject: Subject, samples: int) -> PictureRequest:
     prompts = [f"{text} on a {background} background" for background in backgrounds(samples)]
     return prompts, [lambda reading: shows(reading, subject.thing)] * samples
 

@@ -14,7 +14,7 @@ INK, PAPER, FRAME, FAINT = (30, 30, 30), (255, 255, 255), (0, 114, 178), (110, 1
 
 
 @dataclass(frozen=True)
-class Row:
+class GridRow:
     """A title line or a row of pictures (n, 3, 64, 64) in [0, 1]; `hits` frames some of them."""
 
     title: str
@@ -23,7 +23,7 @@ class Row:
     hits: Sequence[bool] = ()
 
 
-def save_grid(rows: Sequence[Row], path: Path, columns: int = 8) -> None:
+def save_grid(rows: Sequence[GridRow], path: Path, columns: int = 8) -> None:
     """Draw the rows as one picture, PNG or (for .webp, as in docs) WebP; of each row the first `columns` pictures."""
     heights = [TITLE if row.pictures is None else CELL + GAP for row in rows]
     sheet = Image.new("RGB", (LABEL + columns * (CELL + GAP) + GAP, sum(heights) + GAP), PAPER)
@@ -35,7 +35,7 @@ def save_grid(rows: Sequence[Row], path: Path, columns: int = 8) -> None:
     sheet.save(path, quality=85, method=6)  # of WebP; PNG knows neither
 
 
-def _draw(sheet: Image.Image, row: Row, top: int, columns: int) -> None:
+def _draw(sheet: Image.Image, row: GridRow, top: int, columns: int) -> None:
     pen = ImageDraw.Draw(sheet)
     if row.pictures is None:
         pen.text((GAP, top + 8), row.title, INK, ImageFont.load_default(16))

@@ -25,7 +25,7 @@ def vocabulary() -> Vocabulary:
 
 
 @dataclass(frozen=True)
-class Told:
+class Description:
     """What a caption says of one thing. None = not said."""
 
     shape: str
@@ -40,12 +40,12 @@ class Told:
         return " ".join(word for word in words if word)
 
 
-def _fully(thing: Thing) -> Told:
+def _fully(thing: Thing) -> Description:
     colours = (thing.colour,) if thing.texture == "plain" else (thing.colour, thing.colour2)
-    return Told(thing.shape, colours, thing.texture, None)
+    return Description(thing.shape, colours, thing.texture, None)
 
 
-def _partly(thing: Thing, generator: np.random.Generator, identifiers: list[str]) -> Told:
+def _partly(thing: Thing, generator: np.random.Generator, identifiers: list[str]) -> Description:
     told = _fully(thing)
     fate = generator.random()
     if fate < 0.6:
@@ -60,10 +60,10 @@ def _partly(thing: Thing, generator: np.random.Generator, identifiers: list[str]
     identifier = None
     if generator.random() < (0.4 if colours is None else 0.1):
         identifier = identifiers.pop(generator.integers(len(identifiers)))
-    return Told(thing.shape, colours, texture, identifier)
+    return Description(thing.shape, colours, texture, identifier)
 
 
-def _join(places: list[str], told: list[Told], background: str | None, placed: bool) -> str:
+def _join(places: list[str], told: list[Description], background: str | None, placed: bool) -> str:
     if len(told) <= 2:
         parts = [
             f"{t.phrase} on the {p}" if placed and len(told) == 2 else t.phrase
@@ -80,7 +80,7 @@ def describe(scene: Scene) -> str:
     return _join([p for p, _ in scene.things], [_fully(t) for _, t in scene.things], scene.background, placed=True)
 
 
-def caption(scene: Scene, generator: np.random.Generator) -> tuple[str, list[Told]]:
+def caption(scene: Scene, generator: np.random.Generator) -> tuple[str, list[Description]]:
     """A training caption with random omissions, and what it tells of each thing in order of mention."""
     identifiers = list(IDENTIFIERS)
     things = list(scene.things)

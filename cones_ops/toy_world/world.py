@@ -33,7 +33,7 @@ BACKGROUNDS: dict[str, tuple[float, float, float]] = {
 
 
 @dataclass(frozen=True)
-class Place:
+class PlaceInScene:
     """Where a thing stands: centre (x, y) and radius in pixels, jitter of the centre in pixels."""
 
     x: float
@@ -42,14 +42,14 @@ class Place:
     jitter: float
 
 
-PLACES: dict[str, Place] = {
-    "centre": Place(32, 32, 22, 3.0),
-    "left": Place(16.5, 32, 13.5, 1.5),
-    "right": Place(47.5, 32, 13.5, 1.5),
-    "top left": Place(16.5, 16.5, 13.0, 1.5),
-    "top right": Place(47.5, 16.5, 13.0, 1.5),
-    "bottom left": Place(16.5, 47.5, 13.0, 1.5),
-    "bottom right": Place(47.5, 47.5, 13.0, 1.5),
+PLACES: dict[str, PlaceInScene] = {
+    "centre": PlaceInScene(32, 32, 22, 3.0),
+    "left": PlaceInScene(16.5, 32, 13.5, 1.5),
+    "right": PlaceInScene(47.5, 32, 13.5, 1.5),
+    "top left": PlaceInScene(16.5, 16.5, 13.0, 1.5),
+    "top right": PlaceInScene(47.5, 16.5, 13.0, 1.5),
+    "bottom left": PlaceInScene(16.5, 47.5, 13.0, 1.5),
+    "bottom right": PlaceInScene(47.5, 47.5, 13.0, 1.5),
 }
 LAYOUTS: dict[int, tuple[str, ...]] = {
     1: ("centre",),

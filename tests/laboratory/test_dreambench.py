@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cones_ops.errors import ConesError
-from cones_ops.laboratory.dreambench import Subject, protocol, read_pairs, read_protocol, scores
+from cones_ops.laboratory.dreambench import DreamBenchSubject, protocol, read_pairs, read_protocol, scores
 from cones_ops.laboratory.dreambench.prompts import LIVE_PROMPTS, OBJECT_PROMPTS, PAIR_PROMPTS
 
 PUBLISHED = """Classes
@@ -77,9 +77,9 @@ def test_our_prompts_are_25_of_each_kind() -> None:
 def test_the_published_file_is_read() -> None:
     found = protocol.parse_prompts_file(PUBLISHED, "p.txt")
     assert list(found.subjects.values()) == [
-        Subject("mug2", "mug", False),
-        Subject("bear_toy", "stuffed animal", False),
-        Subject("hound", "dog", True),
+        DreamBenchSubject("mug2", "mug", False),
+        DreamBenchSubject("bear_toy", "stuffed animal", False),
+        DreamBenchSubject("hound", "dog", True),
     ]
     assert found.prompts(found.subjects["mug2"]) == ("a {} in a test", "a {} at the baker's")
     assert found.prompts(found.subjects["hound"]) == ("a {} that sings", "a {} asleep")
@@ -114,7 +114,10 @@ def test_tables_of_subjects_and_pairs(tmp_path: Path) -> None:
     table = tmp_path / "subjects.csv"
     table.write_text("subject,class,live\nrex, dog,yes\nmug,mug,no\n", encoding="utf-8")
     found = read_protocol(tmp_path)
-    assert found.subjects == {"rex": Subject("rex", "dog", True), "mug": Subject("mug", "mug", False)}
+    assert found.subjects == {
+        "rex": DreamBenchSubject("rex", "dog", True),
+        "mug": DreamBenchSubject("mug", "mug", False),
+    }
     assert found.prompts(found.subjects["rex"]) == LIVE_PROMPTS
     pairs = tmp_path / "pairs.csv"
     for rows, told in (("rex,zoe", "line 2: no subject is called zoe"), ("mug,mug", "line 2: mug twice")):

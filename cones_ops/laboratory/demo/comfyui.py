@@ -28,13 +28,22 @@ from ..comfyui.checkout import PACK, find_host, find_python
 from ..comfyui.server import Server, started
 from ..comfyui.workflow import Prompt, to_prompt
 from ..judge import Judge, Reading, load_judge, read
-from ..measure import Cell, Measured, all_cell, class_cell, described_cell, drift, second_cell, subject_cell
-from ..picture_grid import Row, save_grid
+from ..measure import (
+    Measured,
+    PictureRequest,
+    all_request,
+    class_request,
+    described_request,
+    drift,
+    second_request,
+    subject_request,
+)
+from ..picture_grid import GridRow, save_grid
 from .run import WHERES
 
 FIND, COMPOSE = "find-a-concept", "compose-two-concepts"
 PATIENCE = 3600  # seconds that one prompt may take
-Pair = tuple[Measured, Measured]  # without and with the masks, from the same noise
+BeforeAfter = tuple[Measured, Measured]  # without and with the masks, from the same noise
 
 
 @dataclass(frozen=True)
@@ -52,9 +61,9 @@ class Session:
         """A shipped workflow, ready to be changed and run."""
         return to_prompt(self.workflows[name], self.server.object_info())
 
-    def cell(self, cell: Cell, names: Sequence[str]) -> Pair:
+    def measured(self, request: PictureRequest, names: Sequence[str]) -> BeforeAfter:
         """Pictures without and with the saved masks `names` (one or two); equal prompts are one batch."""
-        prompts, wanted = cell
+        prompts, wanted = request
         pictures: list[dict[int, Tensor]] = [{}, {}]
         for text in dict.fromkeys(prompts):
             places = [i for i, one in enumerate(prompts) if one == text]
@@ -102,7 +111,7 @@ def run(host: Path | None, out: Path, quick: bool = False) -> dict[str, Any]:
             version = server.json("/system_stats")["system"]["comfyui_version"]
             found = [_concept(session, one, where, quick) for where in WHERES for one in subjects]
             names = [_mask_name(one, WHERES[0]) for one in subjects]
-            spelled = session.cell(described_cell(subjects, session.samples), names)
+            spelled = session.measured(described_request(subjects, session.samples), names)
             pairs = [_pair(session, subjects, where, spelled) for where in WHERES]
         shutil.copytree(base / "models" / "concept_masks", out / "concept_masks", dirs_exist_ok=True)
     rows = [row for _, more in (*found, *pairs) for row in more]
@@ -145,7 +154,7 @@ def _mask_name(one: Subject, where: Where) -> str:
     return f"toy-{one.identifier}-{one.class_word}{'-everywhere' if where == 'everywhere' else ''}"
 
 
-def _concept(session: Session, one: Subject, where: Where, quick: bool) -> tuple[dict[str, Any], list[Row]]:
+def _concept(session: Session, one: Subject, where: Where, quick: bool) -> tuple[dict[str, Any], list[GridRow]]:
     """Find, save and sample with one subject's mask."""
     began = time.monotonic()
     prompt, name = session.prompt(FIND), _mask_name(one, where)
@@ -158,7 +167,8 @@ def _concept(session: Session, one: Subject, where: Where, quick: bool) -> tuple
     session.server.run(prompt, PATIENCE)
     seconds = time.monotonic() - began
     shown, leak, second = (
-        session.cell(cell(one, session.samples), [name]) for cell in (subject_cell, class_cell, second_cell)
+        session.measured(request(one, session.samples), [name])
+        for request in (subject_request, class_request, second_request)
     )
     file = session.base / "models" / "concept_masks" / f"{name}.safetensors"
     mask = load_mask(file)
@@ -180,18 +190,21 @@ def _concept(session: Session, one: Subject, where: Where, quick: bool) -> tuple
     }
     beside = next(node["inputs"]["beside"] for node in prompt.values() if node["class_type"] == "ConesToySubject")
     reference = torch.from_numpy(one.reference_pictures(beside=beside)[0])
-    rows = [Row(f'"{one.prompt}" in ComfyUI, {where}'), Row("reference pictures", "what the search saw", reference)]
+    rows = [
+        GridRow(f'"{one.prompt}" in ComfyUI, {where}'),
+        GridRow("reference pictures", "what the search saw", reference),
+    ]
     return entry, [*rows, *_rows(shown), *_rows(leak), *_rows(second)]
 
 
 def _pair(
-    session: Session, subjects: Sequence[Subject], where: Where, spelled: Pair
-) -> tuple[dict[str, Any], list[Row]]:
+    session: Session, subjects: Sequence[Subject], where: Where, spelled: BeforeAfter
+) -> tuple[dict[str, Any], list[GridRow]]:
     """Both saved masks loaded, as the second workflow has it."""
     first, second = subjects
     names, samples = [_mask_name(one, where) for one in subjects], session.samples
-    alone = [session.cell(subject_cell(one, samples), names) for one in subjects]
-    pair = session.cell(all_cell((first, second), samples), names)
+    alone = [session.measured(subject_request(one, samples), names) for one in subjects]
+    pair = session.measured(all_request((first, second), samples), names)
     entry = {
         "where": where,
         "first_alone": alone[0][1].share,
@@ -199,15 +212,15 @@ def _pair(
         "both": pair[1].share,
         "both_full_caption": spelled[0].share,
     }
-    return entry, [Row(f"Both masks loaded, {where}"), *_rows(alone[0]), *_rows(alone[1]), *_rows(pair)]
+    return entry, [GridRow(f"Both masks loaded, {where}"), *_rows(alone[0]), *_rows(alone[1]), *_rows(pair)]
 
 
-def _shares(name: str, pair: Pair) -> dict[str, float]:
+def _shares(name: str, pair: BeforeAfter) -> dict[str, float]:
     return {f"{name}_before": pair[0].share, f"{name}_after": pair[1].share}
 
 
-def _rows(pair: Pair) -> list[Row]:
+def _rows(pair: BeforeAfter) -> list[GridRow]:
     return [
-        Row(one.prompt[:48], f"{word}: {one.share:.0%} of {len(one.hits)} as asked", one.pictures, one.hits)
+        GridRow(one.prompt[:48], f"{word}: {one.share:.0%} of {len(one.hits)} as asked", one.pictures, one.hits)
         for word, one in zip(("without", "with"), pair, strict=True)
     ]

@@ -13,11 +13,11 @@ from torch import Tensor
 from ...masks.concept_mask import Where
 from ...toy_world.subjects import Subject
 from ..measure import Measured, drift
-from ..picture_grid import Row
-from .results import Found, Judged
+from ..picture_grid import GridRow
+from .results import DemoConcept, Judged
 
 
-def concept_entry(found: Found, before: Judged) -> dict[str, Any]:
+def concept_entry(found: DemoConcept, before: Judged) -> dict[str, Any]:
     """One concept at one place of action."""
     curve, mask = found.result.curve, found.mask
     shown, leak, second = before
@@ -84,18 +84,18 @@ def grid_rows(
     references: Mapping[Where, Sequence[Tensor]],
     subjects: Sequence[Subject],
     before: Sequence[Judged],
-    found: Mapping[Where, Sequence[Found]],
+    found: Mapping[Where, Sequence[DemoConcept]],
     pairs: Mapping[str, Judged],
     full_caption: Measured,
     control: tuple[Measured, Measured],
-) -> list[Row]:
+) -> list[GridRow]:
     """Reference pictures, vanilla, each concept, both together, the control."""
     rows = []
     for number, (subject, (shown, leak, second)) in enumerate(zip(subjects, before, strict=True)):
-        rows.append(Row(f'"{subject.prompt}"'))
+        rows.append(GridRow(f'"{subject.prompt}"'))
         for where, pictures in references.items():
             detail = f"what the search {where} saw" if where == "everywhere" else f"what the search at {where} saw"
-            rows.append(Row("reference pictures", detail, pictures[number]))
+            rows.append(GridRow("reference pictures", detail, pictures[number]))
         rows.append(_row("untouched model", shown))
         for where, ones in found.items():
             mask = ones[number].mask
@@ -106,15 +106,15 @@ def grid_rows(
         ]
         rows.append(_row("beside another thing, untouched", second))
         rows += [_row(_acting("beside another, mask", where), ones[number].second) for where, ones in found.items()]
-    rows.append(Row(f'"{subjects[0].prompt} on the left and {subjects[1].prompt} on the right"'))
+    rows.append(GridRow(f'"{subjects[0].prompt} on the left and {subjects[1].prompt} on the right"'))
     rows += [_row(_acting("both masks", name), pair[2]) for name, pair in pairs.items()]
     rows.append(_row("untouched, everything spelled out", full_caption))
-    rows.append(Row(f'Positive control: all text K and V fine-tuned on "{subjects[0].prompt}"'))
+    rows.append(GridRow(f'Positive control: all text K and V fine-tuned on "{subjects[0].prompt}"'))
     rows += [_row(f'"{subjects[0].prompt}"', control[0]), _row(f'"{subjects[0].class_prompt}"', control[1])]
     return rows
 
 
-def brief(rows: Sequence[Row]) -> list[Row]:
+def brief(rows: Sequence[GridRow]) -> list[GridRow]:
     """Of the grid's rows those at own tokens that show what a mask is for, and the titles above them."""
     last = next(i for i, row in enumerate(rows) if row.title.startswith("untouched, everything"))
     kept = ("untouched model", "mask at own tokens", "both masks at own tokens")
@@ -137,10 +137,29 @@ def versions() -> dict[str, str]:
     return found
 
 
+def table(report: dict[str, Any]) -> str:
+    """The demo's shares, one line per concept and pair."""
+    lines = ["", "concept              where       neurons  subject       class         second object"]
+    for concept in report["concepts"]:
+        shares = "  ".join(
+            f"{concept[f'{what}_before']:4.0%} -> {concept[f'{what}_after']:4.0%}"
+            for what in ("subject_share", "class_share", "second_object")
+        )
+        name = f"{concept['identifier']} {concept['class_word']}"
+        lines.append(f"{name:20} {concept['where']:11} {concept['neurons']:7}  {shares}")
+    for pair in report["pair"]:
+        alone = f"alone {pair['first_alone']:.0%} and {pair['second_alone']:.0%}, both {pair['both']:.0%}"
+        lines.append(f"{'both masks':20} {pair['where']}: {alone} (full captions {pair['both_full_caption']:.0%})")
+    if control := report["positive_control"]:
+        shares = f"{control['subject_share_before']:.0%} -> {control['subject_share_after']:.0%}"
+        lines.append(f"fine-tuning all text K and V: subject {shares}")
+    return "\n".join([*lines, f"{report['seconds_total']} s", ""])
+
+
 def _acting(what: str, where: str) -> str:
     return f"{what} {where}" if where == "everywhere" else f"{what} at {where}"
 
 
-def _row(title: str, measured: Measured, detail: str = "") -> Row:
+def _row(title: str, measured: Measured, detail: str = "") -> GridRow:
     share = f"{detail}{measured.share:.0%} of {len(measured.hits)} as asked"
-    return Row(title, share, measured.pictures, measured.hits)
+    return GridRow(title, share, measured.pictures, measured.hits)

@@ -14,7 +14,7 @@ Judged = tuple[Measured, Measured, Measured]
 
 
 @dataclass(frozen=True)
-class Found:
+class DemoConcept:
     """A concept's search, its mask as loaded from its file, the file's size, and what the judge says."""
 
     subject: Subject

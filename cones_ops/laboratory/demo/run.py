@@ -31,11 +31,11 @@ from .. import measure
 from ..baselines import FineTuning, class_examples, fine_tune, subject_examples
 from ..judge import Judge
 from ..measure import Measured, Measuring
-from ..picture_grid import Row, save_grid
+from ..picture_grid import GridRow, save_grid
 from ..references import Captioned, references, together
 from ..sampling import examples, model_of
 from .report import brief, concept_entry, control_entry, grid_rows, pair_entry, versions
-from .results import Found, Judged
+from .results import DemoConcept, Judged
 
 log = logging.getLogger("cones")
 
@@ -117,7 +117,7 @@ def run(pipeline: ToyPipeline, judge: Judge, out: Path, settings: DemoSettings =
         full_caption,
         control,
     )
-    title = Row("Cones demo: a framed sample shows what was asked, by the judge")
+    title = GridRow("Cones demo: a framed sample shows what was asked, by the judge")
     save_grid([title, *rows], out / "demo.png")
     save_grid([title, *brief(rows)], out / "brief.png")
     report = {
@@ -144,7 +144,7 @@ def _judged(demo: Demo, one: Subject, masks: tuple[tuple[ConceptMask, float], ..
         )
 
 
-def _find(demo: Demo, one: Subject, where: Where) -> Found:
+def _find(demo: Demo, one: Subject, where: Where) -> DemoConcept:
     """Find one concept, save it, load it back, and judge samples with the loaded mask."""
     settings = demo.settings.own if where == "own tokens" else demo.settings.everywhere
     model = model_of(demo.pipeline, where)
@@ -167,7 +167,7 @@ def _find(demo: Demo, one: Subject, where: Where) -> Found:
     file = demo.out / "concept_masks" / f"{one.identifier}-{one.class_word}-{where.replace(' ', '-')}.safetensors"
     save_mask(result.mask, file, overwrite=True)
     mask = load_mask(file)
-    return Found(one, where, result, mask, file, *_judged(demo, one, ((mask, 1.0),), f"sample {where}"))
+    return DemoConcept(one, where, result, mask, file, *_judged(demo, one, ((mask, 1.0),), f"sample {where}"))
 
 
 def _pictures(demo: Demo, one: Subject, where: Where) -> Captioned:

@@ -1,11 +1,11 @@
 """DreamBench without weights: who is drawn, with which prompts, and what the scores are of given embeddings.
 
 `protocol` reads a folder of subjects, `prompts` holds our own wording of the prompts, `scores` is the arithmetic.
-`cones bench dreambench` (cli_dreambench) puts a model and the two judges, DINO and CLIP, to it.
+`plan` lists the cells of a run, `cells` makes them with a model and the two `judges`, DINO and CLIP.
 """
 
 from __future__ import annotations
 
-from .protocol import Protocol, Subject, read_pairs, read_protocol
+from .protocol import DreamBenchProtocol, DreamBenchSubject, read_pairs, read_protocol
 
-__all__ = ["Protocol", "Subject", "read_pairs", "read_protocol"]
+__all__ = ["DreamBenchProtocol", "DreamBenchSubject", "read_pairs", "read_protocol"]

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from ...hosts.diffusers.concepts import read_pictures
 from ...masks.concept_mask import ConceptMask
 from ...search.settings import SearchSettings, Step, recommended
-from . import Subject, scores
+from . import DreamBenchSubject, scores
 
-Group = tuple[Subject, ...]  # one subject, or two to a picture
+CellSubjects = tuple[DreamBenchSubject, ...]  # one subject, or two to a picture
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def load(options: argparse.Namespace) -> Bench:
     return Bench(pipeline, judges, options)
 
 
-def run_cell(bench: Bench, group: Group, texts: Sequence[tuple[str, str]], folder: Path) -> dict[str, Any]:
+def run_cell(bench: Bench, group: CellSubjects, texts: Sequence[tuple[str, str]], folder: Path) -> dict[str, Any]:
     """Masks, pictures (written to `folder`) and scores of one cell."""
     options = bench.options
     real = [read_pictures(options.data / subject.name, options.size) for subject in group]
@@ -70,7 +70,7 @@ def run_cell(bench: Bench, group: Group, texts: Sequence[tuple[str, str]], folde
     return {"name": folder.name, **means, "subjects": about, "prompts": lines, "sampling_seconds": seconds}
 
 
-def mask_of(bench: Bench, subject: Subject, identifier: str, pictures: Any) -> ConceptMask:
+def mask_of(bench: Bench, subject: DreamBenchSubject, identifier: str, pictures: Any) -> ConceptMask:
     """The subject's mask under an identifier: of this run, of an earlier one by the same search, or a new one."""
     from ...hosts.diffusers import pipeline as host
     from ...masks.mask_file import load_mask, save_mask
@@ -95,7 +95,7 @@ def mask_of(bench: Bench, subject: Subject, identifier: str, pictures: Any) -> C
 
 
 def search(
-    bench: Bench, model: Any, subject: Subject, identifier: str, pictures: Any, settings: SearchSettings
+    bench: Bench, model: Any, subject: DreamBenchSubject, identifier: str, pictures: Any, settings: SearchSettings
 ) -> ConceptMask:
     """One search at own tokens, from pictures (n, 3, H, W) in [0, 1]."""
     from ...hosts.diffusers import pipeline as host

@@ -26,7 +26,7 @@ _NAME = re.compile(rf"{_PLACE}(?:\s+{_PLACE})?")  # identifier and class, or bot
 
 
 @dataclass(frozen=True)
-class Subject:
+class DreamBenchSubject:
     """What is drawn: the name of its folder, what it is ("dog"), and whether it lives (which prompts it gets)."""
 
     name: str
@@ -35,26 +35,26 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class DreamBenchProtocol:
     """Subjects by name, the prompts of both kinds (one `{}` each), and where the prompts are from."""
 
-    subjects: Mapping[str, Subject]
+    subjects: Mapping[str, DreamBenchSubject]
     object_prompts: Sequence[str] = OBJECT_PROMPTS
     live_prompts: Sequence[str] = LIVE_PROMPTS
     source: str = "our wording"
 
-    def prompts(self, subject: Subject) -> Sequence[str]:
+    def prompts(self, subject: DreamBenchSubject) -> Sequence[str]:
         """The templates a subject is drawn with."""
         return self.live_prompts if subject.live else self.object_prompts
 
-    def chosen(self, names: Sequence[str] | None) -> list[Subject]:
+    def chosen(self, names: Sequence[str] | None) -> list[DreamBenchSubject]:
         """The subjects of these names, in the protocol's order; all of them for None."""
         if unknown := set(names or ()) - set(self.subjects):
             raise ConesError(f"no subject is called {listed(unknown)}; there are {', '.join(self.subjects)}")
         return [subject for name, subject in self.subjects.items() if names is None or name in names]
 
 
-def read_protocol(folder: Path) -> Protocol:
+def read_protocol(folder: Path) -> DreamBenchProtocol:
     """The protocol that a data folder describes; ConesError tells what is missing or which line cannot be read."""
     if not folder.is_dir():
         raise ConesError(f"{folder}: no such folder; give the one that holds a folder of pictures per subject")
@@ -62,7 +62,7 @@ def read_protocol(folder: Path) -> Protocol:
         return parse_prompts_file(_text(folder / PROMPTS_FILE), PROMPTS_FILE)
     if (folder / SUBJECTS_FILE).is_file():
         rows = read_table(folder / SUBJECTS_FILE, ("subject", "class", "live"))
-        return Protocol(_by_name([(line, _subject(line, *row)) for line, row in rows], SUBJECTS_FILE))
+        return DreamBenchProtocol(_by_name([(line, _subject(line, *row)) for line, row in rows], SUBJECTS_FILE))
     seen = listed(entry.name for entry in folder.iterdir()) or "nothing"
     raise ConesError(
         f"{folder}: neither {PROMPTS_FILE} nor {SUBJECTS_FILE} there, only {seen}; "
@@ -70,7 +70,7 @@ def read_protocol(folder: Path) -> Protocol:
     )
 
 
-def read_pairs(file: Path, protocol: Protocol) -> list[tuple[Subject, Subject]]:
+def read_pairs(file: Path, protocol: DreamBenchProtocol) -> list[tuple[DreamBenchSubject, DreamBenchSubject]]:
     """The rows of a CSV file with the columns subject_a, subject_b."""
     pairs = []
     for line, (first, second) in read_table(file, ("subject_a", "subject_b")):
@@ -83,9 +83,9 @@ def read_pairs(file: Path, protocol: Protocol) -> list[tuple[Subject, Subject]]:
     return pairs
 
 
-def parse_prompts_file(text: str, source: str) -> Protocol:
+def parse_prompts_file(text: str, source: str) -> DreamBenchProtocol:
     """What `prompts_and_classes.txt` says: rows subject,class until the prompts begin, then quoted templates."""
-    rows: list[tuple[int, Subject]] = []
+    rows: list[tuple[int, DreamBenchSubject]] = []
     prompts: dict[str, list[str]] = {"object": [], "live": []}
     section = ""
     for line, content in enumerate(text.splitlines(), 1):
@@ -99,14 +99,14 @@ def parse_prompts_file(text: str, source: str) -> Protocol:
             section = "classes"
         elif section == "classes" and "," in content:
             name, class_word = (part.strip() for part in content.split(",", 1))
-            rows.append((line, Subject(name, class_word, class_word in LIVING)))
+            rows.append((line, DreamBenchSubject(name, class_word, class_word in LIVING)))
     if not rows or not all(prompts.values()):
         seen = f"{len(rows)} subjects, {len(prompts['object'])} object and {len(prompts['live'])} live prompts"
         raise ConesError(
             f"{source}: found {seen}; expected rows under 'subject_name,class' and lists under 'Object Prompts' and "
             f"'Live Subject Prompts'. Put it right, or move it away and write {SUBJECTS_FILE}"
         )
-    return Protocol(_by_name(rows, source), tuple(prompts["object"]), tuple(prompts["live"]), source)
+    return DreamBenchProtocol(_by_name(rows, source), tuple(prompts["object"]), tuple(prompts["live"]), source)
 
 
 def read_table(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
@@ -132,14 +132,14 @@ def _templates(content: str, where: str) -> Iterator[str]:
         yield template
 
 
-def _subject(line: int, name: str, class_word: str, live: str) -> Subject:
+def _subject(line: int, name: str, class_word: str, live: str) -> DreamBenchSubject:
     if live.lower() not in _YES | _NO:
         raise ConesError(f"{SUBJECTS_FILE} line {line}: live is {live!r}; write yes or no")
-    return Subject(name, class_word, live.lower() in _YES)
+    return DreamBenchSubject(name, class_word, live.lower() in _YES)
 
 
-def _by_name(rows: Sequence[tuple[int, Subject]], source: str) -> dict[str, Subject]:
-    found: dict[str, Subject] = {}
+def _by_name(rows: Sequence[tuple[int, DreamBenchSubject]], source: str) -> dict[str, DreamBenchSubject]:
+    found: dict[str, DreamBenchSubject] = {}
     for line, subject in rows:
         if (
             not subject.name

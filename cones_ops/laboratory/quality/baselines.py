@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from ...toy_world.bundle import ToyPipeline
-from .. import baselines as control
-from .inputs import HALF, Given, Implanted, text_weights
+from .. import baselines
+from .inputs import HALF, Implanted, MethodInputs, text_weights
 
 RATES = {
     "kv_finetune": 2e-4,
@@ -24,64 +24,64 @@ RATES = {
 }
 
 
-def nothing(given: Given) -> Implanted:
+def nothing(inputs: MethodInputs) -> Implanted:
     """The untouched model."""
-    return Implanted(given.pipeline)
+    return Implanted(inputs.pipeline)
 
 
-def kv_finetune(given: Given) -> Implanted:
+def kv_finetune(inputs: MethodInputs) -> Implanted:
     """Custom Diffusion's recipe: all text K and V."""
     return _trained(
-        given, "kv_finetune", lambda how: control.fine_tune(given.pipeline, given.examples(), given.prior, how)
+        inputs, "kv_finetune", lambda how: baselines.fine_tune(inputs.pipeline, inputs.examples(), inputs.prior, how)
     )
 
 
-def kv_finetune_own_tokens(given: Given) -> Implanted:
+def kv_finetune_own_tokens(inputs: MethodInputs) -> Implanted:
     """The same at own tokens: what a mask there could reach if it could hold any number."""
     name = "kv_finetune own tokens"
     started = time.monotonic()
-    how = given.fine_tuning(RATES[name])
-    weights = control.fine_tune_own_tokens(given.pipeline, given.examples(), given.subject, how)
-    size = HALF * text_weights(given.pipeline)
-    return Implanted(given.pipeline, None, weights, 1.0, size, time.monotonic() - started, {"rate": RATES[name]})
+    how = inputs.fine_tuning(RATES[name])
+    weights = baselines.fine_tune_own_tokens(inputs.pipeline, inputs.examples(), inputs.subject, how)
+    size = HALF * text_weights(inputs.pipeline)
+    return Implanted(inputs.pipeline, None, weights, 1.0, size, time.monotonic() - started, {"rate": RATES[name]})
 
 
-def lora(given: Given) -> Implanted:
+def lora(inputs: MethodInputs) -> Implanted:
     """LoRA of rank 4 on every attention layer, by peft."""
     numbers = 0
 
-    def train(how: control.FineTuning) -> ToyPipeline:
+    def train(how: baselines.FineTuning) -> ToyPipeline:
         nonlocal numbers
-        tuned, numbers = control.lora(given.pipeline, given.examples(), given.prior, how)
+        tuned, numbers = baselines.lora(inputs.pipeline, inputs.examples(), inputs.prior, how)
         return tuned
 
-    trained = _trained(given, "lora", train)
+    trained = _trained(inputs, "lora", train)
     return replace(trained, file_bytes=HALF * numbers)
 
 
-def dreambooth(given: Given) -> Implanted:
+def dreambooth(inputs: MethodInputs) -> Implanted:
     """All weights of the UNet."""
-    unet: Any = given.pipeline.unet
+    unet: Any = inputs.pipeline.unet
     trained = _trained(
-        given, "dreambooth", lambda how: control.dreambooth(given.pipeline, given.examples(), given.prior, how)
+        inputs, "dreambooth", lambda how: baselines.dreambooth(inputs.pipeline, inputs.examples(), inputs.prior, how)
     )
     return replace(trained, file_bytes=HALF * sum(parameter.numel() for parameter in unet.parameters()))
 
 
-def textual_inversion(given: Given) -> Implanted:
+def textual_inversion(inputs: MethodInputs) -> Implanted:
     """The identifier's embedding."""
-    words, captions = given.subject.identifier, given.pictures[1]
+    words, captions = inputs.subject.identifier, inputs.pictures[1]
     trained = _trained(
-        given,
+        inputs,
         "textual_inversion",
-        lambda how: control.textual_inversion(given.pipeline, given.examples(), captions, words, how),
+        lambda how: baselines.textual_inversion(inputs.pipeline, inputs.examples(), captions, words, how),
     )
-    width: int = given.pipeline.text_encoder.config.hidden_size
+    width: int = inputs.pipeline.text_encoder.config.hidden_size
     return replace(trained, density=0.0, file_bytes=HALF * width)
 
 
-def _trained(given: Given, name: str, train: Callable[[control.FineTuning], ToyPipeline]) -> Implanted:
+def _trained(inputs: MethodInputs, name: str, train: Callable[[baselines.FineTuning], ToyPipeline]) -> Implanted:
     started = time.monotonic()
-    tuned = train(given.fine_tuning(RATES[name]))
-    size = HALF * text_weights(given.pipeline)
+    tuned = train(inputs.fine_tuning(RATES[name]))
+    size = HALF * text_weights(inputs.pipeline)
     return Implanted(tuned, None, None, 1.0, size, time.monotonic() - started, {"rate": RATES[name]})

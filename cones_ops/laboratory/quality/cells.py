@@ -19,37 +19,34 @@ from ...masks.concept_mask import ConceptMask, Where
 from ...toy_world.bundle import ToyPipeline
 from ...toy_world.subjects import SUBJECTS, Subject, subject
 from ..judge import Judge
-from . import baselines as others
-from . import measures as figures
-from . import multi_subject as several
-from . import searches as ours
+from . import baselines, measures, multi_subject, searches
 from .budget import Budget
-from .inputs import Given, Implanted, Method, given, keep, kept_mask, kept_weights
+from .inputs import BenchmarkMethod, Implanted, MethodInputs, keep, kept_mask, kept_weights, method_inputs
 from .searches import searched
 
 CHOOSING, UNTOUCHED = SUBJECTS[:4], SUBJECTS[4:]
 SEEDS = (0, 1, 2)
 DEFAULT = "learned"
 
-OWN: dict[str, Method] = {
+OWN: dict[str, BenchmarkMethod] = {
     "learned": searched("own tokens"),
     "cones": searched("own tokens", "cones"),
     "taylor": searched("own tokens", "taylor"),
-    "kv_finetune": others.kv_finetune_own_tokens,
-    "textual_inversion": others.textual_inversion,
+    "kv_finetune": baselines.kv_finetune_own_tokens,
+    "textual_inversion": baselines.textual_inversion,
 }
-EVERYWHERE: dict[str, Method] = {
-    "nothing": others.nothing,
+EVERYWHERE: dict[str, BenchmarkMethod] = {
+    "nothing": baselines.nothing,
     "learned": searched("everywhere"),
     "cones": searched("everywhere", "cones"),
     "taylor": searched("everywhere", "taylor"),
-    "kv_finetune": others.kv_finetune,
-    "lora": others.lora,
-    "dreambooth": others.dreambooth,
+    "kv_finetune": baselines.kv_finetune,
+    "lora": baselines.lora,
+    "dreambooth": baselines.dreambooth,
 }
-TABLES: dict[Where, dict[str, Method]] = {"own tokens": OWN, "everywhere": EVERYWHERE}
+TABLES: dict[Where, dict[str, BenchmarkMethod]] = {"own tokens": OWN, "everywhere": EVERYWHERE}
 # settings looked at on the first four subjects only
-VARIANTS: dict[Where, dict[str, Method]] = {
+VARIANTS: dict[Where, dict[str, BenchmarkMethod]] = {
     "own tokens": {
         "no sparsity": searched("own tokens", sparsity=0.0),
         "sparsity 0.3": searched("own tokens", sparsity=0.3),
@@ -103,18 +100,19 @@ class World:
             self.made[key] = make()
         return self.made[key]
 
-    def given(self, one: Subject, seed: int) -> Given:
+    def inputs(self, one: Subject, seed: int) -> MethodInputs:
         """A subject's pictures."""
-        made: Given = self.once(("given", one, seed), lambda: given(self.pipeline, one, seed, self.budget))
+        key = ("inputs", one, seed)
+        made: MethodInputs = self.once(key, lambda: method_inputs(self.pipeline, one, seed, self.budget))
         return made
 
-    def figures(self, implanted: Implanted, one: Subject, seed: int) -> figures.Figures:
+    def figures(self, implanted: Implanted, one: Subject, seed: int) -> measures.Figures:
         """Everything measured of one subject."""
-        untouched = figures.measuring(Implanted(self.pipeline), self.judge, self.budget, seed)
-        plain = self.once(("unrelated", seed), lambda: figures.unrelated(untouched))
-        new = self.once(("unseen", one), lambda: figures.unseen(self.pipeline, one, self.budget))
-        how = figures.measuring(implanted, self.judge, self.budget, seed)
-        return figures.single(implanted, one, how, new, self.budget, plain)
+        untouched = measures.measuring(Implanted(self.pipeline), self.judge, self.budget, seed)
+        plain = self.once(("unrelated", seed), lambda: measures.unrelated(untouched))
+        new = self.once(("unseen", one), lambda: measures.unseen(self.pipeline, one, self.budget))
+        how = measures.measuring(implanted, self.judge, self.budget, seed)
+        return measures.single(implanted, one, how, new, self.budget, plain)
 
 
 def plan() -> list[str]:
@@ -129,7 +127,7 @@ def plan() -> list[str]:
     return list(dict.fromkeys([*first, *singles[0], *several, *variants, *second, *every, *chosen]))
 
 
-def _singles(tables: dict[Where, dict[str, Method]], one: Subject, seed: int) -> Iterator[str]:
+def _singles(tables: dict[Where, dict[str, BenchmarkMethod]], one: Subject, seed: int) -> Iterator[str]:
     for where, table in tables.items():
         for name in (*table, *(RELATIVES[where] if tables is TABLES else ())):
             yield f"single/{name}/{where}/{one.identifier}/{seed}"
@@ -142,16 +140,16 @@ def _groups(size: int) -> Iterator[tuple[int, tuple[Subject, ...]]]:
         yield SEEDS[i % len(SEEDS)], group
 
 
-SEVERAL: dict[str, Callable[[several.Group], Any]] = {
-    "oracle/everywhere": several.oracle,
-    "union/own tokens": partial(several.union, "own tokens"),
-    "tuned/own tokens": partial(several.tuned, "own tokens"),
-    "union/everywhere": partial(several.union, "everywhere"),
-    "tuned/everywhere": partial(several.tuned, "everywhere"),
-    "kv_finetune/everywhere": partial(several.kv_finetune, collages=False),
-    "kv_finetune with collages/everywhere": partial(several.kv_finetune, collages=True),
-    "lora union/everywhere": several.lora_union,
-    "sequential kv_finetune/everywhere": several.sequential,
+SEVERAL: dict[str, Callable[[multi_subject.SubjectGroup], Any]] = {
+    "oracle/everywhere": multi_subject.oracle,
+    "union/own tokens": partial(multi_subject.union, "own tokens"),
+    "tuned/own tokens": partial(multi_subject.tuned, "own tokens"),
+    "union/everywhere": partial(multi_subject.union, "everywhere"),
+    "tuned/everywhere": partial(multi_subject.tuned, "everywhere"),
+    "kv_finetune/everywhere": partial(multi_subject.kv_finetune, collages=False),
+    "kv_finetune with collages/everywhere": partial(multi_subject.kv_finetune, collages=True),
+    "lora union/everywhere": multi_subject.lora_union,
+    "sequential kv_finetune/everywhere": multi_subject.sequential,
 }
 MORE_THAN_TWO = {"oracle/everywhere", "union/own tokens", "tuned/own tokens"}
 
@@ -193,24 +191,24 @@ def implant(world: World, method: str, where: Any, one: Subject, seed: int) -> I
         if method not in known:
             raise ConesError(f"no method {method!r} {where}; there are {', '.join(known)}, random")
         run = known[method]
-    implanted = run(world.given(one, seed))
+    implanted = run(world.inputs(one, seed))
     if method in (DEFAULT, "lora"):
         keep(implanted, world.folder / "kept", _kept(method, where, one, seed))
     return implanted
 
 
-def _relative(world: World, method: str, where: Where, one: Subject, seed: int) -> Method:
+def _relative(world: World, method: str, where: Where, one: Subject, seed: int) -> BenchmarkMethod:
     """What is made of a default search's mask."""
 
-    def found(_: Given) -> ConceptMask:
+    def found(_: MethodInputs) -> ConceptMask:
         return mask_of(world, where, one, seed)
 
     if method == "random":
-        return ours.random(found)
+        return searches.random(found)
     if method in LEVELS:
-        return ours.relaxed(found, LEVELS[method])
+        return searches.relaxed(found, LEVELS[method])
     other: Where = "own tokens" if where == "everywhere" else "everywhere"
-    return lambda given: ours.masked(given, replace(mask_of(world, other, one, seed), where=where), 0.0, {})
+    return lambda inputs: searches.masked(inputs, replace(mask_of(world, other, one, seed), where=where), 0.0, {})
 
 
 def mask_of(world: World, where: Where, one: Subject, seed: int) -> ConceptMask:
@@ -221,14 +219,16 @@ def mask_of(world: World, where: Where, one: Subject, seed: int) -> ConceptMask:
     return mask
 
 
-def group_of(world: World, subjects: tuple[Subject, ...], seed: int) -> several.Group:
+def group_of(world: World, subjects: tuple[Subject, ...], seed: int) -> multi_subject.SubjectGroup:
     def weights_of(one: Subject, method: str) -> dict[str, Any]:
         kept = kept_weights(world.folder / "kept", _kept(method, "everywhere", one, seed))
         return kept or dict(implant(world, method, "everywhere", one, seed).pipeline.unet.state_dict())
 
-    each: tuple[Given, ...] = tuple(world.given(one, seed) for one in subjects)
+    each: tuple[MethodInputs, ...] = tuple(world.inputs(one, seed) for one in subjects)
     masks = lambda one, where: mask_of(world, where, one, seed)  # noqa: E731
-    return several.Group(world.pipeline, world.judge, subjects, each, seed, world.budget, masks, weights_of)
+    return multi_subject.SubjectGroup(
+        world.pipeline, world.judge, subjects, each, seed, world.budget, masks, weights_of
+    )
 
 
 def _kept(method: str, where: str, one: Subject, seed: int) -> str:

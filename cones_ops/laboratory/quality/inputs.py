@@ -1,4 +1,4 @@
-"""What every method of the table is given, what it leaves behind, and what is kept for cells of several subjects."""
+"""What every method of the table gets, what it leaves behind, and what is kept for cells of several subjects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...masks.mask_file import load_mask, save_mask
 from ...search.objective import Examples
 from ...toy_world.bundle import ToyPipeline
 from ...toy_world.subjects import Subject
-from .. import baselines as control
+from .. import baselines
 from ..references import Captioned, class_references, references
 from ..sampling import OwnWeights, examples, model_of
 from .budget import Budget
@@ -37,8 +37,8 @@ class Implanted:
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a method is given: the untouched pipeline, the subject, its pictures and those of its class."""
+class MethodInputs:
+    """What a method gets: the untouched pipeline, the subject, its pictures and those of its class."""
 
     pipeline: ToyPipeline
     subject: Subject
@@ -56,14 +56,14 @@ class Given:
         """The prior term."""
         return examples(self.pipeline, *self.class_pictures)
 
-    def fine_tuning(self, rate: float) -> control.FineTuning:
+    def fine_tuning(self, rate: float) -> baselines.FineTuning:
         """Adam with the budget's steps."""
-        return control.FineTuning(self.budget.steps, rate, self.budget.batch, self.seed)
+        return baselines.FineTuning(self.budget.steps, rate, self.budget.batch, self.seed)
 
 
-def given(pipeline: ToyPipeline, subject: Subject, seed: int, budget: Budget) -> Given:
+def method_inputs(pipeline: ToyPipeline, subject: Subject, seed: int, budget: Budget) -> MethodInputs:
     """The pictures of one seed; other seeds have other drawings."""
-    return Given(
+    return MethodInputs(
         pipeline,
         subject,
         seed,
@@ -73,7 +73,7 @@ def given(pipeline: ToyPipeline, subject: Subject, seed: int, budget: Budget) ->
     )
 
 
-Method = Callable[[Given], Implanted]
+BenchmarkMethod = Callable[[MethodInputs], Implanted]
 
 
 def text_weights(pipeline: ToyPipeline) -> int:

@@ -22,26 +22,25 @@ from ...search.joint import TuneResult, UnionModel, tune_concept_masks, tuning
 from ...search.objective import Examples
 from ...toy_world.bundle import ToyPipeline
 from ...toy_world.subjects import Subject
-from .. import baselines as control
-from .. import measure
+from .. import baselines, measure
 from ..judge import Judge
 from ..measure import Measuring
 from ..references import Captioned, together
 from ..sampling import examples, model_of
 from .baselines import RATES
 from .budget import Budget
-from .inputs import Given, Implanted
+from .inputs import Implanted, MethodInputs
 from .measures import Figures, figure, measuring, shares
 
 
 @dataclass(frozen=True)
-class Group:
+class SubjectGroup:
     """Several subjects, what single cells left of each, and how to measure."""
 
     pipeline: ToyPipeline
     judge: Judge
     subjects: tuple[Subject, ...]
-    given: tuple[Given, ...]
+    inputs: tuple[MethodInputs, ...]
     seed: int
     budget: Budget
     mask_of: Callable[[Subject, Where], ConceptMask]  # the default search's
@@ -69,14 +68,14 @@ class Group:
         return found
 
 
-def oracle(group: Group) -> Figures:
+def oracle(group: SubjectGroup) -> Figures:
     """The untouched model with every attribute in words: what it can draw at all."""
     how = group.measuring(group.pipeline)
     alone = [measure.all_described(how, (one,)) for one in group.subjects]
     return shares({"alone": alone, "all": [measure.all_described(how, some) for some in group.rotations]})
 
 
-def union(where: Where, group: Group) -> Figures:
+def union(where: Where, group: SubjectGroup) -> Figures:
     """Masks found apart, loaded together; and how much any two of them have in common."""
     masks = [group.mask_of(one, where) for one in group.subjects]
     return {**group.measured(group.pipeline, masks), **overlap(masks)}
@@ -93,7 +92,7 @@ def overlap(masks: Sequence[ConceptMask]) -> Figures:
     }
 
 
-def tuned(where: Where, group: Group) -> Figures:
+def tuned(where: Where, group: SubjectGroup) -> Figures:
     """The same after joint steps."""
     result = tune(where, group)
     found = group.measured(group.pipeline, result.masks)
@@ -101,7 +100,7 @@ def tuned(where: Where, group: Group) -> Figures:
     return {**found, "seconds": {"value": round(result.seconds, 1)}}
 
 
-def tune(where: Where, group: Group) -> TuneResult:
+def tune(where: Where, group: SubjectGroup) -> TuneResult:
     """Joint steps from masks that were found apart, with collages of the subjects."""
     masks = [group.mask_of(one, where) for one in group.subjects]
     settings = replace(tuning(group.seed), steps=group.budget.joint_steps, batch=group.budget.batch)
@@ -113,31 +112,31 @@ def tune(where: Where, group: Group) -> TuneResult:
     else:
         make = partial(examples, group.pipeline)
         model = UnionModel(model_of(group.pipeline, where), len(masks))
-        prior = make(*_joined([given.class_pictures for given in group.given]))
-    subjects = [make(*given.pictures) for given in group.given]
+        prior = make(*_joined([inputs.class_pictures for inputs in group.inputs]))
+    subjects = [make(*inputs.pictures) for inputs in group.inputs]
     beside = make(*together(group.subjects, group.seed))
     return tune_concept_masks(model, masks, subjects, beside, prior, settings=settings)
 
 
-def kv_finetune(group: Group, collages: bool) -> Figures:
+def kv_finetune(group: SubjectGroup, collages: bool) -> Figures:
     """Custom Diffusion's joint training: one fine-tune on all subjects' pictures, maybe with collages of them."""
-    sets = [given.pictures for given in group.given]
+    sets = [inputs.pictures for inputs in group.inputs]
     if collages:
         sets.append(together(group.subjects, group.seed))
     subject = examples(group.pipeline, *_joined(sets))
-    prior = examples(group.pipeline, *_joined([given.class_pictures for given in group.given]))
+    prior = examples(group.pipeline, *_joined([inputs.class_pictures for inputs in group.inputs]))
     rows = len(group.subjects) * group.budget.batch
-    how = control.FineTuning(group.budget.steps, RATES["kv_finetune"], rows, group.seed)
-    return group.measured(control.fine_tune(group.pipeline, subject, prior, how))
+    how = baselines.FineTuning(group.budget.steps, RATES["kv_finetune"], rows, group.seed)
+    return group.measured(baselines.fine_tune(group.pipeline, subject, prior, how))
 
 
-def sequential(group: Group) -> Figures:
+def sequential(group: SubjectGroup) -> Figures:
     """One K and V fine-tune after another, on each subject's pictures alone: what is forgotten of the first?"""
     pipeline = group.pipeline
     first: Figures = {}
-    for one, given in zip(group.subjects, group.given, strict=True):
-        how = given.fine_tuning(RATES["kv_finetune"])
-        pipeline = control.fine_tune(pipeline, given.examples(), given.prior, how)
+    for one, inputs in zip(group.subjects, group.inputs, strict=True):
+        how = inputs.fine_tuning(RATES["kv_finetune"])
+        pipeline = baselines.fine_tune(pipeline, inputs.examples(), inputs.prior, how)
         if one is group.subjects[0]:
             name = f"alone {one.identifier}"
             first["first_before"] = group.measured(pipeline)[name]
@@ -145,7 +144,7 @@ def sequential(group: Group) -> Figures:
     return {**found, **first, "first_after": found[f"alone {group.subjects[0].identifier}"]}
 
 
-def lora_union(group: Group) -> Figures:
+def lora_union(group: SubjectGroup) -> Figures:
     """LoRAs trained apart, their changes added."""
     unet: Any = copy.deepcopy(group.pipeline.unet)
     before = {name: value.clone() for name, value in unet.state_dict().items()}

@@ -21,7 +21,7 @@ from ...search.objective import draw, per_draw_loss
 from ...search.settings import SearchSettings, recommended
 from ..sampling import OwnWeights, model_of
 from .budget import Budget
-from .inputs import HALF, Given, Implanted, Method, text_weights
+from .inputs import HALF, BenchmarkMethod, Implanted, MethodInputs, text_weights
 
 RELAX_STEPS, RELAX_RATE = 150, 0.02  # Adam on the multipliers of neurons that were found
 
@@ -33,24 +33,24 @@ def searched(
     class_word: bool = True,
     distill: bool = False,
     **changed: Any,
-) -> Method:
+) -> BenchmarkMethod:
     """A search of ours, with `recommended` settings but for what is `changed`."""
 
-    def run(given: Given) -> Implanted:
-        settings = search_settings(where, method, given.seed, given.budget, changed)
-        words = (given.subject.identifier, given.subject.class_word if class_word else "")
-        prior = None if where == "own tokens" else given.prior
+    def run(inputs: MethodInputs) -> Implanted:
+        settings = search_settings(where, method, inputs.seed, inputs.budget, changed)
+        words = (inputs.subject.identifier, inputs.subject.class_word if class_word else "")
+        prior = None if where == "own tokens" else inputs.prior
         started = time.monotonic()
         result = find_concept_neurons(
-            model_of(given.pipeline, where, targets),
-            given.examples(words),
+            model_of(inputs.pipeline, where, targets),
+            inputs.examples(words),
             prior,
             identifier=words[0],
             class_word=words[1],
             settings=settings,
             distill=distill,
         )
-        return masked(given, result.mask, time.monotonic() - started, {"targets": targets, "words": " ".join(words)})
+        return masked(inputs, result.mask, time.monotonic() - started, {"targets": targets, "words": " ".join(words)})
 
     return run
 
@@ -63,43 +63,43 @@ def search_settings(
     return replace(settings, **(changed or {}))
 
 
-def masked(given: Given, mask: ConceptMask, seconds: float, told: dict[str, Any]) -> Implanted:
+def masked(inputs: MethodInputs, mask: ConceptMask, seconds: float, told: dict[str, Any]) -> Implanted:
     """A mask as a thing to measure."""
     facts = {key: value for key, value in mask.provenance.items() if not key.startswith("held_out_")}
-    density = mask.count / text_weights(given.pipeline)
-    return Implanted(given.pipeline, mask, None, density, file_bytes(mask), seconds, {**facts, **told})
+    density = mask.count / text_weights(inputs.pipeline)
+    return Implanted(inputs.pipeline, mask, None, density, file_bytes(mask), seconds, {**facts, **told})
 
 
-def random(of: Callable[[Given], ConceptMask]) -> Method:
+def random(of: Callable[[MethodInputs], ConceptMask]) -> BenchmarkMethod:
     """As many neurons in each weight as another mask has, chosen at random: the control."""
 
-    def run(given: Given) -> Implanted:
-        found = of(given)
-        generator = torch.Generator().manual_seed(given.seed)
+    def run(inputs: MethodInputs) -> Implanted:
+        found = of(inputs)
+        generator = torch.Generator().manual_seed(inputs.seed)
         index = {
             name: torch.randperm(prod(found.shapes[name]), generator=generator)[: len(one)].sort().values
             for name, one in found.index.items()
         }
-        return masked(given, replace(found, index=index), 0.0, {"method": "random"})
+        return masked(inputs, replace(found, index=index), 0.0, {"method": "random"})
 
     return run
 
 
-def relaxed(of: Callable[[Given], ConceptMask], levels: int | None = None) -> Method:
+def relaxed(of: Callable[[MethodInputs], ConceptMask], levels: int | None = None) -> BenchmarkMethod:
     """Multipliers in [0, 1] instead of 0 on the neurons of another mask at own tokens, maybe rounded to k / levels.
 
     The paper's float and quaternary neurons, as far as they are known: its own levels and optimiser are not.
     """
 
-    def run(given: Given) -> Implanted:
-        mask, model, examples = of(given), model_of(given.pipeline), given.examples()
+    def run(inputs: MethodInputs) -> Implanted:
+        mask, model, examples = of(inputs), model_of(inputs.pipeline), inputs.examples()
         started = time.monotonic()
         factors = multipliers(mask)
         shut = {key: factor == 0 for key, factor in factors.items()}
         optimizer = torch.optim.Adam(factors.values(), lr=RELAX_RATE)
-        generator = torch.Generator().manual_seed(given.seed)
-        for _ in range(min(RELAX_STEPS, given.budget.steps)):
-            loss = partial(per_draw_loss, model, examples, draw(examples, given.budget.batch, generator))
+        generator = torch.Generator().manual_seed(inputs.seed)
+        for _ in range(min(RELAX_STEPS, inputs.budget.steps)):
+            loss = partial(per_draw_loss, model, examples, draw(examples, inputs.budget.batch, generator))
             with model.multiplied(factors):
                 _, gradients = model.gradients(lambda loss=loss: loss().mean())  # type: ignore[misc]
             for key, factor in factors.items():
@@ -113,9 +113,9 @@ def relaxed(of: Callable[[Given], ConceptMask], levels: int | None = None) -> Me
                 for key, f in factors.items()
             }
         weights = {key: model.weights[key] * factor for key, factor in factors.items()}
-        own = OwnWeights(weights, given.subject.identifier, given.subject.class_word)
+        own = OwnWeights(weights, inputs.subject.identifier, inputs.subject.class_word)
         told = {"steps": RELAX_STEPS, "rate": RELAX_RATE, "levels": levels}
-        found = masked(given, mask, time.monotonic() - started, told)
+        found = masked(inputs, mask, time.monotonic() - started, told)
         size = found.file_bytes + round(mask.count * (2 / 8 if levels else HALF))
         return replace(found, mask=None, own_weights=own, file_bytes=size)
 

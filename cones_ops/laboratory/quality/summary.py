@@ -16,7 +16,6 @@ from .cells import CHOOSING, UNTOUCHED
 from .measures import Figures, figure
 
 Cell = Mapping[str, Any]
-Row = Figures
 
 KEYS = {  # the summary's names -> method and where
     "default": ("learned", "own tokens"),
@@ -60,7 +59,7 @@ def summary(cells: Sequence[Cell]) -> dict[str, Any]:
     return found
 
 
-def row(cells: Sequence[Cell]) -> Row:
+def row(cells: Sequence[Cell]) -> Figures:
     """Each figure's mean over cells, and its standard error between them."""
     return {name: figure([cell["figures"][name]["value"] for cell in cells]) for name in FIGURES}
 
@@ -75,8 +74,8 @@ def ratio(gains: Sequence[float], others: Sequence[float]) -> dict[str, float | 
     return {"value": round(whole, 4), "standard_error": round(float(((n - 1) * np.var(left)) ** 0.5), 4), "n": n}
 
 
-def _shares(some: Sequence[Cell], cells: Sequence[Cell]) -> Row:
-    found: Row = {}
+def _shares(some: Sequence[Cell], cells: Sequence[Cell]) -> Figures:
+    found: Figures = {}
     for name, where in (("gain_share", "everywhere"), ("gain_share_own_tokens", "own tokens")):
         tuned = {_run(cell): cell for cell in _of(cells, "kv_finetune", where)}
         pairs = [(_gain(cell), _gain(tuned[_run(cell)])) for cell in some if _run(cell) in tuned]
@@ -86,7 +85,7 @@ def _shares(some: Sequence[Cell], cells: Sequence[Cell]) -> Row:
     return found
 
 
-def _several(cells: Sequence[Cell], size: int) -> dict[str, Row]:
+def _several(cells: Sequence[Cell], size: int) -> dict[str, Figures]:
     """By method: `alone`, `all` and, beside them, the full-caption oracle's `all` of the same groups."""
     rows: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -95,7 +94,7 @@ def _several(cells: Sequence[Cell], size: int) -> dict[str, Row]:
             rows.setdefault(f"{method}, {where}", []).append(cell)
     words = [cell["figures"]["all"]["value"] for cell in rows.get("oracle, everywhere", ())]
     oracle = figure(words) if words else {}
-    found: dict[str, Row] = {}
+    found: dict[str, Figures] = {}
     for name, some in sorted(rows.items()):
         keys = [key for key in some[0]["figures"] if not key.startswith("alone ")]
         found[name] = {key: figure([cell["figures"][key]["value"] for cell in some]) for key in keys}
@@ -103,7 +102,7 @@ def _several(cells: Sequence[Cell], size: int) -> dict[str, Row]:
     return found
 
 
-def _choosing(cells: Sequence[Cell]) -> dict[str, Row]:
+def _choosing(cells: Sequence[Cell]) -> dict[str, Figures]:
     """The first four subjects, one seed: what settings and rates were chosen by."""
     rows: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -125,7 +124,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(rows: Mapping[str, Row], columns: Sequence[str]) -> str:
+def _table(rows: Mapping[str, Figures], columns: Sequence[str]) -> str:
     lines = ["| | " + " | ".join(one.replace("_", " ") for one in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, figures in rows.items():
         cells = (_cell(column, figures.get(column)) for column in columns)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...toy_world.bundle import ToyPipeline
-from ...toy_world.captions import Told, caption
+from ...toy_world.captions import Description, caption
 from ...toy_world.subjects import IDENTIFIERS
 from ...toy_world.vocabulary import END, Vocabulary
 from ...toy_world.world import BACKGROUNDS, COLOURS, SHAPES, TEXTURES
@@ -34,14 +34,14 @@ _VALUES: tuple[tuple[str, ...], ...] = (
 _SKIP = -100  # cross_entropy's own "no target here"
 
 
-def _attributes(told: Told) -> list[int]:
+def _attributes(told: Description) -> list[int]:
     """Class per thing-attribute, 0 = not told."""
     colours = told.colours or ()
     said = (told.shape, *(*colours, None, None)[:2], told.texture, told.identifier)
     return [0 if word is None else values.index(word) + 1 for word, values in zip(said, _VALUES[:5], strict=True)]
 
 
-def labels(text: str, told: list[Told], words: Vocabulary) -> np.ndarray:
+def labels(text: str, told: list[Description], words: Vocabulary) -> np.ndarray:
     """Targets (tokens, 7): five attributes from each class word on, background and count from the end token on."""
     split = words.split(text)
     target = np.full((words.length, len(_VALUES)), _SKIP, dtype=np.int64)

@@ -45,7 +45,7 @@ def noised_batch(latents: Tensor, alphas: Tensor, generator: torch.Generator) ->
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A training run that can be put down and taken up again: network, optimizer, EMA, steps and seconds spent."""
 
     unet: torch.nn.Module
@@ -55,7 +55,7 @@ class Run:
     spent: float = 0.0
 
     @classmethod
-    def resumed(cls, unet: torch.nn.Module, checkpoint: Path) -> Run:
+    def resumed(cls, unet: torch.nn.Module, checkpoint: Path) -> TrainingRun:
         """From the checkpoint if there is one, else from the start."""
         optimizer = torch.optim.AdamW(unet.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         run = cls(unet, optimizer, [p.detach().clone() for p in unet.parameters()])
@@ -97,7 +97,7 @@ def train_unet(
 ) -> None:
     """Train `pipeline.unet` for `minutes` in all, resuming `checkpoint`; ends with the EMA weights in it."""
     unet, alphas = pipeline.unet.requires_grad_(True).train(), alphas_cumprod(pipeline.schedule).float()
-    run = Run.resumed(unet, checkpoint)
+    run = TrainingRun.resumed(unet, checkpoint)
     generator = torch.Generator().manual_seed(seed + run.step)
     words = np.random.default_rng([seed, run.step])
     began, saved, running = time.monotonic() - run.spent, time.monotonic(), 1.0

@@ -1,7 +1,7 @@
-"""Make the toy world from nothing: `python -m cones_ops.toy_world.train [text | unet | judge | all]`.
+"""Make the toy world from nothing: `python -m cones_ops.laboratory.training [text | unet | judge | all]`.
 
 text: patch transform and text encoder, minutes. unet: the denoiser, resumable, `--minutes` of wall clock in all.
-judge: the classifier. Checkpoints go to `--out`, the shipped files are written beside this module at the end.
+judge: the classifier. Checkpoints go to `--out`, the shipped files are replaced at the end.
 """
 
 from __future__ import annotations

@@ -1,0 +1,87 @@
+"""`cones tune`: joint steps on several concept masks."""
+
+# ruff: noqa: T201 - a command line answers by printing
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConesError
+from ..models.targets import TARGET_CHOICES
+from ..search.joint import tuning
+from .options import SIDE, add_command, add_sampling, shown_on, with_steps
+
+
+def tune(options: argparse.Namespace) -> None:
+    """Tune concept masks together, so that their subjects come out in one picture; one tuned mask per concept."""
+    from tqdm import tqdm
+
+    from ..hosts.diffusers import concepts as host
+    from ..masks.mask_file import load_mask, save_mask
+    from ..reports.text import tuning_text
+
+    given = [(Path(mask), Path(folder)) for mask, folder in options.concept]
+    files = [options.out / mask.name for mask, _ in given]
+    if len(set(files)) < len(files):
+        raise ConesError("two masks have the same file name, and the tuned ones would overwrite each other; rename one")
+    if there := [str(file) for file in files if file.exists() and not options.overwrite]:
+        raise ConesError(f"{', '.join(there)} exist already; choose another folder, or allow --overwrite")
+    masks = [load_mask(mask) for mask, _ in given]
+    concepts = [
+        host.Concept(mask.identifier, mask.class_word, host.read_pictures(folder, options.size))
+        for mask, (_, folder) in zip(masks, given, strict=True)
+    ]
+    pipeline = host.load(options.model, options.device)
+    settings = with_steps(tuning(options.seed), options)
+    with tqdm(total=settings.steps, desc=f"tune {' and '.join(one.phrase for one in concepts)}") as bar:
+        result = host.tune(
+            pipeline,
+            masks,
+            concepts,
+            targets=options.targets,
+            zoom=options.zoom,
+            settings=settings,
+            on_step=shown_on(bar),
+            on_estimate=lambda expected: bar.write(str(expected)),
+        )
+    print(tuning_text(result, masks))
+    for mask, file in zip(result.masks, files if result.tuned else [], strict=result.tuned):
+        print(f"saved {save_mask(mask, file, options.overwrite)}")
+
+
+def describe(commands: Any) -> None:
+    """Describe the command to argparse."""
+    command = add_command(
+        commands,
+        "tune",
+        tune,
+        """
+        cones tune sd15 --concept sks-dog.safetensors pictures/dog \\
+            --concept ktn-cat.safetensors pictures/cat --out tuned --device cuda
+        """,
+        """
+        Masks found apart seldom bring two subjects into one picture. This takes some joint steps
+        from where their searches ended, on the pictures of each subject and on collages of all of
+        them. The given files stay as they are; if the joint held-out loss does not fall, nothing
+        is saved and the report says so.
+        """,
+    )
+    add = command.add_argument
+    add("model", type=Path, help="folder of the model the masks were found on, saved by diffusers")
+    add(
+        "--concept",
+        action="append",
+        nargs=2,
+        required=True,
+        metavar=("MASK", "PICTURES"),
+        help="a concept mask and the folder of its subject's pictures; give it two to four times",
+    )
+    add("--out", type=Path, required=True, help="folder for the tuned masks, under their own names")
+    add("--zoom", type=float, default=0.6, help="scale of each picture where several share one, above 0 to 1")
+    add("--targets", choices=TARGET_CHOICES, default="text K+V", help="the projections the masks were searched in")
+    add("--steps", type=int, help=f"joint gradient steps (default: {tuning().steps})")
+    add("--batch", type=int, help=f"noisy pictures per step and term of the loss (default: {tuning().batch})")
+    add("--overwrite", action="store_true", help="replace files in the folder that exist")
+    add_sampling(command, SIDE)
