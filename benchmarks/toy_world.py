@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cones_ops.laboratory.averages import share_error
 from cones_ops.laboratory.baselines import class_examples, fine_tune, subject_examples
 from cones_ops.laboratory.judge import Judge, load_judge, matches, read, shows
 from cones_ops.laboratory.measure import Measuring, class_leak, subject_shown
@@ -32,7 +33,7 @@ from cones_ops.toy_world.world import Scene
 def share(hits: list[bool]) -> dict[str, float]:
     """Share of hits with its binomial standard error."""
     rate = float(np.mean(hits))
-    return {"share": round(rate, 4), "standard_error": round((rate * (1 - rate) / len(hits)) ** 0.5, 4), "n": len(hits)}
+    return {"share": round(rate, 4), "standard_error": round(share_error(rate, len(hits)), 4), "n": len(hits)}
 
 
 def judge_on_drawings(judge: Judge, count: int) -> dict[str, float]:

@@ -72,22 +72,14 @@ def without_and_with(run: PromptRun, prompt: Prompt) -> list[list[np.ndarray]]:
     return [run.images(node_id) for node_id in (previews[-1], *saved)]
 
 
-def save_thumbnail(path: Path, rows: Sequence[Sequence[np.ndarray]], side: int = 128) -> None:
-    """Rows of square pictures as one JPEG."""
+def save_sheet(
+    path: Path, rows: Sequence[Sequence[np.ndarray]], side: int = 128, filter: int = Image.Resampling.NEAREST
+) -> None:
+    """Rows of pictures, each fitted into a white square, as one JPEG."""
     sheet = Image.new("RGB", (side * max(len(row) for row in rows), side * len(rows)), "white")
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
-            sheet.paste(Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST), (side * x, side * y))
-    sheet.save(path, quality=90)
-    log.info("wrote %s", path.relative_to(ROOT))
-
-
-def save_figures(path: Path, figures: Sequence[np.ndarray], side: int = 360) -> None:
-    """Figures of any shape beside each other as one JPEG."""
-    sheet = Image.new("RGB", (side * len(figures), side), "white")
-    for x, figure in enumerate(figures):
-        fitted = ImageOps.pad(Image.fromarray(figure), (side, side), Image.Resampling.LANCZOS, "white")
-        sheet.paste(fitted, (side * x, 0))
+            sheet.paste(ImageOps.pad(Image.fromarray(picture), (side, side), filter, "white"), (side * x, side * y))
     sheet.save(path, quality=90)
     log.info("wrote %s", path.relative_to(ROOT))
 
@@ -103,7 +95,7 @@ def make_pictures(server: Server, object_info: dict[str, Any], wanted: str) -> N
     finding = build_workflows.find_a_concept()
     if wanted in ("", finding.name):
         found = [find_mask(server, object_info, name) for name in build_workflows.MASKS]
-        save_thumbnail(ROOT / "workflows" / f"{finding.name}.jpg", thumbnail(*found[0]))
+        save_sheet(ROOT / "workflows" / f"{finding.name}.jpg", thumbnail(*found[0]))
     for make in build_workflows.WITH_MASKS:
         graph = make()
         if wanted in ("", graph.name):
@@ -113,9 +105,11 @@ def make_pictures(server: Server, object_info: dict[str, Any], wanted: str) -> N
                 log.info("%s\n%s", graph.name, run.text(node_id))
             path = ROOT / "workflows" / f"{graph.name}.jpg"
             if figures := [one for one in prompt if prompt[one]["class_type"] == "ConesInspectConceptMask"]:
-                save_figures(path, [run.image(figures[0]), run.image(only(prompt, "SaveImage"))])
+                save_sheet(
+                    path, [[run.image(figures[0]), run.image(only(prompt, "SaveImage"))]], 360, Image.Resampling.LANCZOS
+                )
             else:
-                save_thumbnail(path, thumbnail(run, prompt))
+                save_sheet(path, thumbnail(run, prompt))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from ..toy_world.bundle import ToyPipeline
 from ..toy_world.captions import Description, describe
 from ..toy_world.subjects import Subject
 from ..toy_world.world import BACKGROUNDS, Scene, Thing
+from .averages import share_error
 from .judge import Judge, Reading, read, shows
 from .sampling import BATCH, GUIDANCE, STEPS, OwnWeights, sample
 
@@ -60,7 +61,7 @@ class Measured:
     @property
     def standard_error(self) -> float:
         """Binomial standard error of the share."""
-        return (self.share * (1 - self.share) / len(self.hits)) ** 0.5
+        return share_error(self.share, len(self.hits))
 
 
 def measure(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cones_ops.errors import ConesError
+from cones_ops.laboratory.averages import mean_with_error
 from cones_ops.laboratory.dreambench import DreamBenchSubject, protocol, read_pairs, read_protocol, scores
 from cones_ops.laboratory.dreambench.prompts import LIVE_PROMPTS, OBJECT_PROMPTS, PAIR_PROMPTS
 
@@ -48,9 +49,9 @@ def test_scores_by_hand() -> None:
 
 
 def test_figures_by_hand() -> None:
-    assert scores.figure([1.0, 3.0]) == {"value": 2.0, "standard_error": pytest.approx(1.0), "n": 2}
-    assert scores.figure([4.0]) == {"value": 4.0, "standard_error": None, "n": 1}
-    assert scores.figure([]) == {"value": None, "standard_error": None, "n": 0}
+    assert mean_with_error([1.0, 3.0]) == {"value": 2.0, "standard_error": pytest.approx(1.0), "n": 2}
+    assert mean_with_error([4.0]) == {"value": 4.0, "standard_error": None, "n": 1}
+    assert mean_with_error([]) == {"value": None, "standard_error": None, "n": 0}
     cells = [
         {"dino": 0.2, "clip_i": 0.5, "clip_t": 0.3, "subjects": [about("a", "dog", 0.8)]},
         {"dino": 0.4, "clip_i": 0.5, "clip_t": 0.1, "subjects": [about("b", "cat", None)]},

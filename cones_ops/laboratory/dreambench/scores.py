@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-Figure = dict[str, Any]
+from ..averages import mean_with_error
+
 SCORES = ("dino", "clip_i", "clip_t")
 
 
@@ -36,25 +36,18 @@ def among_themselves(real: Tensor) -> float | None:
     return float((cosines.sum() - cosines.diagonal().sum()) / (n * (n - 1)))
 
 
-def figure(values: Sequence[float]) -> Figure:
-    """Mean, its standard error (None for one value) and how many there are; all None without values."""
-    n = len(values)
-    error = float(np.std(values, ddof=1)) / n**0.5 if n > 1 else None
-    return {"value": float(np.mean(values)) if n else None, "standard_error": error, "n": n}
-
-
 def summary(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Figures over subjects (or pairs), over the subjects of each class, and of the real pictures."""
-    found: dict[str, Any] = {score: figure([cell[score] for cell in cells]) for score in SCORES}
+    found: dict[str, Any] = {score: mean_with_error([cell[score] for cell in cells]) for score in SCORES}
     subjects = {one["subject"]: one for cell in cells for one in cell["subjects"]}
     for score in SCORES[:2]:
         real = [one["real"][score] for one in subjects.values()]
-        found[f"real_{score}"] = figure([value for value in real if value is not None])
+        found[f"real_{score}"] = mean_with_error([value for value in real if value is not None])
     by_class: dict[str, list[Mapping[str, Any]]] = {}
     for cell in cells:
         by_class.setdefault(" + ".join(sorted(one["class"] for one in cell["subjects"])), []).append(cell)
     found["by_class"] = {
-        name: {score: figure([cell[score] for cell in some]) for score in SCORES}
+        name: {score: mean_with_error([cell[score] for cell in some]) for score in SCORES}
         for name, some in sorted(by_class.items())
     }
     return found

@@ -24,6 +24,7 @@ from ...toy_world.captions import describe
 from ...toy_world.subjects import Subject
 from ...toy_world.world import Thing
 from .. import measure
+from ..averages import Average, mean_with_error
 from ..judge import Judge, Reading, read
 from ..measure import Measured, Measuring
 from ..references import Captioned, class_references, references
@@ -32,15 +33,13 @@ from ..scenes import random_scene
 from .budget import Budget
 from .inputs import Implanted
 
-Figures = dict[str, dict[str, float | None]]
+Figures = dict[str, Average]
 UNSEEN = 7_000  # seed of the held-out drawings
 
 
-def figure(values: Sequence[float] | Tensor) -> dict[str, float | None]:
-    """Mean of several values, its standard error (None for one value), and how many."""
-    numbers = np.asarray(values, dtype=float)
-    error = round(float(numbers.std(ddof=1)) / len(numbers) ** 0.5, 6) if len(numbers) > 1 else None
-    return {"value": round(float(numbers.mean()), 6), "standard_error": error, "n": len(numbers)}
+def figure(values: Sequence[float] | Tensor) -> Average:
+    """Mean of several values with its standard error, to six decimals."""
+    return mean_with_error(values, 6)
 
 
 @dataclass(frozen=True)
