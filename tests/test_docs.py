@@ -101,4 +101,5 @@ def test_messages_in_troubleshooting_are_those_of_the_linked_pages() -> None:
     assert len(rows) >= 15
     for message, link in rows:
         (target,) = re.findall(r"\]\(([^)#]+)#troubleshooting\)", link)
-        assert message.removeprefix("| ") in (page.parent / target).read_text(encoding="utf-8"), message
+        written = (page.parent / target).read_text(encoding="utf-8")
+        assert all(part in written for part in message.strip("|* ").split("...")), message
