@@ -1,0 +1,1 @@
+"""How the next world's model is trained, judged and measured; nothing that the nodes need."""

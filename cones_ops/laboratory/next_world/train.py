@@ -1,0 +1,83 @@
+"""Make the next world's model from nothing: `python -m cones_ops.laboratory.next_world.train`.
+
+text: patch transform and text encoder, minutes. draw: pictures for the UNet, in chunks. unet: the denoiser, resumable,
+`--minutes` of wall clock in all. Checkpoints go to `--out`; `--model-file` is written whenever a part ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+
+from ...next_world import model_file
+from ...next_world.decoder import Autoencoder
+from .train_latents import fitted_patch_transform
+from .train_text import train_text_encoder
+from .train_unet import load_average, train_unet
+from .training_scenes import TrainingScenes, draw_chunks
+
+PARTS = ("text", "draw", "unet", "file", "all")
+
+
+def log(line: str) -> None:
+    """One line to the terminal, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def prepared(out: Path, text_steps: int) -> model_file.Pipeline:
+    """A pipeline with random UNet, fitted patch transform and trained text encoder; made once, kept in `out`."""
+    pipeline = model_file.random_pipeline(0)
+    latents_file, text_file = out / "latents.pt", out / "text_encoder.pt"
+    if latents_file.is_file():
+        pipeline.autoencoder.transform.load_state_dict(torch.load(latents_file, weights_only=True))
+    else:
+        transform = fitted_patch_transform()
+        torch.save(transform.state_dict(), latents_file)
+        pipeline = dataclasses.replace(pipeline, autoencoder=Autoencoder(transform, pipeline.autoencoder.decoder))
+    if text_file.is_file():
+        pipeline.text_encoder.load_state_dict(torch.load(text_file, weights_only=True))
+    else:
+        train_text_encoder(pipeline, text_steps, log=log)
+        torch.save(pipeline.text_encoder.state_dict(), text_file)
+    return pipeline
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", default="all", choices=PARTS)
+    parser.add_argument("--out", type=Path, default=Path("checkpoints"), help="folder of the resumable checkpoints")
+    parser.add_argument("--minutes", type=float, default=360, help="wall clock for the UNet, earlier runs counted in")
+    parser.add_argument("--text-steps", type=int, default=800)
+    parser.add_argument("--chunks", type=int, default=16, help="thousands of drawn scenes to train the UNet on, by 4")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--model-file", type=Path, help="default: the model file in the folder of checkpoints")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    out, part = arguments.out, arguments.part
+    pipeline = prepared(out, arguments.text_steps)
+    if part in ("draw", "all"):
+        draw_chunks(pipeline.autoencoder.transform, out, arguments.chunks, log=log)
+    if part in ("unet", "all"):
+        scenes = TrainingScenes(out)
+        scenes.take_new(arguments.chunks)
+        train_unet(pipeline, scenes, arguments.minutes, out / "unet.pt", log=log)
+    if part in ("unet", "file", "all"):
+        finished(pipeline, out)
+        model_file.save_pipeline(pipeline, arguments.model_file or out / model_file.SHIPPED.name)
+
+
+def finished(pipeline: model_file.Pipeline, out: Path) -> None:
+    """Put the newest averaged UNet of the checkpoint into the pipeline."""
+    if (out / "unet.pt").is_file():
+        load_average(pipeline.unet, torch.load(out / "unet.pt", weights_only=True)["average"])
+
+
+if __name__ == "__main__":
+    main()

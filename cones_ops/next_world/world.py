@@ -1,0 +1,117 @@
+"""What there is to draw: characters, the places they may stand at, backgrounds, scenes. Plain data, no pixels.
+
+A character is a vector of names. Captions may say its kind, colour, pattern and accessory; its second colour, eyes,
+variant, build and mark are never said, so that "a red cat" means many cats and a subject is one of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SIDE = 96  # pixels of a square picture
+
+KINDS = ("cat", "owl", "fish", "ghost", "robot", "rocket", "mug", "house", "mushroom", "cactus")
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (218, 56, 52),
+    "orange": (243, 142, 40),
+    "yellow": (250, 212, 60),
+    "green": (78, 168, 82),
+    "blue": (58, 108, 214),
+    "purple": (142, 82, 188),
+    "pink": (244, 150, 190),
+    "white": (248, 246, 240),
+}
+PATTERNS = ("plain", "striped", "spotted")
+ACCESSORIES = ("none", "hat", "scarf", "bow")
+# never said
+EYES = ("wide", "dots", "shades", "one")
+VARIANTS = ("first", "second")  # of the ears, tail, fins, handle, roof ..., by kind
+BUILDS = ("wide", "tall")
+MARKS = ("none", "cheeks", "patch")
+
+BACKGROUNDS = ("meadow", "beach", "night", "room", "snow", "paper")
+
+NAMED = ("kind", "colour", "pattern", "accessory")
+UNNAMED = ("second", "eyes", "variant", "build", "mark")
+VALUES: dict[str, tuple[str, ...]] = {
+    "kind": KINDS,
+    "colour": tuple(COLOURS),
+    "pattern": PATTERNS,
+    "accessory": ACCESSORIES,
+    "second": tuple(COLOURS),
+    "eyes": EYES,
+    "variant": VARIANTS,
+    "build": BUILDS,
+    "mark": MARKS,
+}
+
+
+@dataclass(frozen=True)
+class Character:
+    """One drawn thing; each field is one of VALUES[field], and `second` differs from `colour`."""
+
+    kind: str
+    colour: str
+    pattern: str
+    accessory: str
+    second: str
+    eyes: str
+    variant: str
+    build: str
+    mark: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A named place: centre and radius in pixels, and how far the centre may wander."""
+
+    x: float
+    y: float
+    radius: float
+    wander: float
+
+
+_TOP_LEFT, _TOP_RIGHT = Place(25, 27, 18, 2.5), Place(71, 27, 18, 2.5)
+_BOTTOM_LEFT, _BOTTOM_RIGHT = Place(25, 72, 18, 2.5), Place(71, 72, 18, 2.5)
+_CORNERS = {
+    "top left": _TOP_LEFT,
+    "top right": _TOP_RIGHT,
+    "bottom left": _BOTTOM_LEFT,
+    "bottom right": _BOTTOM_RIGHT,
+}
+# In reading order within each layout. The radius is half of a character's height without its accessory.
+LAYOUTS: dict[str, dict[str, Place]] = {
+    "one": {"middle": Place(48, 50, 33, 6)},
+    "two": {"left": Place(25, 51, 21.5, 3.5), "right": Place(71, 51, 21.5, 3.5)},
+    "roof": {"top": Place(48, 27, 18, 4), "bottom left": _BOTTOM_LEFT, "bottom right": _BOTTOM_RIGHT},
+    "cup": {"top left": _TOP_LEFT, "top right": _TOP_RIGHT, "bottom": Place(48, 72, 18, 4)},
+    "four": _CORNERS,
+}
+LAYOUTS |= {f"no {empty}": {name: _CORNERS[name] for name in _CORNERS if name != empty} for empty in _CORNERS}
+LAYOUTS_OF = {1: ("one",), 2: ("two",), 3: tuple(name for name in LAYOUTS if len(LAYOUTS[name]) == 3), 4: ("four",)}
+PLACES = ("middle", "left", "right", "top", "bottom", "top left", "top right", "bottom left", "bottom right")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Characters at the places of a layout, in reading order, on a background."""
+
+    layout: str
+    characters: tuple[Character, ...]
+    background: str
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The place of each character."""
+        return tuple(LAYOUTS[self.layout])
+
+    def at(self, place: str) -> Character | None:
+        """Who stands at a place."""
+        return dict(zip(self.places, self.characters, strict=True)).get(place)
+
+    @property
+    def rows(self) -> list[list[int]]:
+        """Positions of the characters of the upper row, then of the lower, where there are two."""
+        upper = [i for i, place in enumerate(self.places) if not place.startswith("bottom")]
+        lower = [i for i, place in enumerate(self.places) if place.startswith("bottom")]
+        return [row for row in (upper, lower) if row]
