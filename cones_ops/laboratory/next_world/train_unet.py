@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...hosts.diffusers import alphas_cumprod
+from ...hosts.diffusers.host_model import alphas_cumprod
 from ...next_world.captions import random_caption
 from ...next_world.model_file import Pipeline
 from .training_scenes import TrainingScenes
