@@ -1,7 +1,8 @@
 """Make the next world's model from nothing: `python -m cones_ops.laboratory.next_world.train`.
 
-text: patch transform and text encoder, minutes. draw: pictures for the UNet, in chunks. unet: the denoiser, resumable,
-`--minutes` of wall clock in all. Checkpoints go to `--out`; `--model-file` is written whenever a part ends.
+text: patch transform and text encoder, minutes. draw: pictures for the UNet, in chunks. judge, decoder: minutes of
+processor time. unet: the denoiser, resumable, `--minutes` of wall clock in all. file: nothing but the file. Checkpoints
+go to `--out`; `--model-file` is written whenever decoder or UNet end.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import torch
 
 from ...next_world import model_file
 from ...next_world.decoder import Autoencoder
+from .judge import SHIPPED as JUDGE
+from .train_decoder import train_decoder
+from .train_judge import train_judge
 from .train_latents import fitted_patch_transform
 from .train_text import train_text_encoder
 from .train_unet import load_average, train_unet
 from .training_scenes import TrainingScenes, draw_chunks
 
-PARTS = ("text", "draw", "unet", "file", "all")
+PARTS = ("text", "draw", "judge", "decoder", "unet", "file", "all")
 
 
 def log(line: str) -> None:
@@ -55,6 +59,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=360, help="wall clock for the UNet, earlier runs counted in")
     parser.add_argument("--text-steps", type=int, default=800)
     parser.add_argument("--chunks", type=int, default=16, help="thousands of drawn scenes to train the UNet on, by 4")
+    parser.add_argument("--judge-minutes", type=float, default=25, help="processor time")
+    parser.add_argument("--decoder-minutes", type=float, default=40, help="processor time, earlier runs counted in")
+    parser.add_argument("--judge-file", type=Path, default=JUDGE)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--model-file", type=Path, help="default: the model file in the folder of checkpoints")
     arguments = parser.parse_args(argv)
@@ -64,17 +71,23 @@ def main(argv: list[str] | None = None) -> None:
     pipeline = prepared(out, arguments.text_steps)
     if part in ("draw", "all"):
         draw_chunks(pipeline.autoencoder.transform, out, arguments.chunks, log=log)
+    if part in ("judge", "all"):
+        train_judge(pipeline.autoencoder, arguments.judge_minutes, arguments.judge_file, log=log)
+    if part in ("decoder", "all"):
+        train_decoder(pipeline.autoencoder, arguments.decoder_minutes, out / "decoder.pt", log=log)
     if part in ("unet", "all"):
         scenes = TrainingScenes(out)
         scenes.take_new(arguments.chunks)
         train_unet(pipeline, scenes, arguments.minutes, out / "unet.pt", log=log)
-    if part in ("unet", "file", "all"):
+    if part in ("decoder", "unet", "file", "all"):
         finished(pipeline, out)
         model_file.save_pipeline(pipeline, arguments.model_file or out / model_file.SHIPPED.name)
 
 
 def finished(pipeline: model_file.Pipeline, out: Path) -> None:
-    """Put the newest averaged UNet of the checkpoint into the pipeline."""
+    """Put the newest averaged UNet and the newest decoder of the checkpoints into the pipeline."""
+    if (out / "decoder.pt").is_file():
+        pipeline.autoencoder.decoder.load_state_dict(torch.load(out / "decoder.pt", weights_only=True)["decoder"])
     if (out / "unet.pt").is_file():
         load_average(pipeline.unet, torch.load(out / "unet.pt", weights_only=True)["average"])
 
