@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...next_world.patches import PatchTransform
-from ...next_world.scenes import random_scene
-from ...next_world.world import Scene
-from .subjects import in_training
-from .train_latents import draw_all
+from ....next_world.patches import PatchTransform
+from ....next_world.scenes import random_scene
+from ....next_world.world import Scene
+from ..subjects import in_training
+from .latents import draw_all
 
 CHUNK = 4000  # scenes
 SEED = 77

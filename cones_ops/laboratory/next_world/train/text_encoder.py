@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...next_world.caption_forms import PLACE_WORDS
-from ...next_world.captions import IDENTIFIERS, Caption, random_caption
-from ...next_world.model_file import Pipeline
-from ...next_world.scenes import random_scene
-from ...next_world.vocabulary import END, Vocabulary
-from ...next_world.world import ACCESSORIES, BACKGROUNDS, COLOURS, KINDS, LAYOUTS, PATTERNS, PLACES, Scene
+from ....next_world.caption_forms import PLACE_WORDS
+from ....next_world.captions import IDENTIFIERS, Caption, random_caption
+from ....next_world.model_file import Pipeline
+from ....next_world.scenes import random_scene
+from ....next_world.vocabulary import END, Vocabulary
+from ....next_world.world import ACCESSORIES, BACKGROUNDS, COLOURS, KINDS, LAYOUTS, PATTERNS, PLACES, Scene
 
 BATCH = 40
 _SKIP = -100  # cross_entropy's own "no target here"

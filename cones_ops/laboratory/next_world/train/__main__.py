@@ -14,15 +14,15 @@ from pathlib import Path
 
 import torch
 
-from ...next_world import model_file
-from ...next_world.decoder import Autoencoder
-from .judge import SHIPPED as JUDGE
-from .train_decoder import train_decoder
-from .train_judge import train_judge
-from .train_latents import fitted_patch_transform
-from .train_text import train_text_encoder
-from .train_unet import load_average, train_unet
-from .training_scenes import TrainingScenes, draw_chunks
+from ....next_world import model_file
+from ....next_world.decoder import Autoencoder
+from ..judge import SHIPPED as JUDGE
+from .decoder import train_decoder
+from .judge import train_judge
+from .latents import fitted_patch_transform
+from .scenes import TrainingScenes, draw_chunks
+from .text_encoder import train_text_encoder
+from .unet import load_average, train_unet
 
 PARTS = ("text", "draw", "judge", "decoder", "unet", "file", "all")
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...hosts.diffusers.host_model import alphas_cumprod
-from ...next_world.captions import random_caption
-from ...next_world.model_file import Pipeline
-from .training_scenes import TrainingScenes
+from ....hosts.diffusers.host_model import alphas_cumprod
+from ....next_world.captions import random_caption
+from ....next_world.model_file import Pipeline
+from .scenes import TrainingScenes
 
 BATCH = 32
 PEAK_RATE = 1.2e-3

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...next_world.decoder import Autoencoder
-from ...next_world.scenes import random_scene
-from ...next_world.world import BACKGROUNDS, PLACES, VALUES, Scene
-from .judge import Judge, windows
-from .train_latents import draw_all
+from ....next_world.decoder import Autoencoder
+from ....next_world.scenes import random_scene
+from ....next_world.world import BACKGROUNDS, PLACES, VALUES, Scene
+from ..judge import Judge, windows
+from .latents import draw_all
 
 SCENES, POOL = 16, 250  # scenes a step; drawn batches that are kept and used again
 _SKIP = -100

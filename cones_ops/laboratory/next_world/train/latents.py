@@ -7,10 +7,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...next_world.drawing import draw
-from ...next_world.patches import CHANNELS, PATCH, PatchTransform
-from ...next_world.scenes import random_scene
-from ...next_world.world import Scene
+from ....next_world.drawing import draw
+from ....next_world.patches import CHANNELS, PATCH, PatchTransform
+from ....next_world.scenes import random_scene
+from ....next_world.world import Scene
 
 WHITENING = 0.7  # channels are divided by std**WHITENING: 0 keeps their sizes, 1 makes all equal
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...next_world.decoder import Autoencoder
-from ...next_world.scenes import random_scene
-from .train_latents import draw_all
+from ....next_world.decoder import Autoencoder
+from ....next_world.scenes import random_scene
+from .latents import draw_all
 
 BATCH, POOL = 12, 300
 PEAK_RATE = 1.5e-3

@@ -1,0 +1,168 @@
+"""How often pictures are what was asked for, by the judge: in words, for implanted subjects, and the judge itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...next_world.caption_forms import FORMS, SEARCH_FORMS
+from ...next_world.captions import Caption, Said, compose, describe
+from ...next_world.model_file import Pipeline
+from ...next_world.scenes import look_alike, random_scene
+from ...next_world.world import BACKGROUNDS, NAMED, Character, Scene
+from .judge import Judge, Reading, agrees, fulfils, read, shows
+from .sampling import OwnWeights, sample
+from .subjects import SUBJECTS, Subject, in_training
+from .train.latents import draw_all
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of hits and its binomial standard error."""
+
+    hits: int
+    n: int
+
+    @property
+    def value(self) -> float:
+        return self.hits / self.n
+
+    @property
+    def standard_error(self) -> float:
+        return (self.value * (1 - self.value) / self.n) ** 0.5
+
+    def as_json(self) -> dict[str, float]:
+        """Rounded, for a file of results."""
+        return {"value": round(self.value, 4), "standard_error": round(self.standard_error, 4), "n": self.n}
+
+
+@dataclass(frozen=True)
+class InWords:
+    """Pictures of full captions: which hit, how many characters and single attributes were right."""
+
+    captions: list[Caption]
+    pictures: Tensor
+    hits: list[bool]
+    characters: Share
+    attributes: dict[str, Share]  # kind, colour, pattern, accessory where said; layout; background
+
+    @property
+    def share(self) -> Share:
+        return Share(sum(self.hits), len(self.hits))
+
+    def by_form(self) -> dict[str, Share]:
+        """Shares of hits by caption form."""
+        forms = {caption.form: [] for caption in self.captions}  # type: dict[str, list[bool]]
+        for caption, hit in zip(self.captions, self.hits, strict=True):
+            forms[caption.form].append(hit)
+        return {form: Share(sum(hits), len(hits)) for form, hits in forms.items()}
+
+
+def in_words(
+    pipeline: Pipeline,
+    judge: Judge,
+    count: int,
+    samples: int,
+    seed: int = 0,
+    forms: tuple[str, ...] = tuple(FORMS),
+    on_batch: Callable[[int], object] | None = None,
+) -> InWords:
+    """Sample scenes of `count` characters from captions that say everything, in all forms in turn."""
+    generator = np.random.default_rng([seed, count])
+    scenes = [random_scene(generator, count, in_training) for _ in range(samples)]
+    captions = [describe(scene, form) for scene, form in zip(scenes, cycle(forms), strict=False)]
+    seeds = range(1000 * (seed + 1), 1000 * (seed + 1) + samples)
+    pictures = sample(pipeline, [caption.text for caption in captions], seeds=seeds, on_batch=on_batch)
+    readings = read(judge, pictures)
+    cells = list(zip(readings, captions, scenes, strict=True))
+    hits = [fulfils(*cell) for cell in cells]
+    return InWords(captions, pictures, hits, *_parts(cells))
+
+
+def _parts(cells: list[tuple[Reading, Caption, Scene]]) -> tuple[Share, dict[str, Share]]:
+    """Shares over characters that stand where they should, and over what is said of them."""
+    right: dict[str, list[bool]] = {name: [] for name in ("character", *NAMED, "layout", "background")}
+    for reading, caption, scene in cells:
+        right["layout"].append(reading.layout == scene.layout)
+        right["background"].append(reading.background == scene.background)
+        for place, said in zip(scene.places, caption.said, strict=True):
+            character = reading.places.get(place)
+            right["character"].append(character is not None and agrees(said, character))
+            for name in NAMED:
+                value = getattr(said, name)
+                if character is not None and value is not None:
+                    right[name].append(getattr(character, name) == value)
+    shares = {name: Share(sum(hits), max(len(hits), 1)) for name, hits in right.items()}
+    return shares.pop("character"), shares
+
+
+def subject_prompts(subject: Subject, count: int) -> list[str]:
+    """`a sks cat` in search forms and on backgrounds in turn."""
+    prompts = []
+    said = (Said(subject.class_word, identifier=subject.identifier),)
+    for form, background in islice(zip(cycle(SEARCH_FORMS), cycle(BACKGROUNDS), strict=False), count):
+        scene = Scene("one", (subject.character,), background)
+        prompts.append(compose(scene, said, form, background=True).text)
+    return prompts
+
+
+def subject_shown(
+    pipeline: Pipeline, judge: Judge, subject: Subject, count: int, own_weights: OwnWeights | None = None
+) -> tuple[Share, Tensor, dict[str, Share]]:
+    """How often prompts with the identifier show the subject with all its parts; the pictures; each part's share."""
+    pictures = sample(
+        pipeline, subject_prompts(subject, count), seeds=range(5000, 5000 + count), own_weights=own_weights
+    )
+    readings = read(judge, pictures)
+    hits = [shows(reading, subject.character) for reading in readings]
+    parts = {
+        name: Share(sum(getattr(reading.characters[0], name) == value for reading in readings), count)
+        for name, value in vars(subject.character).items()
+    }
+    return Share(sum(hits), count), pictures, parts
+
+
+def judge_on_drawings(judge: Judge, count: int, seed: int = 99) -> Share:
+    """Share of the characters of fresh drawings that are read right in every attribute and place."""
+    generator, hits = np.random.default_rng(seed), []
+    for _ in range(-(-count // 32)):
+        scenes = [random_scene(generator) for _ in range(32)]
+        readings = read(judge, (draw_all(scenes, generator) + 1) / 2)
+        for scene, reading in zip(scenes, readings, strict=True):
+            hits += [
+                reading.places.get(place) == character
+                for place, character in zip(scene.places, scene.characters, strict=True)
+            ]
+    return Share(sum(hits), len(hits))
+
+
+def look_alikes_passed(judge: Judge, count: int, seed: int = 98) -> Share:
+    """Share of drawn look-alikes of the subjects, alone or in company, in which the judge sees the subject."""
+    generator, hits = np.random.default_rng(seed), []
+    for start in range(0, count, 32):
+        scenes, subjects = [], []
+        for i in range(start, min(start + 32, count)):
+            subject = SUBJECTS[i % len(SUBJECTS)]
+            scene = random_scene(generator, allowed=in_training)
+            characters: list[Character] = list(scene.characters)
+            characters[int(generator.integers(len(characters)))] = look_alike(subject.character, generator)[0]
+            scenes.append(Scene(scene.layout, tuple(characters), scene.background))
+            subjects.append(subject)
+        readings = read(judge, (draw_all(scenes, generator) + 1) / 2)
+        hits += [shows(reading, subject.character) for reading, subject in zip(readings, subjects, strict=True)]
+    return Share(sum(hits), len(hits))
+
+
+def parameters(pipeline: Pipeline) -> dict[str, int]:
+    """Weights of each part."""
+    parts: dict[str, torch.nn.Module] = {
+        "unet": pipeline.unet,
+        "text_encoder": pipeline.text_encoder,
+        "decoder": pipeline.autoencoder.decoder,
+    }
+    return {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}

@@ -1,0 +1,64 @@
+"""Sheets of pictures to look at: drawings above, samples of the same captions below."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...next_world import model_file
+from ...next_world.captions import describe, random_caption
+from ...next_world.scenes import random_scene
+from ...next_world.world import Scene
+from .sampling import sample
+from .subjects import in_training
+from .train.latents import draw_all
+
+
+def sheet(pictures: Tensor, columns: int, zoom: int = 2) -> Image.Image:
+    """Pictures (n, 3, H, W) in [0, 1] row by row."""
+    rows = [torch.cat(list(part), 2) for part in pictures.split(columns)]
+    whole = (torch.cat(rows, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    picture = Image.fromarray(whole)
+    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+
+
+def scenes_of(count: int, characters: int, seed: int) -> list[Scene]:
+    """Scenes with as many characters, no subject among them."""
+    generator = np.random.default_rng([seed, characters])
+    return [random_scene(generator, characters, in_training) for _ in range(count)]
+
+
+def drawings_and_samples(pipeline: model_file.Pipeline, each: int, seed: int) -> Image.Image:
+    """Rows in pairs for 1 to 4 characters: drawings, and samples of captions that say everything or most things."""
+    rows = []
+    for characters in (1, 2, 3, 4):
+        scenes = scenes_of(each, characters, seed)
+        generator = np.random.default_rng(seed)
+        texts = [
+            describe(scene).text if i % 2 else random_caption(scene, generator, identifiers=False).text
+            for i, scene in enumerate(scenes)
+        ]
+        rows += [(draw_all(scenes, generator) + 1) / 2, sample(pipeline, texts)]
+    return sheet(torch.cat(rows), each)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model-file", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=Path("checkpoints/sheet.png"))
+    parser.add_argument("--each", type=int, default=8, help="pictures in a row")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    pipeline = model_file.load_pipeline(arguments.model_file)
+    drawings_and_samples(pipeline, arguments.each, arguments.seed).save(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
