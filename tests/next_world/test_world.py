@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from cones_ops.laboratory.next_world.references import references
 from cones_ops.laboratory.next_world.subjects import CHOOSING, HELD_OUT, SUBJECTS, in_training
 from cones_ops.next_world.caption_forms import FORMS, HELD_OUT_FORMS, SEARCH_FORMS
@@ -39,7 +40,7 @@ def test_every_unnamed_detail_changes_the_drawing_and_no_caption(name: str) -> N
             continue
         scenes = [Scene("one", (each,), "paper") for each in (character, replace(character, **{name: value}))]
         first, second = (draw(scene, generator(0)).astype(float) for scene in scenes)
-        assert abs(first - second).max(axis=0).__gt__(40).sum() > 40  # pixels that differ clearly
+        assert (abs(first - second).max(axis=0) > 40).sum() > 40  # pixels that differ clearly
         assert {describe(scene, form).text for form in FORMS for scene in scenes} == {
             describe(scenes[0], form).text for form in FORMS
         }
@@ -76,7 +77,7 @@ def test_random_captions_leave_out_and_never_name_what_has_no_word() -> None:
         caption = random_caption(scene, generator(seed))
         texts.append(caption.text)
         assert caption.said[0].colour in (None, scene.characters[0].colour)
-    assert 8 <= sum(any(word in IDENTIFIERS for word in text.split()) for text in texts) <= 25
+    assert 4 <= sum(any(word in IDENTIFIERS for word in text.split()) for text in texts) <= 25
 
 
 def test_held_out_forms_and_subjects_are_apart() -> None:
