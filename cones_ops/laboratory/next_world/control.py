@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 from ...next_world.model_file import Pipeline
-from ...search.objective import Examples, concept_implanting_loss, draw
+from ...search.objective import Examples, Term, concept_implanting_loss, draw_terms
 from .references import References
 from .sampling import OwnWeights, conditioning, model_of
 from .subjects import Subject
@@ -38,17 +38,17 @@ def fine_tune_own_tokens(
 ) -> OwnWeights:
     """K and V, fine-tuned by Adam to act at the subject's own tokens; no prior, as no other prompt can change."""
     model, shown = model_of(pipeline), examples(pipeline, references, subject)
-    weights = {name: weight.clone() for name, weight in model.weights.items()}
+    weights = {key: weight.clone() for key, weight in model.weights.items()}
     optimizer = torch.optim.Adam(list(weights.values()), lr=rate)
     generator = torch.Generator().manual_seed(seed)
     for step in range(1, steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, 2 * (1 - (step - 1) / steps))  # constant, then to 0 in the second half
-        draws = draw(shown, batch, generator)
+        drawn = draw_terms(model, [Term(shown)], batch, generator)
         with model.acting_as(weights):
-            loss, gradients = model.gradients(partial(concept_implanting_loss, model, shown, draws))
-        for name, weight in weights.items():
-            weight.grad = gradients[name]
+            loss, gradients = model.gradients(partial(concept_implanting_loss, model, drawn))
+        for key, weight in weights.items():
+            weight.grad = gradients[key]
         optimizer.step()
         if on_step:
             on_step(step, float(loss))

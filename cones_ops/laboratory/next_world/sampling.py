@@ -20,6 +20,7 @@ from ...hosts.diffusers.host_model import DiffusersModel, TextTokens, alphas_cum
 from ...masks.concept_mask import Where
 from ...models.own_tokens import own_positions
 from ...next_world.model_file import Pipeline
+from ...search.host_model import Key
 
 STEPS, GUIDANCE, BATCH = 20, 3.0, 24
 
@@ -28,7 +29,7 @@ STEPS, GUIDANCE, BATCH = 20, 3.0, 24
 class OwnWeights:
     """K and V weights of any kind (a fine-tune's) that act at the own tokens of one concept only."""
 
-    weights: Mapping[str, Tensor]
+    weights: Mapping[Key, Tensor]
     identifier: str
     class_word: str
 
@@ -50,7 +51,7 @@ def conditioning(
         own = torch.zeros(len(hidden), dtype=torch.bool)
         if identifier:
             own = own_positions(words.tokens, text, identifier, class_word)[: words.length]
-        rows.append(TextTokens(hidden, own))
+        rows.append(TextTokens(hidden, own[None]))
     return rows
 
 
