@@ -77,7 +77,7 @@ class Pipeline:
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
         """Texts -> (B, tokens, D), the text encoder's last hidden state."""
-        ids = torch.tensor(self.vocabulary.encode_all(texts))
+        ids = torch.tensor(self.vocabulary.encode_all(texts), device=self.text_encoder.device)
         hidden: Tensor = self.text_encoder(input_ids=ids).last_hidden_state
         return hidden
 

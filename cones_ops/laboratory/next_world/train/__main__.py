@@ -62,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--judge-minutes", type=float, default=25, help="processor time")
     parser.add_argument("--decoder-minutes", type=float, default=40, help="processor time, earlier runs counted in")
     parser.add_argument("--judge-file", type=Path, default=JUDGE)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="for the UNet")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--model-file", type=Path, help="default: the model file in the folder of checkpoints")
     arguments = parser.parse_args(argv)
@@ -78,6 +79,8 @@ def main(argv: list[str] | None = None) -> None:
     if part in ("unet", "all"):
         scenes = TrainingScenes(out)
         scenes.take_new(arguments.chunks)
+        pipeline.unet.to(arguments.device)
+        pipeline.text_encoder.to(arguments.device)
         train_unet(pipeline, scenes, arguments.minutes, out / "unet.pt", log=log)
     if part in ("decoder", "unet", "file", "all"):
         finished(pipeline, out)
@@ -89,7 +92,7 @@ def finished(pipeline: model_file.Pipeline, out: Path) -> None:
     if (out / "decoder.pt").is_file():
         pipeline.autoencoder.decoder.load_state_dict(torch.load(out / "decoder.pt", weights_only=True)["decoder"])
     if (out / "unet.pt").is_file():
-        load_average(pipeline.unet, torch.load(out / "unet.pt", weights_only=True)["average"])
+        load_average(pipeline.unet, torch.load(out / "unet.pt", weights_only=True, map_location="cpu")["average"])
 
 
 if __name__ == "__main__":

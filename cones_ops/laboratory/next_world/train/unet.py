@@ -1,7 +1,7 @@
 """Train the UNet: v-prediction on latents, captions made anew at every use, EMA, resumable by wall clock.
 
 The learning rate follows the share of the time budget that is spent, so a run that is interrupted and resumed, or run
-on a faster machine, ends its schedule all the same. A later run with more minutes warms up to the rate of its share.
+on a faster machine, ends its schedule all the same. A later run with more minutes goes on at the rate of its share.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ EMPTY_SHARE = 0.1  # captions left empty, for classifier-free guidance
 SAVE_SECONDS = 180
 
 
-def learning_rate(steps_here: int, share: float) -> float:
-    """Linear warm-up over the first 300 steps of a run, then cosine over the share of the budget spent (0..1)."""
-    return PEAK_RATE * min(1.0, (steps_here + 1) / 300) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1))))
+def learning_rate(step: int, share: float) -> float:
+    """Linear warm-up over 300 steps, then cosine over the share of the budget spent (0..1)."""
+    return PEAK_RATE * min(1.0, (step + 1) / 300) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1))))
 
 
 def noised_batch(latents: Tensor, alphas: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,7 +63,7 @@ class Run:
         optimizer = torch.optim.AdamW(unet.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         run = cls(unet, optimizer, [p.detach().clone() for p in unet.parameters()])
         if checkpoint.is_file():
-            state = torch.load(checkpoint, weights_only=True)
+            state = torch.load(checkpoint, weights_only=True, map_location=run.average[0].device)
             unet.load_state_dict(state["unet"])
             optimizer.load_state_dict(state["optimizer"])
             run.average = state["average"]
@@ -97,15 +97,19 @@ def loss_of(
     """The v-prediction loss of one random batch."""
     chosen, latents = scenes.batch(words.integers(len(scenes), size=BATCH))
     texts = ["" if words.random() < EMPTY_SHARE else random_caption(scene, words).text for scene in chosen]
-    timesteps, noisy, target = noised_batch(latents, alphas, noise)
-    predicted = pipeline.unet(noisy, timesteps, encoder_hidden_states=pipeline.encode_text(texts)).sample
+    hidden = pipeline.encode_text(texts)
+    timesteps, noisy, target = (tensor.to(hidden.device) for tensor in noised_batch(latents, alphas, noise))
+    predicted = pipeline.unet(noisy, timesteps, encoder_hidden_states=hidden).sample
     return F.mse_loss(predicted, target)
 
 
 def train_unet(
     pipeline: Pipeline, scenes: TrainingScenes, minutes: float, checkpoint: Path, log: Callable[[str], None]
 ) -> None:
-    """Train `pipeline.unet` for `minutes` of wall clock in all, resuming `checkpoint`; ends with the EMA in it."""
+    """Train `pipeline.unet` for `minutes` of wall clock in all, resuming `checkpoint`; ends with the EMA in it.
+
+    UNet and text encoder must be on one device; latents and noise are drawn on the CPU.
+    """
     unet, alphas = pipeline.unet.requires_grad_(True).train(), alphas_cumprod(pipeline.schedule).float()
     run = Run.resumed(unet, checkpoint)
     noise, words = torch.Generator().manual_seed(run.step), np.random.default_rng([0, run.step])
@@ -114,7 +118,7 @@ def train_unet(
     saved = time.monotonic()
     while run.spent < minutes * 60:
         loss = loss_of(pipeline, scenes, alphas, words, noise)
-        run.descend(loss, learning_rate(run.step - first, run.spent / (minutes * 60)))
+        run.descend(loss, learning_rate(run.step, run.spent / (minutes * 60)))
         run.spent, run.processor = time.monotonic() - clocks[0], time.process_time() - clocks[1]
         running += (loss.item() - running) * max(0.01, 1 / (run.step - first))
         if run.step % 100 == 0:
