@@ -63,8 +63,7 @@ def test_the_json_has_what_it_promises(report: tuple[dict[str, Any], Path]) -> N
     assert all(pair[name] in SHARES for pair in found["pair"] for name in PAIR)
     control = found["positive_control"]
     assert control["identifier"] == "sks" and control["subject_share_before"] in SHARES
-    assert (found["samples_per_share"], found["versions"]["torch"]) == (4, torch.__version__)
-    assert found["seconds_total"] >= sum(found["seconds_by_phase"].values()) - 0.5
+    assert found["samples_per_share"] == 4 and torch.__version__.startswith(found["versions"]["torch"])
 
 
 def test_own_token_masks_leave_the_class_prompt_bit_identical(report: tuple[dict[str, Any], Path]) -> None:
