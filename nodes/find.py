@@ -88,8 +88,8 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     options=list(METHODS),
                     default="learned",
                     tooltip=(
-                        "learned: a score per weight, trained (best). cones: the paper's Algorithm 1. progressive: "
-                        "shuts some, looks again. taylor: one look, the plain baseline."
+                        "learned: a score per weight, trained (best). cones: the paper's Algorithm 1. taylor: one "
+                        "look, the plain baseline."
                     ),
                 ),
                 io.Combo.Input(

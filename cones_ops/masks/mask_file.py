@@ -44,6 +44,8 @@ def save_mask(
 ) -> Path:
     """Write `mask` to `path` (must end in .safetensors), and `cover`, a PNG's bytes, beside it as `<name>.png`.
 
+        save_mask(result.mask, "concept_masks/sks-dog.safetensors", overwrite=True)
+
     thumbnail: a small JPEG's bytes, which go into the file's metadata.
     """
     path = Path(path)
@@ -64,7 +66,10 @@ def save_mask(
 
 
 def load_mask(path: str | Path) -> ConceptMask:
-    """Read and validate a concept mask; ConesError names what is wrong with the file."""
+    """Read and validate a concept mask; ConesError names what is wrong with the file.
+
+    both = union(load_mask("sks-dog.safetensors"), load_mask("zwx-cat.safetensors"))
+    """
     path = Path(path)
     with _opened(path) as file:
         meta = _checked_metadata(path, file.metadata())

@@ -28,9 +28,13 @@ from .settings import OnStep, SearchSettings, recommended, recording, share_shut
 
 log = logging.getLogger("cones")
 
-_SEARCH, _STOPPING, _CHOOSING = range(3)  # streams of noise
-_OWN_DENSITY = ("learned", "progressive")  # methods that end with a set of their own
-_PARTS = (0.7, 0.8, 0.9, 1.0)  # of that set: its gain falls off steeply below, so look closely there
+_SEARCH, _CHOOSING = 0, 2  # streams of noise
+_SHARES = (
+    0.7,
+    0.8,
+    0.9,
+    1.0,
+)  # of the set that `learned` ends with: its gain falls off steeply below, so look closely there
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,10 @@ def find_concept_neurons(
         if on_estimate:
             expected = estimate(model, partial(sample_loss, model, terms, _SEARCH), settings)
             on_estimate(expected)
-        stopping = held_out_loss(model, terms, _STOPPING, settings) if settings.method == "progressive" else None
-        method, batches = METHODS[settings.method], sample_loss(model, terms, _SEARCH, settings)
-        scores = method(model, batches, settings, on_step=recording(history, on_step), held_out=stopping)
-        shut = share_shut(scores) if settings.method in _OWN_DENSITY else 0.0
-        grid = (*GRID, *(shut * part for part in _PARTS)) if shut else GRID
+        batches = sample_loss(model, terms, _SEARCH, settings)
+        scores = METHODS[settings.method](model, batches, settings, on_step=recording(history, on_step))
+        shut = share_shut(scores) if settings.method == "learned" else 0.0
+        grid = (*GRID, *(shut * share for share in _SHARES)) if shut else GRID
         held_out = held_out_loss(model, terms, _CHOOSING, settings)
         curve = density_curve(scores, held_out, grid, fixed=density, on_step=on_step)
         by_name = {name: score for (_, name), score in scores.items()}

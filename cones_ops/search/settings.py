@@ -1,8 +1,8 @@
 """What all search methods share: settings, the types of their arguments, one measured step.
 
-A method is `method(model, sample_loss, settings, *, on_step, held_out) -> scores`, one score per searched entry:
+A method is `method(model, sample_loss, settings, *, on_step) -> scores`, one score per searched entry:
 higher = shut first, >= 0 = the method itself would shut it. `sample_loss(k)` draws step k's batch and returns its loss
-as a closure; call it while nothing is multiplied. `held_out(multiplier)` gives paired losses (B,) on noise of its own.
+as a closure; call it while nothing is multiplied.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..errors import ConesError
 from ..masks.concept_mask import Where
 from .host_model import HostModel, Key, Multiplier
 
-MethodName = Literal["learned", "cones", "taylor", "progressive"]
+MethodName = Literal["learned", "cones", "taylor"]
 Phase = Literal["search", "choose"]
 Evaluate = Callable[[Multiplier | None], Tensor]
 SampleLoss = Callable[[int], Callable[[], Tensor]]
@@ -51,17 +51,14 @@ class SearchSettings:
     sparsity: float = 0.1  # learned: constant pull towards leaving a weight on, in RMS gradients
     momentum: float = 0.9  # learned: of the running mean of theta * dL/dtheta
     shrink: float = 0.2  # cones: how far the 99th percentile of |theta * dL/dtheta| moves its weight in the whole run
-    rounds: int = 18  # progressive: how often to shut some more
-    densest: float = 0.1  # progressive: density of the last round
 
     def __post_init__(self) -> None:
         if self.method not in get_args(MethodName):
             raise ConesError(f"method {self.method!r} is not known; choose one of {', '.join(get_args(MethodName))}")
-        wrong = [f"{n}={getattr(self, n)}" for n in ("steps", "batch", "rounds") if getattr(self, n) < 1]
+        wrong = [f"{n}={getattr(self, n)}" for n in ("steps", "batch") if getattr(self, n) < 1]
         wrong += [f"held_out={self.held_out}"] * (self.held_out < 2) + [f"seed={self.seed}"] * (self.seed < 0)
         wrong += [f"{n}={getattr(self, n)}" for n in ("rate", "shrink") if not 0 < getattr(self, n) < float("inf")]
         wrong += [f"momentum={self.momentum}"] * (not 0 <= self.momentum < 1)
-        wrong += [f"densest={self.densest}"] * (not 0 < self.densest <= 1)
         wrong += [f"sparsity={self.sparsity}"] * (not isfinite(self.sparsity))
         if wrong:
             raise ConesError(f"search settings out of range: {', '.join(wrong)}")
@@ -82,7 +79,6 @@ class Method(Protocol):
         settings: SearchSettings,
         *,
         on_step: OnStep | None = None,
-        held_out: Evaluate | None = None,
     ) -> dict[Key, Tensor]: ...
 
 

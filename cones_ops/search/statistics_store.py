@@ -1,4 +1,4 @@
-"""Where a search keeps its statistics, up to 26 bytes for every searched weight: in memory, or in temporary files.
+"""Where a search keeps its statistics, up to 21 bytes for every searched weight: in memory, or in temporary files.
 
 Files are mapped into memory, so that the system writes them out when memory is short and the same operations work on
 them in place. They have no name on POSIX, and vanish with the tensors on any system, also when the program is killed.

@@ -31,6 +31,9 @@ def applied(
 ) -> Iterator[None]:
     """Inside, `unet` acts with the masks shut at their strengths.
 
+        with applied(pipeline.unet, [(load_mask("sks-dog.safetensors"), 1.0)]):
+            picture = pipeline("a photo of a sks dog").images[0]
+
     own: for each mask None (everywhere) or boolean (B, L), B and L being those of every forward pass inside.
     A mask found on other weights (its fingerprint differs) is refused unless `any_base`.
     """

@@ -48,12 +48,15 @@ class TextTokens:
 
 
 def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
-    """Noise schedule (T,) of a configuration with beta_schedule, beta_start, beta_end and timesteps."""
+    """Noise schedule (T,) in fp64 of a configuration with beta_schedule, beta_start, beta_end and timesteps.
+
+    The betas are the scheduler's; its own fp32 product would move the lowest sigmas by 2e-5 from ComfyUI's.
+    """
     from diffusers import DDPMScheduler
 
     names = ("beta_schedule", "beta_start", "beta_end")
-    alphas: Tensor = DDPMScheduler(config["timesteps"], **{name: config[name] for name in names}).alphas_cumprod
-    return alphas
+    betas: Tensor = DDPMScheduler(config["timesteps"], **{name: config[name] for name in names}).betas
+    return torch.cumprod(1.0 - betas.double(), dim=0)
 
 
 class DiffusersModel:

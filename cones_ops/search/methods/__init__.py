@@ -8,12 +8,10 @@ from __future__ import annotations
 from ..settings import Method, MethodName
 from .cones import cones
 from .learned import learned
-from .progressive import progressive
 from .taylor import taylor
 
 METHODS: dict[MethodName, Method] = {
     "learned": learned,
     "cones": cones,
     "taylor": taylor,
-    "progressive": progressive,
 }

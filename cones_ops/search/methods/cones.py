@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..host_model import HostModel, Key
-from ..settings import Evaluate, OnStep, SampleLoss, SearchSettings, Step, measured, root_mean_square
+from ..settings import OnStep, SampleLoss, SearchSettings, Step, measured, root_mean_square
 
 SAMPLE = 1_000_000  # entries the percentile is taken from
 
@@ -23,7 +23,6 @@ def cones(
     settings: SearchSettings,
     *,
     on_step: OnStep | None = None,
-    held_out: Evaluate | None = None,
 ) -> dict[Key, Tensor]:
     """Scores = mean of theta_k * dL/dtheta_k over the steps; positive = shrinking helps."""
     multiplier = {name: model.new_statistic(weight).fill_(1) for name, weight in sorted(model.weights.items())}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..host_model import HostModel, Key
-from ..settings import Evaluate, OnStep, SampleLoss, SearchSettings, Step, measured, root_mean_square
+from ..settings import OnStep, SampleLoss, SearchSettings, Step, measured, root_mean_square
 
 
 def learned(
@@ -24,7 +24,6 @@ def learned(
     settings: SearchSettings,
     *,
     on_step: OnStep | None = None,
-    held_out: Evaluate | None = None,
     start: Iterable[tuple[Key, Tensor]] | None = None,
 ) -> dict[Key, Tensor]:
     """Scores >= 0 where the weight ended shut. start: s to begin with, in [0, 1], by key; default 1, nothing shut."""

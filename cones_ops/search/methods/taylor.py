@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..host_model import HostModel, Key
-from ..settings import Evaluate, OnStep, SampleLoss, SearchSettings, Step, measured
+from ..settings import OnStep, SampleLoss, SearchSettings, Step, measured
 
 
 def taylor(
@@ -18,7 +18,6 @@ def taylor(
     settings: SearchSettings,
     *,
     on_step: OnStep | None = None,
-    held_out: Evaluate | None = None,
 ) -> dict[Key, Tensor]:
     """Scores positive where shrinking the weight alone lowers the loss."""
     score = {name: model.new_statistic(weight).zero_() for name, weight in sorted(model.weights.items())}

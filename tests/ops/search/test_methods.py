@@ -61,34 +61,6 @@ def test_learned_pace_falls_to_zero_and_sets_show_in_the_sign(toy_host: type, ke
     assert share_shut(scores) == 0.25
 
 
-def test_progressive_scores_rounds_in_order(toy_host: type, keys: tuple) -> None:
-    model, sample = linear_host(toy_host, keys)
-    settings = SearchSettings("progressive", steps=4, rounds=2, densest=0.75)
-    scores = METHODS["progressive"](model, sample, settings)  # round 1 shuts round(.005 * .75 * 4) = 0, round 2 one
-    assert scores[keys[0]][0, 0] >= 0 and share_shut(scores) == 0.25  # only where shrinking helps
-    order = torch.cat([scores[n].flatten() for n in keys]).argsort(descending=True)
-    assert order.tolist() == [0, 3, 2, 1]
-
-
-def test_progressive_stops_when_the_held_out_loss_rises(toy_host: type, keys: tuple) -> None:
-    generator = torch.Generator().manual_seed(0)
-    model = toy_host(torch.rand(40, 5, generator=generator), torch.rand(5, 40, generator=generator))
-    sample = lambda k: lambda: sum(w.square().sum() for w in model.effective.values())  # noqa: E731
-    shut: list[int] = []
-
-    def held_out(multiplier: dict[str, Tensor]) -> Tensor:
-        shut.append(sum(int((m == 0).sum()) for m in multiplier.values()))
-        return torch.tensor([float(abs(shut[-1] - 12))])  # best when 12 are shut
-
-    steps: list[Step] = []
-    settings = SearchSettings("progressive", steps=36, rounds=18, densest=0.5)
-    scores = METHODS["progressive"](model, sample, settings, held_out=held_out, on_step=steps.append)
-    best = min(range(len(shut)), key=lambda r: abs(shut[r] - 12))
-    assert len(shut) == best + 3 and len(steps) < 36  # two more rounds, then it stops
-    assert sum(int((score >= 0).sum()) for score in scores.values()) == shut[best] > 0
-    assert shut == sorted(shut)  # nested
-
-
 def planted(toy_host: type, keys: tuple):
     """The answer is K c with 20 of its 192 entries shut: shutting exactly those gives loss 0. V plays no part."""
     generator = torch.Generator().manual_seed(1)
@@ -167,7 +139,7 @@ def test_the_model_is_given_back_when_something_raises(method: str, where: str, 
 def test_every_step_is_reported(method: str, toy_host: type, keys: tuple) -> None:
     model, sample, _ = planted(toy_host, keys)
     steps: list[Step] = []
-    METHODS[method](model, sample, SearchSettings(method, steps=7, rounds=3), on_step=steps.append)
+    METHODS[method](model, sample, SearchSettings(method, steps=7), on_step=steps.append)
     assert [(s.step, s.total, s.phase) for s in steps] == [(k, 7, "search") for k in range(1, 8)]
 
 
@@ -185,8 +157,8 @@ def test_a_broken_loss_is_named(method: str, toy_host: type, keys: tuple) -> Non
 def test_settings_are_checked() -> None:
     with pytest.raises(ConesError, match="method 'magic' is not known; choose one of learned, cones"):
         SearchSettings("magic")
-    with pytest.raises(ConesError, match="steps=0, batch=-1, held_out=1, seed=-1, rate=0, momentum=1, densest=2"):
-        SearchSettings(steps=0, batch=-1, held_out=1, seed=-1, rate=0, momentum=1, densest=2)
+    with pytest.raises(ConesError, match="steps=0, batch=-1, held_out=1, seed=-1, rate=0, momentum=1"):
+        SearchSettings(steps=0, batch=-1, held_out=1, seed=-1, rate=0, momentum=1)
     own, everywhere = recommended("own tokens"), recommended("everywhere", "cones", seed=3)
     assert (own.steps, own.rate, own.sparsity) == (300, 30.0, 0.5)
     assert (everywhere.method, everywhere.batch, everywhere.rate, everywhere.sparsity) == ("cones", 16, 30.0, 0.5)

@@ -45,7 +45,7 @@ def test_a_search_finds_the_same_with_its_statistics_on_disk(
     generator = torch.Generator().manual_seed(3)
     weights = [torch.randn(8, 12, generator=generator), torch.randn(8, 8, generator=generator)]
     subject = Examples(torch.randn(4, 8, 1, 1, generator=generator), [(torch.randn(12, generator=generator), True)])
-    settings = SearchSettings(method, steps=12, batch=4, held_out=8, rounds=4)
+    settings = SearchSettings(method, steps=12, batch=4, held_out=8)
     results = []
     for kept in (in_memory, on_disk(tmp_path)):
         model = toy_host(*weights, where="own tokens")
