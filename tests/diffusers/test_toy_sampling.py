@@ -124,7 +124,8 @@ def test_other_methods_change_what_they_should_and_nothing_else(pipeline: ToyPip
     one = subject("sks")
     captions = [one.prompt, f"{one.prompt} on a grey background"]
     pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    some, prior = examples(pipeline, pictures, captions, "sks", "star"), examples(pipeline, pictures, ["a star"] * 2)
+    some = examples(pipeline, pictures, captions, [("sks", "star")])
+    prior = examples(pipeline, pictures, ["a star"] * 2)
     state = {name: tensor.clone() for name, tensor in pipeline.unet.state_dict().items()}
     table = pipeline.text_encoder.get_input_embeddings().weight.clone()
     how = FineTuning(2, 1e-2, batch=2)
