@@ -80,8 +80,8 @@ def _checked(index: Mapping[str, Tensor], shapes: Shapes) -> Mapping[str, Tensor
         if wrong := [name for name, size in index.sizes.items() if size != prod(shapes[name])]:
             raise ConesError(f"indices coded for other shapes than given: {listed(wrong)}")
         return index if all(index.counts.values()) else index.only(name for name, n in index.counts.items() if n)
-    found = {name: checked_index(name, index[name], prod(shapes[name])) for name in sorted(index)}
-    return {name: one for name, one in found.items() if one.numel()}
+    checked = {name: checked_index(name, index[name], prod(shapes[name])) for name in sorted(index)}
+    return {name: positions for name, positions in checked.items() if positions.numel()}
 
 
 def checked_index(name: str, index: Tensor, size: int) -> Tensor:
@@ -158,7 +158,7 @@ def check_strength(strength: float) -> None:
         raise ConesError(f"strength {strength} is not a number; 0 changes nothing, 1 shuts the neurons")
 
 
-def _combined(how: str, masks: tuple[ConceptMask, ...], keep: Callable[[Tensor, int], Tensor]) -> ConceptMask:
+def _combined(method: str, masks: tuple[ConceptMask, ...], keep: Callable[[Tensor, int], Tensor]) -> ConceptMask:
     """One mask with the entries for which `keep(number of masks that have it, number of masks)`."""
     fields = _shared_fields(masks)
     if len(masks) == 1:
@@ -170,7 +170,7 @@ def _combined(how: str, masks: tuple[ConceptMask, ...], keep: Callable[[Tensor, 
         if entries:
             positions, seen = torch.unique(torch.cat(entries), return_counts=True)
             index[name] = positions[keep(seen, len(masks))]
-    return ConceptMask(index, shapes, provenance=_agreed(masks, how), **fields)
+    return ConceptMask(index, shapes, provenance=_agreed(masks, method), **fields)
 
 
 def _shared_fields(masks: tuple[ConceptMask, ...]) -> dict[str, Any]:
@@ -181,8 +181,8 @@ def _shared_fields(masks: tuple[ConceptMask, ...]) -> dict[str, Any]:
     wrong = {n for mask in masks for n, shape in mask.shapes.items() if shapes.setdefault(n, shape) != shape}
     if wrong:
         raise ConesError(f"the masks disagree on the shape of {listed(wrong)}; were they made for different models?")
-    if len(places := {mask.where for mask in masks}) > 1:
-        raise ConesError(f"masks act at {' and '.join(sorted(places))}; combine masks found for the same place only")
+    if len(ways := {mask.where for mask in masks}) > 1:
+        raise ConesError(f"masks act at {' and '.join(sorted(ways))}; combine masks found for the same place only")
     if len(prints := {mask.fingerprint for mask in masks} - {""}) > 1:
         seen = " and ".join(sorted(p[:12] for p in prints))
         raise ConesError(f"the masks were found on different base weights ({seen}); search them on the same model")
@@ -194,10 +194,10 @@ def _shared_fields(masks: tuple[ConceptMask, ...]) -> dict[str, Any]:
     }
 
 
-def _agreed(masks: tuple[ConceptMask, ...], how: str) -> dict[str, str]:
+def _agreed(masks: tuple[ConceptMask, ...], method: str) -> dict[str, str]:
     """The provenance of a combined mask: what all its masks say alike, and how they were combined."""
     common = set.intersection(*({*mask.provenance.items()} for mask in masks))
-    return dict(sorted(common)) | {"method": how}
+    return dict(sorted(common)) | {"method": method}
 
 
 def _joined(words: Iterable[str]) -> str:

@@ -105,14 +105,14 @@ def read_mask_metadata(path: str | Path) -> dict[str, str]:
 
 
 def _metadata(mask: ConceptMask, crc32: str) -> dict[str, str]:
-    told = mask.provenance
+    facts = mask.provenance
     phrase = f"{mask.identifier} {mask.class_word}".strip()
     meta = {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{told.get('architecture', 'unknown')}/concept-mask",
+        "modelspec.architecture": f"{facts.get('architecture', 'unknown')}/concept-mask",
         "modelspec.implementation": "cones_ops",
         "modelspec.title": phrase or "concept mask",
-        "modelspec.resolution": told.get("resolution", "unknown"),
+        "modelspec.resolution": facts.get("resolution", "unknown"),
         "modelspec.trigger_phrase": phrase,
         "modelspec.description": f"Concept neurons of '{phrase}': {mask.count} of {mask.size} ({mask.density:.3%}).",
         "cones.format_version": FORMAT_VERSION,
@@ -125,13 +125,13 @@ def _metadata(mask: ConceptMask, crc32: str) -> dict[str, str]:
         "cones.size": str(mask.size),
         "cones.crc32": crc32,
     }
-    if "date" in told:
-        meta["modelspec.date"] = told["date"]
+    if "date" in facts:
+        meta["modelspec.date"] = facts["date"]
     if phrase:
         meta |= {"ss_output_name": phrase, "ss_tag_frequency": json.dumps({"concept": {phrase: 1}})}
-    if "base_model_version" in told:
-        meta["ss_base_model_version"] = told["base_model_version"]
-    return meta | {_SEARCH + key: value for key, value in told.items()}
+    if "base_model_version" in facts:
+        meta["ss_base_model_version"] = facts["base_model_version"]
+    return meta | {_SEARCH + key: value for key, value in facts.items()}
 
 
 def _embedded(thumbnail: bytes | None) -> dict[str, str]:
@@ -183,8 +183,8 @@ def _opened(path: Path) -> Iterator[Any]:
         raise ConesError(f"{path.name}: not a readable safetensors file ({error}); is it whole?") from None
 
 
-def _checked_metadata(path: Path, found: Mapping[str, str] | None) -> dict[str, str]:
-    meta = dict(found or {})
+def _checked_metadata(path: Path, metadata: Mapping[str, str] | None) -> dict[str, str]:
+    meta = dict(metadata or {})
     version = meta.get("cones.format_version")
     if version is None:
         raise ConesError(f"{path.name}: not a concept mask (no cones.format_version); a LoRA or a checkpoint, perhaps?")

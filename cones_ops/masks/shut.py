@@ -21,8 +21,10 @@ def shut_(weight: Tensor, index: Tensor, strength: float = 1.0) -> Tensor:
     if int(index.min()) < 0 or top >= weight.numel():
         size = weight.numel()
         raise ConesError(f"index up to {top} but the weight has {size} entries; was this mask made for another model?")
-    at = torch.unravel_index(index.to(weight.device), weight.shape)  # also right for weights that are not contiguous
+    positions = torch.unravel_index(
+        index.to(weight.device), weight.shape
+    )  # also right for weights that are not contiguous
     with torch.no_grad():
-        values = weight[at]
-        weight[at] = torch.zeros_like(values) if strength == 1.0 else values * (1.0 - strength)
+        values = weight[positions]
+        weight[positions] = torch.zeros_like(values) if strength == 1.0 else values * (1.0 - strength)
     return weight

@@ -75,26 +75,26 @@ def _alternatives(words: str, plural: bool = False) -> re.Pattern[str] | None:
 
 def _whole(phrase: Sequence[str], plural: bool) -> str:
     """Pattern of a phrase that begins and ends where its words do."""
-    one = r"\s+".join(map(re.escape, phrase))
-    many = f"(?:{one}(?:s|es)?|{one[:-1]}ies)" if one.endswith("y") else f"{one}(?:s|es)?"
+    word = r"\s+".join(map(re.escape, phrase))
+    many = f"(?:{word}(?:s|es)?|{word[:-1]}ies)" if word.endswith("y") else f"{word}(?:s|es)?"
     begins = rf"(?<!{_LETTER})" if re.match(_LETTER, phrase[0]) else ""
     ends = rf"(?!{_LETTER})" if re.match(_LETTER, phrase[-1][-1]) else ""
-    return begins + (many if plural else one) + ends
+    return begins + (many if plural else word) + ends
 
 
 def _tokens_of(tokenize: Tokenize, tokens: Sequence[Hashable | None], text: str, span: tuple[int, int]) -> list[int]:
     """Positions of the tokens of text[start:end]: those between what is common before and behind a stand-in."""
     start, end = span
     stand_in = next(word for word in _STAND_INS if word not in text[start:end].lower().split())
-    places = [i for i, token in enumerate(tokens) if token is not None]
-    ours = [tokens[i] for i in places]
+    positions = [i for i, token in enumerate(tokens) if token is not None]
+    ours = [tokens[i] for i in positions]
     others = [token for token in tokenize(text[:start] + stand_in + text[end:]) if token is not None]
     before = _common(ours, others)
     behind = min(_common(ours[::-1], others[::-1]), len(ours) - before, len(others) - before)
-    found = places[before : len(places) - behind]
-    if not found:
+    inside = positions[before : len(positions) - behind]
+    if not inside:
         raise ConesError(f"the text encoder has no tokens for {text[start:end]!r} in {text!r}; use another word")
-    return found
+    return inside
 
 
 def _common(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:

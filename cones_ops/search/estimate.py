@@ -44,10 +44,10 @@ def estimate(
     model: HostModel, sample_loss: Callable[[SearchSettings], SampleLoss], settings: SearchSettings
 ) -> Estimate:
     """Two gradients on small batches, with nothing multiplied. sample_loss: of settings with another batch."""
-    one, _ = measured_gradient(model, sample_loss(replace(settings, batch=1))(0))
-    two, seconds = measured_gradient(model, sample_loss(replace(settings, batch=2))(0))
+    single, _ = measured_gradient(model, sample_loss(replace(settings, batch=1))(0))
+    double, seconds = measured_gradient(model, sample_loss(replace(settings, batch=2))(0))
     searched = sum(weight.numel() for weight in model.weights.values())
-    kept = max(one, one + (settings.batch - 1) * (two - one))
+    kept = max(single, single + (settings.batch - 1) * (double - single))
     return Estimate(kept, BYTES[settings.method] * searched, seconds * settings.batch / 2, settings.steps)
 
 

@@ -44,12 +44,12 @@ def applied(
     for mask, _ in masks:
         _check_mask(mask, modules, any_base)
     pairs = sorted(zip(masks, own, strict=True), key=lambda pair: pair[0][1])
-    active = [(mask, strength, places) for (mask, strength), places in pairs if strength and mask.count]
+    active = [(mask, strength, positions) for (mask, strength), positions in pairs if strength and mask.count]
     with ExitStack() as stack:
-        stack.enter_context(_shut_everywhere(modules, [(m, s) for m, s, places in active if places is None]))
-        placed = [(m, s, places) for m, s, places in active if places is not None]
-        if placed:
-            stack.enter_context(_shut_at_own_tokens(modules, placed))
+        stack.enter_context(_shut_everywhere(modules, [(m, s) for m, s, positions in active if positions is None]))
+        at_tokens = [(m, s, positions) for m, s, positions in active if positions is not None]
+        if at_tokens:
+            stack.enter_context(_shut_at_own_tokens(modules, at_tokens))
         yield
 
 
@@ -72,10 +72,10 @@ def _check_mask(mask: ConceptMask, modules: Mapping[str, nn.Linear], any_base: b
             raise ConesError(f"{name}: the mask is for {tuple(shape)} but the weight is {size}; another model?")
     if any_base or not mask.fingerprint:
         return
-    seen = fingerprint({name: modules[name].weight for name in mask.shapes})
-    if seen != mask.fingerprint:
+    actual = fingerprint({name: modules[name].weight for name in mask.shapes})
+    if actual != mask.fingerprint:
         raise ConesError(
-            f"mask {mask.identifier!r} was found on weights {mask.fingerprint[:12]} but these are {seen[:12]}; "
+            f"mask {mask.identifier!r} was found on weights {mask.fingerprint[:12]} but these are {actual[:12]}; "
             "load the model it was found on, or pass any_base=True"
         )
 
@@ -111,14 +111,14 @@ def _shut_at_own_tokens(
     replacements: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
     for name, module in modules.items():
         shut = []
-        for bits, places in groups.items():
+        for bits, positions in groups.items():
             weight = module.weight.detach().clone()
             chosen = [(mask, strength) for bit, (mask, strength, _) in enumerate(masks) if bits >> bit & 1]
             for mask, strength in chosen:
                 if name in mask.index:
                     shut_(weight, mask.index[name].to(weight.device), strength)
             if any(name in mask.index for mask, _ in chosen):
-                shut.append((places.to(weight.device), weight))
+                shut.append((positions.to(weight.device), weight))
         if shut:
             replacements[module] = _own_token_forward(name, module, shut)
     with forwards(replacements):
@@ -130,13 +130,13 @@ def _own_token_forward(
 ) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:  # x (B, L, D)
         y = F.linear(x, module.weight, module.bias)
-        for places, weight in shut:
-            if x.shape[:2] != places.shape:
+        for positions, weight in shut:
+            if x.shape[:2] != positions.shape:
                 raise ConesError(
-                    f"{name}: own positions are for {tuple(places.shape)} (rows, tokens) but the text is "
+                    f"{name}: own positions are for {tuple(positions.shape)} (rows, tokens) but the text is "
                     f"{tuple(x.shape[:2])}; give positions for every row of the batch"
                 )
-            y[places] = F.linear(x[places], weight, module.bias)
+            y[positions] = F.linear(x[positions], weight, module.bias)
         return y
 
     return forward

@@ -169,17 +169,12 @@ class DiffusersModel:
         """Inside, each named target acts as theta * multiplier; the others as they are."""
         multiplier = multiplier or {}
         if unknown := {name for concept, name in multiplier if (concept, name) not in self.weights}:
-            raise ConesError(
-                f"multipliers without a target: {listed(unknown)}; the targets are {listed(self.base_weights)} for "
-                f"{self._concepts} concepts"
-            )
+            raise ConesError(f"multipliers without a target: {listed(unknown)}; targets: {listed(self.base_weights)}")
         effective = {}
         for key, factor in multiplier.items():
             weight = self.weights[key]
             if factor.shape != weight.shape:
-                raise ConesError(
-                    f"{key[1]}: multiplier is {tuple(factor.shape)} but the weight is {tuple(weight.shape)}"
-                )
+                raise ConesError(f"{key[1]}: multiplier is {tuple(factor.shape)}, the weight {tuple(weight.shape)}")
             effective[key] = weight * factor.detach().to(weight)
         with self.acting_as(effective):
             yield

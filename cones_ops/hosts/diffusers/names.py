@@ -47,12 +47,12 @@ def owners(config: Mapping[str, Any]) -> dict[str, str]:
 def canonical_names(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
     """Canonical name -> diffusers name for the `names` in transformer blocks; others are left out."""
     table = owners(config)
-    found: dict[str, str] = {}
+    canonical: dict[str, str] = {}
     for name in names:
         match = _OWNER.match(name)
         if match is None:
             continue
         if match[1] not in table:
             raise ConesError(f"{name}: by its configuration {match[1]} has no transformer blocks; wrong config?")
-        found[f"{table[match[1]]}.{match[2]}"] = name
-    return found
+        canonical[f"{table[match[1]]}.{match[2]}"] = name
+    return canonical

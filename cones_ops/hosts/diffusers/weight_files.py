@@ -39,7 +39,7 @@ def weight_reader(base: Path) -> Callable[[str], Tensor]:
 def _in_checkpoint(path: Path) -> dict[str, tuple[Path, str]]:
     """Canonical name -> (file, name in it)."""
     names = _names(path)
-    prefix = next(one for one in PREFIXES if any(name.startswith(one) for name in names) or not one)
+    prefix = next(p for p in PREFIXES if any(name.startswith(p) for name in names) or not p)
     return {name.removeprefix(prefix): (path, name) for name in names if name.startswith(prefix)}
 
 
@@ -51,8 +51,8 @@ def _in_folder(folder: Path) -> dict[str, tuple[Path, str]]:
             "checkpoint file"
         )
     stored = {name: file for file in reversed(files) for name in _names(file)}  # the plain file before its variants
-    found = canonical_names(json.loads(config.read_text(encoding="utf-8")), stored)
-    return {name: (stored[one], one) for name, one in found.items()}
+    names = canonical_names(json.loads(config.read_text(encoding="utf-8")), stored)
+    return {name: (stored[in_file], in_file) for name, in_file in names.items()}
 
 
 def _names(path: Path) -> list[str]:
