@@ -32,7 +32,7 @@ except ImportError:
 
 NOBODY, NEGATIVE = {}, {SKS: [4]}
 PLAIN = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
-QUICK = ("fp32", "float8_e4m3fn")
+QUICK = ("fp32", "fp8")
 KINDS = [
     pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in (*PLAIN, *sorted(QUANT_ALGOS))
 ]
