@@ -27,8 +27,8 @@ ROOT = Path(__file__).absolute().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "browser"), str(ROOT / "tools"), str(ROOT)]
 
 from conftest import FLAGS, SETTINGS, Canvas  # noqa: E402 - tests/browser, found through the line above
-from workflow_graph import Graph, Output  # noqa: E402
-from workflow_pieces import MASKS  # noqa: E402
+from workflow_graph import Graph  # noqa: E402
+from workflow_pieces import MASKS, load_masks  # noqa: E402
 
 from cones_ops.laboratory.comfyui.checkout import find_host  # noqa: E402
 from cones_ops.laboratory.comfyui.server import Server, started  # noqa: E402
@@ -56,32 +56,29 @@ EXAMPLES = {
 RUN = ("ConesInspectConceptMask", "ConesCompareConceptMasks")  # they show a figure, and need no model for it
 
 
-def loaded(graph: Graph, name: str, top: int = 0) -> Output:
-    """A concept mask from a file, at the left."""
-    return graph.add("ConesLoadConceptMask", (0, top), (340, 110), mask_name=f"{name}.safetensors")[0]
-
-
 def combine() -> Graph:
     graph = Graph("combine")
-    masks = {f"mask_{k + 1}": loaded(graph, name, 200 * k) for k, name in enumerate(MASKS[:2])}
-    graph.add("ConesCombineConceptMasks", (420, 0), (340, 220), **masks)
+    first, second = load_masks(graph, (0, 0), *MASKS[:2])
+    graph.add("ConesCombineConceptMasks", (420, 0), mask_1=first[0], mask_2=second[0])
     return graph
 
 
 def export() -> Graph:
     graph = Graph("export")
-    world = graph.add("ConesToyWorld", (0, 200), (340, 90))
-    graph.add("ConesExportAsLora", (420, 0), (360, 180), model=world[0], concept_mask=loaded(graph, EVERYWHERE))
+    world = graph.add("ConesToyWorld", (0, 200))
+    (mask,) = load_masks(graph, (0, 0), EVERYWHERE)
+    graph.add("ConesExportAsLora", (420, 0), model=world[0], concept_mask=mask[0])
     return graph
 
 
 def hook() -> Graph:
     graph = Graph("hook")
-    graph.add("ConesConceptMaskHook", (420, 0), (340, 110), mask=loaded(graph, EVERYWHERE))
+    (mask,) = load_masks(graph, (0, 0), EVERYWHERE)
+    graph.add("ConesConceptMaskHook", (420, 0), mask=mask[0])
     return graph
 
 
-EVERYWHERE = next(name for name in MASKS if name.endswith("everywhere"))
+EVERYWHERE = MASKS[2]
 SMALL: dict[str, Callable[[], Graph]] = {
     "ConesCombineConceptMasks": combine,
     "ConesExportAsLora": export,

@@ -1,15 +1,18 @@
 """One description of a graph, two forms: the frontend's workflow file and the server's API prompt.
 
-`Graph.add` records a node by its id, place and inputs (values, or outputs of other nodes written `node[0]`). Both forms
-also take the server's node definitions, which say what defaults widgets have and in which order they are stored; inputs
-that do not exist are refused. Nothing here talks to a server.
+`Graph.add` records a node by its id, position and inputs (values, or outputs of other nodes written `node[0]`); the
+notes on the canvas come from workflow_notes.md. Both forms also take the server's node definitions, which say what
+defaults widgets have and in which order they are stored; inputs that do not exist are refused. Nothing here talks to a
+server.
 """
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from cones_ops.laboratory.comfyui.workflow import InputSpec, Prompt, companions, input_specs, is_widget, to_prompt
@@ -17,6 +20,37 @@ from cones_ops.laboratory.comfyui.workflow import InputSpec, Prompt, companions,
 REGISTRY_ID = "cones-concept-neurons"
 NOTE_COLOURS = {"color": "#432", "bgcolor": "#653"}
 HEADLINE = 26  # pixels of a node's title bar, drawn above its position
+NOTES_FILE = Path(__file__).with_name("workflow_notes.md")
+DEFAULT_SIZE = (340, 110)
+SIZES = {
+    "BatchImagesNode": (340, 140),
+    "CheckpointLoaderSimple": (340, 100),
+    "ConditioningSetDefaultCombine": (340, 70),
+    "ConditioningSetProperties": (340, 140),
+    "ConesApplyConceptMasks": (340, 780),
+    "ConesCombineConceptMasks": (340, 220),
+    "ConesCompareConceptMasks": (400, 480),
+    "ConesEncodePrompt": (340, 360),
+    "ConesExportAsLora": (360, 180),
+    "ConesFindConceptNeurons": (420, 590),
+    "ConesInspectConceptMask": (400, 500),
+    "ConesLabelPictures": (340, 140),
+    "ConesLayPictures": (340, 300),
+    "ConesSaveConceptMask": (340, 150),
+    "ConesSplitConceptMask": (340, 180),
+    "ConesToySubject": (340, 290),
+    "ConesToyWorld": (340, 90),
+    "ConesTuneConceptMasks": (420, 800),
+    "ImageScale": (340, 140),
+    "ImageScaleBy": (300, 82),
+    "KSampler": (300, 270),
+    "LoadImage": (340, 330),
+    "MaskComposite": (340, 150),
+    "SetHookKeyframes": (340, 60),
+    "VAEDecode": (300, 50),
+    "VAEEncode": (340, 50),
+}
+Pair = tuple[int, int]  # x and y, or width and height, in pixels
 
 
 @dataclass(eq=False)
@@ -25,11 +59,10 @@ class Node:
 
     id: int
     type: str
-    at: tuple[int, int]
-    size: tuple[int, int]
+    position: Pair
+    size: Pair
     inputs: dict[str, Any]
     title: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, index: int) -> Output:
         return Output(self, index)
@@ -52,21 +85,21 @@ class Graph:
     groups: list[dict[str, Any]] = field(default_factory=list)
     notes: list[Node] = field(default_factory=list)
 
-    def add(self, node_type: str, at: tuple[int, int], size: tuple[int, int], title: str = "", **inputs: Any) -> Node:
-        node = Node(self._next(), node_type, at, size, inputs, title)
+    def add(self, node_type: str, position: Pair, title: str = "", size: Pair | None = None, **inputs: Any) -> Node:
+        node = Node(self._next(), node_type, position, size or SIZES.get(node_type, DEFAULT_SIZE), inputs, title)
         self.nodes.append(node)
         return node
 
-    def note(self, at: tuple[int, int], size: tuple[int, int], title: str, text: str) -> None:
-        """A Markdown note on the canvas."""
-        self.notes.append(Node(self._next(), "MarkdownNote", at, size, {}, title, {"text": text, **NOTE_COLOURS}))
+    def note(self, position: Pair, size: Pair, title: str) -> None:
+        """A Markdown note on the canvas: the section of workflow_notes.md with this title."""
+        self.notes.append(Node(self._next(), "MarkdownNote", position, size, {"text": note_text(title)}, title))
 
     def group(self, title: str, nodes: list[Node], colour: str = "#3f789e") -> None:
         """A titled frame around nodes."""
-        left = min(n.at[0] for n in nodes) - 20
-        top = min(n.at[1] for n in nodes) - HEADLINE - 54
-        right = max(n.at[0] + n.size[0] for n in nodes) + 20
-        bottom = max(n.at[1] + n.size[1] for n in nodes) + 20
+        left = min(n.position[0] for n in nodes) - 20
+        top = min(n.position[1] for n in nodes) - HEADLINE - 54
+        right = max(n.position[0] + n.size[0] for n in nodes) + 20
+        bottom = max(n.position[1] + n.size[1] for n in nodes) + 20
         bounding = [left, top, right - left, bottom - top]
         entry = {"id": len(self.groups) + 1, "title": title, "bounding": bounding, "color": colour, "font_size": 24}
         self.groups.append({**entry, "flags": {}})
@@ -81,7 +114,7 @@ class Graph:
     def workflow(self, object_info: Mapping[str, Any]) -> dict[str, Any]:
         """The file that is dropped on the canvas."""
         links: list[list[Any]] = []
-        entries = {node.id: self._entry(node, object_info[node.type]) for node in self.nodes}
+        entries = {node.id: node_entry(node, k, object_info[node.type]) for k, node in enumerate(self.nodes)}
         for node in self.nodes:
             for slot, socket in enumerate(entries[node.id]["inputs"]):
                 source = node.inputs.get(socket["name"])
@@ -91,7 +124,7 @@ class Graph:
                 links.append([len(links) + 1, source.node.id, source.index, node.id, slot, origin["type"]])
                 socket["link"] = len(links)
                 origin["links"] = [*(origin["links"] or []), len(links)]
-        notes = [self._note_entry(note, len(self.nodes) + k) for k, note in enumerate(self.notes)]
+        notes = [note_entry(note, k) for k, note in enumerate(self.notes, start=len(self.nodes))]
         return {
             "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{REGISTRY_ID}/{self.name}")),
             "revision": 0,
@@ -105,51 +138,59 @@ class Graph:
             "version": 0.4,
         }
 
-    def _entry(self, node: Node, info: Mapping[str, Any]) -> dict[str, Any]:
-        specs = dict(self._specs(node, info))
-        unknown = sorted(set(node.inputs) - set(specs))
-        if unknown:
-            raise KeyError(f"{node.type} has no input {', '.join(unknown)}; it has {', '.join(specs)}")
-        sockets = [socket(name, spec) for name, spec in specs.items() if not is_widget(spec)]
-        sockets += [
-            {**socket(name, spec), "widget": {"name": name}}
-            for name, spec in specs.items()
-            if is_widget(spec) and isinstance(node.inputs.get(name), Output)
-        ]
-        outputs = [
-            {"name": name, "type": kind, "links": None}
-            for name, kind in zip(info["output_name"], info["output"], strict=True)
-        ]
-        ours = node.type.startswith("Cones")
-        properties = {"cnr_id": REGISTRY_ID if ours else "comfy-core", "Node name for S&R": node.type}
-        return {
-            **self._common(node, self.nodes.index(node)),
-            "inputs": sockets,
-            "outputs": outputs,
-            "properties": properties,
-            "widgets_values": [value for name, spec in specs.items() for value in widget_values(node, name, spec)],
-        }
 
-    @staticmethod
-    def _specs(node: Node, info: Mapping[str, Any]) -> Iterator[tuple[str, InputSpec]]:
-        """The inputs this node shows: its definition's, with a growing input as one socket per use and one to spare."""
-        for name, (kind, options, optional) in input_specs(info):
-            if kind != "COMFY_AUTOGROW_V3":
-                yield name, (kind, options, optional)
-                continue
-            ((grown, _),) = options["template"]["input"]["required"].values()
-            used = sum(given.startswith(f"{name}.") for given in node.inputs)
-            for k in range(used + 1):
-                yield f"{name}.{options['template']['prefix']}{k}", (grown, {}, k > 0)
+def note_text(title: str) -> str:
+    """A section of workflow_notes.md: the sentences of a paragraph, or of a list item, in one line."""
+    section = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", NOTES_FILE.read_text(encoding="utf-8"), re.M | re.S)
+    if section is None:
+        raise KeyError(f"{NOTES_FILE.name} has no section {title!r}")
+    return re.sub(r"(?<!\n)\n *(?![\n]|- |\d\. |\Z)", " ", section[0].rstrip()) + "\n"
 
-    def _note_entry(self, note: Node, order: int) -> dict[str, Any]:
-        colours = {name: note.extra[name] for name in NOTE_COLOURS}
-        entry = {"inputs": [], "outputs": [], "properties": {}, "widgets_values": [note.extra["text"]]}
-        return {**self._common(note, order), **entry, **colours}
 
-    def _common(self, node: Node, order: int) -> dict[str, Any]:
-        entry = {"id": node.id, "type": node.type, "pos": list(node.at), "size": list(node.size), "flags": {}}
-        return {**entry, "order": order, "mode": 0, **({"title": node.title} if node.title else {})}
+def note_entry(note: Node, order: int) -> dict[str, Any]:
+    """A note in the workflow file."""
+    entry = {"inputs": [], "outputs": [], "properties": {}, "widgets_values": [note.inputs["text"]]}
+    return {**common_entry(note, order), **entry, **NOTE_COLOURS}
+
+
+def node_entry(node: Node, order: int, info: Mapping[str, Any]) -> dict[str, Any]:
+    """A node in the workflow file, its sockets not yet linked; info: its definition."""
+    specs = dict(shown_inputs(node, info))
+    unknown = sorted(set(node.inputs) - set(specs))
+    if unknown:
+        raise KeyError(f"{node.type} has no input {', '.join(unknown)}; it has {', '.join(specs)}")
+    sockets = [socket(name, spec) for name, spec in specs.items() if not is_widget(spec)]
+    sockets += [
+        {**socket(name, spec), "widget": {"name": name}}
+        for name, spec in specs.items()
+        if is_widget(spec) and isinstance(node.inputs.get(name), Output)
+    ]
+    outputs = zip(info["output_name"], info["output"], strict=True)
+    pack = REGISTRY_ID if node.type.startswith("Cones") else "comfy-core"
+    return {
+        **common_entry(node, order),
+        "inputs": sockets,
+        "outputs": [{"name": name, "type": kind, "links": None} for name, kind in outputs],
+        "properties": {"cnr_id": pack, "Node name for S&R": node.type},
+        "widgets_values": [value for name, spec in specs.items() for value in widget_values(node, name, spec)],
+    }
+
+
+def common_entry(node: Node, order: int) -> dict[str, Any]:
+    entry = {"id": node.id, "type": node.type, "pos": list(node.position), "size": list(node.size), "flags": {}}
+    return {**entry, "order": order, "mode": 0, **({"title": node.title} if node.title else {})}
+
+
+def shown_inputs(node: Node, info: Mapping[str, Any]) -> Iterator[tuple[str, InputSpec]]:
+    """The inputs this node shows: its definition's, with a growing input as one socket per use and one to spare."""
+    for name, (kind, options, optional) in input_specs(info):
+        if kind != "COMFY_AUTOGROW_V3":
+            yield name, (kind, options, optional)
+            continue
+        ((grown, _),) = options["template"]["input"]["required"].values()
+        used = sum(key.startswith(f"{name}.") for key in node.inputs)
+        for k in range(used + 1):
+            yield f"{name}.{options['template']['prefix']}{k}", (grown, {}, k > 0)
 
 
 def socket(name: str, spec: InputSpec) -> dict[str, Any]:

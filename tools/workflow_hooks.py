@@ -2,60 +2,51 @@
 
 from __future__ import annotations
 
-import workflow_notes
 from workflow_graph import Graph, Node, Output
-from workflow_pieces import MASKS, TOY, enlarged, prompt, samples
+from workflow_pieces import MASKS, empty_latents, load_masks, prompt, rows_to_compare
 
 
 def left_half(graph: Graph, left: int, top: int) -> list[Node]:
     """The last node gives an image mask of the left half: a white strip laid on black."""
-    whole = graph.add("SolidMask", (left, top), (340, 110), "Nothing", value=0.0, width=64, height=64)
-    half = graph.add("SolidMask", (left, top + 180), (340, 110), "Half", value=1.0, width=32, height=64)
+    whole = graph.add("SolidMask", (left, top), "Nothing", value=0.0, width=64, height=64)
+    half = graph.add("SolidMask", (left, top + 180), "Half", value=1.0, width=32, height=64)
     sources = {"destination": whole[0], "source": half[0]}
-    both = graph.add("MaskComposite", (left, top + 360), (340, 150), "Left half", **sources, operation="add")
+    both = graph.add("MaskComposite", (left, top + 360), "Left half", **sources, operation="add")
     return [whole, half, both]
 
 
 def keyframes(graph: Graph, left: int, top: int, hooks: Output) -> list[Node]:
     """The last node gives the hooks at full strength for the first part of the sampling, then at none."""
-    first = graph.add("CreateHookKeyframe", (left, top), (340, 110), "From the start", strength_mult=1.0)
+    first = graph.add("CreateHookKeyframe", (left, top), "From the start", strength_mult=1.0)
     then = {"strength_mult": 0.0, "start_percent": 0.6, "prev_hook_kf": first[0]}
-    last = graph.add("CreateHookKeyframe", (left, top + 180), (340, 110), "From 60 % on", **then)
-    return [first, last, graph.add("SetHookKeyframes", (left, top + 360), (340, 60), hooks=hooks, hook_kf=last[0])]
+    last = graph.add("CreateHookKeyframe", (left, top + 180), "From 60 % on", **then)
+    return [first, last, graph.add("SetHookKeyframes", (left, top + 360), hooks=hooks, hook_kf=last[0])]
 
 
 def compose_with_hooks() -> Graph:
     """One prompt, one noise: a mask applied everywhere, as a hook in one region, and there for part of the sampling."""
     graph = Graph("compose-with-hooks")
-    graph.note((0, 0), (340, 560), "A region, a stretch of the sampling", workflow_notes.HOOKS)
-    graph.note((840, 0), (340, 560), "Other uses", workflow_notes.HOOKS_MORE)
-    world = graph.add("ConesToyWorld", (0, 680), (340, 90))
-    mask = graph.add("ConesLoadConceptMask", (0, 840), (340, 110), mask_name=f"{MASKS[3]}.safetensors")
-    hook = graph.add("ConesConceptMaskHook", (0, 1030), (340, 110), mask=mask[0])
-    applied = graph.add("ConesApplyConceptMasks", (0, 1260), (340, 780), "Everywhere", model=world[0], mask_1=mask[0])
+    graph.note((0, 0), (340, 560), "A region, a stretch of the sampling")
+    graph.note((840, 0), (340, 560), "Other uses")
+    world = graph.add("ConesToyWorld", (0, 680))
+    (mask,) = load_masks(graph, (0, 840), MASKS[3])
+    hook = graph.add("ConesConceptMaskHook", (0, 1030), mask=mask[0])
+    applied = graph.add("ConesApplyConceptMasks", (0, 1260), "Everywhere", model=world[0], mask_1=mask[0])
     text = "a mfj circle on the left and a blue plain square on the right on a white background"
     words = prompt(graph, (420, 0), "What to draw", world[1], text)
-    inputs = {
-        "negative": prompt(graph, (420, 190), "Negative (empty)", world[1], ""),
-        "latent_image": graph.add("EmptyLatentImage", (420, 380), (340, 110), width=64, height=64, batch_size=4)[0],
-    }
+    negative = prompt(graph, (420, 190), "Negative (empty)", world[1], "")
+    inputs = {"negative": negative, "latent_image": empty_latents(graph, (420, 380), 4)}
     region = left_half(graph, 420, 680)
     scheduled = keyframes(graph, 840, 680, hook[0])
-    rows = [("Everywhere", applied[0], words)]
+    rows = {"Everywhere": {"model": applied[0], "positive": words}}
     for k, (title, hooks) in enumerate((("In the left half", hook[0]), ("Until 60 %", scheduled[-1][0]))):
         top = 700 + 660 * k
-        given = {"cond_NEW": words, "set_cond_area": "default", "mask": region[-1][0], "hooks": hooks}
-        own = graph.add("ConditioningSetProperties", (1260, top), (340, 140), title, **given)
-        rest = {"cond": own[0], "cond_DEFAULT": words}
-        both = graph.add("ConditioningSetDefaultCombine", (1260, top + 210), (340, 70), "Elsewhere: no hook", **rest)
-        rows.append((title, world[0], both[0]))
-    for k, (title, model, positive) in enumerate(rows):
-        top = 660 * k
-        given = {**inputs, "positive": positive}
-        pictures = samples(graph, (1680, top), model, given, world[2], title=title, **TOY)
-        pictures = enlarged(graph, (1680, top + 440), pictures)
-        kind, show = ("SaveImage", {"filename_prefix": f"cones/{graph.name}"}) if k else ("PreviewImage", {})
-        graph.add(kind, (2040, top), (560, 600), title, images=pictures, **show)
+        properties = {"cond_NEW": words, "set_cond_area": "default", "mask": region[-1][0], "hooks": hooks}
+        hooked = graph.add("ConditioningSetProperties", (1260, top), title, **properties)
+        both = {"cond": hooked[0], "cond_DEFAULT": words}
+        combined = graph.add("ConditioningSetDefaultCombine", (1260, top + 210), "Elsewhere: no hook", **both)
+        rows[title] = {"model": world[0], "positive": combined[0]}
+    rows_to_compare(graph, 1680, rows, inputs, world[2])
     graph.group("1. A mask as a hook", [world, mask, hook])
     graph.group("2. Where", region)
     graph.group("3. When", scheduled)
