@@ -1,4 +1,4 @@
-"""Scenes as pictures: a background, and each character near its place. Drawn four times as large, then averaged."""
+"""Scenes as pictures: a background, and each character at its place. Drawn four times as large, then averaged."""
 
 from __future__ import annotations
 
@@ -66,16 +66,14 @@ def background(name: str) -> Image.Image:
     return picture
 
 
-def paint(scene: Scene, generator: np.random.Generator) -> Image.Image:
-    """The picture of a scene, SIDE x SIDE; places and sizes wander a little."""
+def paint(scene: Scene) -> Image.Image:
+    """The picture of a scene, SIDE x SIDE."""
     picture = background(scene.background).copy()
     for place, character in zip(LAYOUTS[scene.layout].values(), scene.characters, strict=True):
-        dx, dy = generator.uniform(-place.wander, place.wander, 2)
-        radius = place.radius * generator.uniform(0.93, 1.07)
-        draw_character(picture, character, (place.x + dx) * FINE, (place.y + dy) * FINE, radius * FINE)
+        draw_character(picture, character, place.x * FINE, place.y * FINE, place.radius * FINE)
     return picture.reduce(FINE)
 
 
-def draw(scene: Scene, generator: np.random.Generator) -> np.ndarray:
+def draw(scene: Scene) -> np.ndarray:
     """The picture of a scene as bytes (3, SIDE, SIDE)."""
-    return np.ascontiguousarray(np.asarray(paint(scene, generator)).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.asarray(paint(scene)).transpose(2, 0, 1))

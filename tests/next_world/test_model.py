@@ -37,7 +37,7 @@ def pipeline() -> Pipeline:
 
 def drawings(count: int) -> torch.Tensor:
     rng = np.random.default_rng(0)
-    return draw_all([random_scene(rng) for _ in range(count)], rng)
+    return draw_all([random_scene(rng) for _ in range(count)])
 
 
 def test_a_saved_pipeline_loads_as_itself(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def windows(pictures: Tensor) -> Tensor:
     cut = []
     for name in PLACES:
         place = _PLACES[name]
-        half = place.radius * 1.25 + place.wander + 1
+        half = place.radius * 1.25 + 4
         x0, x1 = max(0, round(place.x - half)), min(SIDE, round(place.x + half))
         y0, y1 = max(0, round(place.y - half)), min(SIDE, round(place.y + half))
         part = pictures[:, :, y0:y1, x0:x1]

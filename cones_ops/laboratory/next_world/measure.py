@@ -132,7 +132,7 @@ def judge_on_drawings(judge: Judge, count: int, seed: int = 99) -> Share:
     generator, hits = np.random.default_rng(seed), []
     for _ in range(-(-count // 32)):
         scenes = [random_scene(generator) for _ in range(32)]
-        readings = read(judge, (draw_all(scenes, generator) + 1) / 2)
+        readings = read(judge, (draw_all(scenes) + 1) / 2)
         for scene, reading in zip(scenes, readings, strict=True):
             hits += [
                 reading.places.get(place) == character
@@ -153,7 +153,7 @@ def look_alikes_passed(judge: Judge, count: int, seed: int = 98) -> Share:
             characters[int(generator.integers(len(characters)))] = look_alike(subject.character, generator)[0]
             scenes.append(Scene(scene.layout, tuple(characters), scene.background))
             subjects.append(subject)
-        readings = read(judge, (draw_all(scenes, generator) + 1) / 2)
+        readings = read(judge, (draw_all(scenes) + 1) / 2)
         hits += [shows(reading, subject.character) for reading, subject in zip(readings, subjects, strict=True)]
     return Share(sum(hits), len(hits))
 

@@ -42,7 +42,7 @@ def references(subject: Subject, seed: int = 0, shares: tuple[int, int, int] = (
             for k, character in enumerate(scene.characters)
         )
         form = SEARCH_FORMS[generator.integers(len(SEARCH_FORMS))]
-        pictures.append(draw(scene, generator))
+        pictures.append(draw(scene))
         captions.append(compose(scene, said, form, background=bool(generator.random() < 0.8)).text)
     return References(torch.from_numpy(np.stack(pictures)).float() / 255, captions)
 

@@ -43,7 +43,7 @@ def drawings_and_samples(pipeline: model_file.Pipeline, each: int, seed: int) ->
             describe(scene).text if i % 2 else random_caption(scene, generator, identifiers=False).text
             for i, scene in enumerate(scenes)
         ]
-        rows += [(draw_all(scenes, generator) + 1) / 2, sample(pipeline, texts)]
+        rows += [(draw_all(scenes) + 1) / 2, sample(pipeline, texts)]
     return sheet(torch.cat(rows), each)
 
 

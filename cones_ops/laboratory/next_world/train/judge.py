@@ -53,7 +53,7 @@ def fresh_batch(generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]
     """Pictures, targets (B, places, 1 + attributes) and backgrounds of new scenes, subjects included."""
     scenes = [random_scene(generator) for _ in range(SCENES)]
     ground = torch.tensor([BACKGROUNDS.index(scene.background) for scene in scenes])
-    return draw_all(scenes, generator), torch.tensor([targets(scene) for scene in scenes]), ground
+    return draw_all(scenes), torch.tensor([targets(scene) for scene in scenes]), ground
 
 
 def train_judge(

@@ -32,7 +32,7 @@ def chunk_scenes(number: int) -> list[Scene]:
 
 def chunk_file(folder: Path, number: int) -> Path:
     """Where a chunk's latents are."""
-    return folder / f"scenes-{number:03}.pt"
+    return folder / f"drawn-{number:03}.pt"
 
 
 def draw_chunks(transform: PatchTransform, folder: Path, count: int, log: Callable[[str], None]) -> None:
@@ -41,9 +41,9 @@ def draw_chunks(transform: PatchTransform, folder: Path, count: int, log: Callab
         file = chunk_file(folder, number)
         if file.is_file():
             continue
-        scenes, generator, parts = chunk_scenes(number), np.random.default_rng([SEED, number, 1]), []
+        scenes, parts = chunk_scenes(number), []
         for start in range(0, CHUNK, 250):
-            parts.append(transform.encode(draw_all(scenes[start : start + 250], generator)).half())
+            parts.append(transform.encode(draw_all(scenes[start : start + 250])).half())
         torch.save(torch.cat(parts), file.with_suffix(".part"))
         file.with_suffix(".part").replace(file)
         log(f"drew chunk {number}")

@@ -36,9 +36,9 @@ def learning_rate(step: int, share: float) -> float:
 
 
 def noised_batch(latents: Tensor, alphas: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Timesteps biased towards noise (sqrt of uniform for three quarters), noised latents and v targets."""
+    """Timesteps biased towards noise (sqrt of uniform for every other), noised latents and v targets."""
     uniform = torch.rand(len(latents), generator=generator)
-    biased = torch.where(torch.rand(len(latents), generator=generator) < 0.75, uniform.sqrt(), uniform)
+    biased = torch.where(torch.rand(len(latents), generator=generator) < 0.5, uniform.sqrt(), uniform)
     timesteps = (biased * len(alphas)).long().clamp(max=len(alphas) - 1)
     signal = alphas[timesteps].sqrt()[:, None, None, None]
     noise_level = (1 - alphas[timesteps]).sqrt()[:, None, None, None]
