@@ -77,7 +77,7 @@ def random_mask(shapes: Shapes, density: float, seed: int = 0) -> ConceptMask:
 
 def sizes(mask: ConceptMask, folder: Path) -> dict[str, float]:
     """Bytes of the mask, saved in `folder`, as they are and over the entropy bound."""
-    path = save_mask(mask, folder / "mask.safetensors", overwrite=True)
+    path = save_mask(mask, folder / "mask.safetensors", "overwrite")
     index = sum(coded.numel() for coded in load_file(path).values())
     bound, whole = entropy_bytes(mask.size, mask.count), path.stat().st_size
     return {
@@ -103,7 +103,7 @@ def file_bytes_sd15_kv_1pct(folder: Path) -> int:
 def load_seconds(shapes: Shapes, neurons: int, folder: Path, repetitions: int = 5) -> dict[str, float]:
     """Seconds that `load_mask` takes for about `neurons` neurons spread over `shapes`, the file in the disk's cache."""
     mask = random_mask(shapes, neurons / sum(prod(shape) for shape in shapes.values()))
-    path = save_mask(mask, folder / "mask.safetensors", overwrite=True)
+    path = save_mask(mask, folder / "mask.safetensors", "overwrite")
     return {"neurons": mask.count, **timed(lambda: load_mask(path), repetitions)}
 
 

@@ -34,6 +34,7 @@ from cones_ops.search.density import density_curve
 from cones_ops.search.estimate import BYTES
 from cones_ops.search.host_model import Key
 from cones_ops.search.methods import METHODS
+from cones_ops.search.progress import Progress
 from cones_ops.search.ranking import from_ranking
 from cones_ops.search.settings import SearchSettings, Step
 from cones_ops.search.statistics_store import NewStatistic, in_memory, on_disk
@@ -75,8 +76,9 @@ def measured(shapes: Mapping[str, tuple[int, ...]], room: NewStatistic, steps: i
         began = time.perf_counter()
 
     model: Any = NoModel(shapes, room)
-    scores = METHODS["learned"](model, lambda k: lambda: torch.ones(()), SearchSettings(steps=steps), on_step=on_step)
-    density_curve(scores, lambda multiplier: torch.ones(2), DENSITIES, on_step=on_step)
+    progress = Progress(on_step)
+    scores = METHODS["learned"](model, lambda k: lambda: torch.ones(()), SearchSettings(steps=steps), progress)
+    density_curve(scores, lambda multiplier: torch.ones(2), DENSITIES, progress=progress)
     mask = from_ranking({name: score for (_, name), score in scores.items()}, DENSITIES[0])
     taken["mask"].append(time.perf_counter() - began)
     anonymous["mask"] = status("RssAnon") - before

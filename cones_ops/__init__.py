@@ -8,7 +8,7 @@ hosts put them on models with `shut_`.
 from .errors import ConesError
 from .masks.concept_mask import ConceptMask, Where, difference, empty, intersection, restrict, union
 from .masks.fingerprint import fingerprint
-from .masks.mask_file import load_mask, read_mask_metadata, save_mask
+from .masks.mask_file import load_mask, read_mask_metadata, save_mask, save_mask_anyhow
 from .masks.shut import shut_
 from .models.targets import TARGET_CHOICES, TargetChoice, select_targets
 from .search.density import DensityCurve
@@ -18,6 +18,7 @@ from .search.joint import TuneResult, tune_concept_masks, tuning
 from .search.methods import METHODS
 from .search.objective import Examples
 from .search.ranking import from_ranking
+from .search.resume import Resume, digest, resuming
 from .search.settings import SearchSettings, Step, recommended
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "DensityCurve",
     "Examples",
     "HostModel",
+    "Resume",
     "SearchResult",
     "SearchSettings",
     "Step",
@@ -35,6 +37,7 @@ __all__ = [
     "TuneResult",
     "Where",
     "difference",
+    "digest",
     "empty",
     "find_concept_neurons",
     "fingerprint",
@@ -44,7 +47,9 @@ __all__ = [
     "read_mask_metadata",
     "recommended",
     "restrict",
+    "resuming",
     "save_mask",
+    "save_mask_anyhow",
     "select_targets",
     "shut_",
     "tune_concept_masks",

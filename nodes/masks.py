@@ -67,7 +67,9 @@ class ConesSaveConceptMask(io.ComfyNode):  # type: ignore[misc]
         if concept_mask.count == 0:
             raise ConesError("the concept mask is empty, there is nothing to save; see the report of the search")
         beside, inside = (None, None) if cover is None else covers(cover)
-        path = save_mask(concept_mask, save_path(name, overwrite), overwrite, beside, inside)
+        path = save_mask(
+            concept_mask, save_path(name, overwrite), "overwrite" if overwrite else "number", beside, inside
+        )
         saved = name_of(path)
         return io.NodeOutput(concept_mask, saved, ui=ui.PreviewText(f"{saved}: {concept_mask.count} neurons"))
 

@@ -33,8 +33,8 @@ def export(options: argparse.Namespace) -> None:
                 f"{options.mask.name} was found on base weights {mask.fingerprint[:16]}, those of {options.base} are "
                 f"{seen[:16]}; give the base it was found on, or allow --any-base"
             )
-    size = save_lora(mask, lora_tensors(mask, read), options.out, options.overwrite)
-    print(export_text(mask, options.out, size))
+    path = save_lora(mask, lora_tensors(mask, read), options.out, "overwrite" if options.overwrite else "error")
+    print(export_text(mask, path))
 
 
 def describe(commands: Any) -> None:

@@ -12,7 +12,7 @@ from ..errors import ConesError
 from ..masks.concept_mask import Where
 from ..models.targets import TARGET_CHOICES
 from ..search.settings import MethodName, recommended
-from .options import SIDE, add_command, add_sampling, shown_on, with_steps
+from .options import SIDE, add_command, add_sampling, if_exists, say_saved, shown_on, with_steps
 
 MODEL = "folder of a Stable Diffusion 1.x or 2.x model saved by diffusers (it holds model_index.json)"
 
@@ -22,7 +22,7 @@ def find(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ..hosts.diffusers import concepts as host
-    from ..masks.mask_file import save_mask
+    from ..masks.mask_file import save_mask_anyhow
     from ..reports.text import summary_text
 
     if options.out.exists() and not options.overwrite:
@@ -44,7 +44,7 @@ def find(options: argparse.Namespace) -> None:
         )
     print(summary_text(result))
     if result.mask.count:
-        print(f"saved {save_mask(result.mask, options.out, options.overwrite)}")
+        say_saved(*save_mask_anyhow(result.mask, options.out, if_exists(options)))
     else:
         print("saved nothing: there are no neurons to shut")
 

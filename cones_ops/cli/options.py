@@ -3,14 +3,19 @@
 `add_command` makes a subcommand of a function's docstring; the help of each option ends with its default.
 """
 
+# ruff: noqa: T201 - a command line answers by printing
+
 from __future__ import annotations
 
 import argparse
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from ..masks.whole_files import IfExists
 from ..search.settings import OnStep, SearchSettings, Step
 
 SIDE = "side to which the pictures are scaled, in pixels; a multiple of 8 (default: 512)"
@@ -47,6 +52,18 @@ def add_command(
 def with_steps(settings: SearchSettings, options: argparse.Namespace) -> SearchSettings:
     """The recommended settings, with the steps and the batch that were asked for."""
     return replace(settings, steps=options.steps or settings.steps, batch=options.batch or settings.batch)
+
+
+def if_exists(options: argparse.Namespace) -> IfExists:
+    """What --overwrite says of a name that is taken."""
+    return "overwrite" if options.overwrite else "error"
+
+
+def say_saved(path: Path, trouble: str) -> None:
+    """Print where a result is, and what kept it from where it should be."""
+    if trouble:
+        print(f"cones: {trouble}", file=sys.stderr)
+    print(f"saved {path}")
 
 
 def shown_on(bar: Any) -> OnStep:

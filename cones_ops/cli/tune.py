@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import ConesError
 from ..models.targets import TARGET_CHOICES
 from ..search.joint import tuning
-from .options import SIDE, add_command, add_sampling, shown_on, with_steps
+from .options import SIDE, add_command, add_sampling, if_exists, say_saved, shown_on, with_steps
 
 
 def tune(options: argparse.Namespace) -> None:
@@ -19,7 +19,7 @@ def tune(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ..hosts.diffusers import concepts as host
-    from ..masks.mask_file import load_mask, save_mask
+    from ..masks.mask_file import load_mask, save_mask_anyhow
     from ..reports.text import tuning_text
 
     given = [(Path(mask), Path(folder)) for mask, folder in options.concept]
@@ -48,7 +48,7 @@ def tune(options: argparse.Namespace) -> None:
         )
     print(tuning_text(result, masks))
     for mask, file in zip(result.masks, files if result.tuned else [], strict=result.tuned):
-        print(f"saved {save_mask(mask, file, options.overwrite)}")
+        say_saved(*save_mask_anyhow(mask, file, if_exists(options)))
 
 
 def describe(commands: Any) -> None:

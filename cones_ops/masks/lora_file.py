@@ -16,7 +16,8 @@ from torch import Tensor
 from ..errors import ConesError
 from ..models.weight_names import weight_and_rows
 from .concept_mask import ConceptMask
-from .mask_file import stable_bytes, write_whole
+from .mask_file import stable_bytes
+from .whole_files import IfExists, write_whole
 
 PREFIX = "diffusion_model."
 PRECISIONS = (torch.float16, torch.bfloat16, torch.float32)
@@ -66,24 +67,20 @@ def check_exportable(mask: ConceptMask) -> None:
         raise ConesError(f"'{who}' has no neurons, so there is nothing to export; see the report of its search")
 
 
-def save_lora(mask: ConceptMask, tensors: dict[str, Tensor], path: Path, overwrite: bool = False) -> int:
-    """Write the file, whole or not at all; its bytes."""
+def save_lora(mask: ConceptMask, tensors: dict[str, Tensor], path: Path, if_exists: IfExists = "error") -> Path:
+    """Write the file, whole or not at all; returns where it is, which "number" may have changed (see save_mask)."""
     if path.suffix != ".safetensors":
         raise ConesError(f"{path.name}: a LoRA is saved as .safetensors; use a name that ends so")
-    if path.exists() and not overwrite:
-        raise ConesError(f"{path.name} exists already; choose another name, or allow overwriting")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, stable_bytes(tensors, _metadata(mask)))
-    return path.stat().st_size
+    return write_whole(path, stable_bytes(tensors, _metadata(mask)), if_exists)
 
 
-def export_text(mask: ConceptMask, path: Path, size: int) -> str:
+def export_text(mask: ConceptMask, path: Path) -> str:
     """What was written, and what to know about it."""
     return (
-        f"{path.name}: {size / 1e6:.1f} MB, for {mask.count:,} neurons of '{mask.identifier} {mask.class_word}'. It "
-        f"is dense, and for base weights {mask.fingerprint[:12] or 'unknown'} alone: a LoRA loader does not check "
-        "that. Strength 1 shuts the neurons as Apply Concept Masks does; a LoRA loaded beside it adds to weights "
-        "that the mask would shut."
+        f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, for {mask.count:,} neurons of "
+        f"'{mask.identifier} {mask.class_word}'. It is dense, and for base weights "
+        f"{mask.fingerprint[:12] or 'unknown'} alone: a LoRA loader does not check that. Strength 1 shuts the "
+        "neurons as Apply Concept Masks does; a LoRA loaded beside it adds to weights that the mask would shut."
     )
 
 

@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
+import torch
 from torch import Tensor
 
 from ..errors import ConesError
 from .host_model import Key
+from .progress import Progress
 from .ranking import Ranking
-from .settings import Evaluate, OnStep, Step
+from .settings import Evaluate, Step
 
 # shares of the searched entries: .01 % to 30 %, four or five to a decade
 GRID = (0.0, *(round(0.0001 * 3000 ** (i / 15), 6) for i in range(16)))
@@ -52,7 +54,7 @@ def density_curve(
     grid: Sequence[float] = GRID,
     *,
     fixed: float | None = None,
-    on_step: OnStep | None = None,
+    progress: Progress | None = None,
 ) -> DensityCurve:
     """Measure every density of `grid` and 0, and choose one of them; `fixed` is taken instead, and alone measured."""
     ranking = Ranking(scores)
@@ -61,12 +63,17 @@ def density_curve(
     if wrong := [density for density in densities if not 0.0 <= density <= 1.0]:
         raise ConesError(f"densities {wrong} are not shares between 0 and 1")
     counts = sorted({0, *(round(density * size) for density in densities)})
-    losses: list[Tensor] = []
-    for i, count in enumerate(counts):
+    progress = progress or Progress()
+    done, numbers = progress.resumed("choose", {"scores": scores})
+    losses = [torch.tensor(loss, dtype=torch.float64) for loss in numbers.get("losses", [])]
+    for i, count in enumerate(counts[done:], done):
         on = {key: ~shut for key, shut in ranking.top(count).items()} if count else None
         losses.append(_finite(evaluate(on), count / size))
-        if on_step:
-            on_step(Step(i + 1, len(counts), float(losses[-1].mean()), "choose"))
+        progress.step(
+            Step(i + 1, len(counts), float(losses[-1].mean()), "choose"),
+            {"scores": scores},
+            losses=[loss.tolist() for loss in losses],
+        )
     gains, errors = zip(*(paired(losses[0] - loss) for loss in losses), strict=True)
     chosen = counts[_choose(gains, errors)] if fixed is None else round(fixed * size)
     means = tuple(float(loss.mean()) for loss in losses)

@@ -23,8 +23,10 @@ from .estimate import Estimate, OnEstimate, estimate
 from .host_model import HostModel
 from .methods import METHODS
 from .objective import Examples, Term, held_out_loss, sample_loss
+from .progress import Progress
 from .ranking import from_ranking
-from .settings import OnStep, SearchSettings, recommended, recording, share_shut
+from .resume import Resume, model_inputs, state_of
+from .settings import OnStep, SearchSettings, recommended, share_shut
 
 log = logging.getLogger("cones")
 
@@ -71,6 +73,7 @@ def find_concept_neurons(
     provenance: Mapping[str, str] | None = None,
     on_step: OnStep | None = None,
     on_estimate: OnEstimate | None = None,
+    resume: Resume | None = None,
 ) -> SearchResult:
     """Search with `settings` (default: `recommended(model.where)`), then shut `density`, or as many as helps (None).
 
@@ -80,23 +83,24 @@ def find_concept_neurons(
     `prior`: class pictures and captions; with `distill`, any pictures (the subject's will do) under the class caption.
     It may be left out at own tokens only, where other prompts cannot change. `provenance`: further facts for the mask.
     `on_step` may raise to cancel. `on_estimate` hears, before the first step, what the search will need; it costs two
-    gradients on small batches.
+    gradients on small batches. `resume`: from `resuming`, for a search that may be stopped and called again.
     """
     started = time.monotonic()
     settings = settings or recommended(model.where)
     terms = _terms(model, subject, prior, prior_weight, distill)
-    history: list[float] = []
+    inputs = (terms, settings, density)
+    progress = Progress(on_step, resume and state_of(resume, "find", *model_inputs(model), *inputs))
     with torch.inference_mode(False), torch.enable_grad():
         expected = None
         if on_estimate:
             expected = estimate(model, partial(sample_loss, model, terms, _SEARCH), settings)
             on_estimate(expected)
         batches = sample_loss(model, terms, _SEARCH, settings)
-        scores = METHODS[settings.method](model, batches, settings, on_step=recording(history, on_step))
+        scores = progress.scores(model, lambda: METHODS[settings.method](model, batches, settings, progress))
         shut = share_shut(scores) if settings.method == "learned" else 0.0
         grid = (*GRID, *(shut * share for share in _SHARES)) if shut else GRID
         held_out = held_out_loss(model, terms, _CHOOSING, settings)
-        curve = density_curve(scores, held_out, grid, fixed=density, on_step=on_step)
+        curve = density_curve(scores, held_out, grid, fixed=density, progress=progress)
         by_name = {name: score for (_, name), score in scores.items()}
         mask = from_ranking(
             by_name,
@@ -109,7 +113,7 @@ def find_concept_neurons(
         )
     if not curve.helps:
         log.warning("'%s %s': density %g does not lower the held-out loss", identifier, class_word, curve.chosen)
-    return SearchResult(mask, curve, history, by_name, time.monotonic() - started, expected)
+    return SearchResult(mask, curve, progress.history, by_name, time.monotonic() - started, expected)
 
 
 def _terms(

@@ -25,7 +25,9 @@ from .estimate import OnEstimate, estimate
 from .host_model import HostModel, Key, Multiplier
 from .methods.learned import learned
 from .objective import Examples, Term, held_out_loss, sample_loss
-from .settings import OnStep, SearchSettings, recording
+from .progress import Progress
+from .resume import Resume, model_inputs, state_of
+from .settings import OnStep, SearchSettings
 
 NEAR = 0.1  # scores start this far from the threshold, so that few steps can change a mask
 _SEARCH, _CHOOSING = 10, 11  # streams of noise, other than a single search's
@@ -106,6 +108,7 @@ def tune_concept_masks(
     prior_weight: float = 1.0,
     on_step: OnStep | None = None,
     on_estimate: OnEstimate | None = None,
+    resume: Resume | None = None,
 ) -> TuneResult:
     """Joint steps on `masks`, one per concept, with `subjects` in the same order; `together`: pictures of them all.
 
@@ -114,27 +117,35 @@ def tune_concept_masks(
 
     model: offers every target once per concept. prior: pictures under class captions whose denoised latents must stay
     those of the untouched model; needed everywhere, useless at own tokens. `on_step` may raise to cancel.
-    `on_estimate` hears, before the first step, what the steps will need.
+    `on_estimate` hears, before the first step, what the steps will need. `resume`: from
+    `resuming`, for steps that may be stopped and called again.
     """
     started = time.monotonic()
     _check(model, masks, subjects, prior)
     terms = [Term(examples) for examples in (*subjects, *([together] if together else []))]
     if prior is not None:
         terms.append(Term(prior, prior_weight, distilled=True))
-    history: list[float] = []
+    inputs = (terms, settings, [(mask.shapes, mask.index) for mask in masks] if resume else None)
+    progress = Progress(on_step, resume and state_of(resume, "tune", *model_inputs(model), *inputs))
     with torch.inference_mode(False), torch.enable_grad():
         if on_estimate:
             on_estimate(estimate(model, partial(sample_loss, model, terms, _SEARCH), settings))
         on_before = {(k, name): multiplier(mask, name) > 0 for k, mask in enumerate(masks) for name in mask.shapes}
         start = ((key, 0.5 - NEAR + 2 * NEAR * on) for key, on in on_before.items())
         batches = sample_loss(model, terms, _SEARCH, settings)
-        scores = learned(model, batches, settings, on_step=recording(history, on_step), start=start)
+        scores = progress.scores(model, lambda: learned(model, batches, settings, progress, start=start))
         on_after = {key: score < 0 for key, score in scores.items()}
         held_out = held_out_loss(model, terms, _CHOOSING, settings)
         before, after = held_out(on_before), held_out(on_after)
     gain, error = paired(before - after)
     result = TuneResult(
-        tuple(masks), float(before.mean()), float(after.mean()), gain, error, history, time.monotonic() - started
+        tuple(masks),
+        float(before.mean()),
+        float(after.mean()),
+        gain,
+        error,
+        progress.history,
+        time.monotonic() - started,
     )
     if not result.tuned:
         return result

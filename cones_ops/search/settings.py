@@ -1,6 +1,6 @@
 """What all search methods share: settings, the types of their arguments, one measured step.
 
-A method is `method(model, sample_loss, settings, *, on_step) -> scores`, one score per searched entry:
+A method is `method(model, sample_loss, settings, progress) -> scores`, one score per searched entry:
 higher = shut first, >= 0 = the method itself would shut it. `sample_loss(k)` draws step k's batch and returns its loss
 as a closure; call it while nothing is multiplied.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -69,19 +69,6 @@ def recommended(where: Where, method: MethodName = "learned", seed: int = 0) -> 
     return SearchSettings(method, batch=8 if where == "own tokens" else 16, seed=seed, rate=30.0, sparsity=0.5)
 
 
-class Method(Protocol):
-    """The one signature of all search methods; see the module's contract."""
-
-    def __call__(
-        self,
-        model: HostModel,
-        sample_loss: SampleLoss,
-        settings: SearchSettings,
-        *,
-        on_step: OnStep | None = None,
-    ) -> dict[Key, Tensor]: ...
-
-
 def measured(
     model: HostModel, loss: Callable[[], Tensor], multiplier: Multiplier | None
 ) -> tuple[float, dict[Key, Tensor]]:
@@ -96,17 +83,6 @@ def measured(
     for key, weight in sorted(weights.items()):  # one layer's copy at a time
         products[key] = torch.mul(weight, gradient.pop(key).to(weight), out=model.new_statistic(weight))
     return float(value), products
-
-
-def recording(history: list[float], on_step: OnStep | None) -> OnStep:
-    """An `on_step` that also appends each loss to `history`."""
-
-    def record(step: Step) -> None:
-        history.append(step.loss)
-        if on_step:
-            on_step(step)
-
-    return record
 
 
 def share_shut(scores: Mapping[Key, Tensor]) -> float:

@@ -159,7 +159,7 @@ def test_masks_are_put_on_the_model(bench: Run, tmp_path: Path, data: Path) -> N
     mask = load_mask(file)
     generator = torch.Generator().manual_seed(0)
     random = {name: torch.rand(shape, generator=generator) for name, shape in mask.shapes.items()}
-    save_mask(replace(mask, index=from_ranking(random, 0.5).index), file, overwrite=True)
+    save_mask(replace(mask, index=from_ranking(random, 0.5).index), file, "overwrite")
     (out / "subjects" / "rex.json").unlink()
     assert bench("--subjects", "rex", "--prompts", 1) == 0
     drawn = [np.asarray(Image.open(one / "subjects" / "rex" / "00-0.png")) for one in (out, tmp_path / "vanilla")]

@@ -165,7 +165,7 @@ def _find(demo: Demo, one: Subject, where: Where) -> DemoConcept:
             on_step=on_step,
         )
     file = demo.out / "concept_masks" / f"{one.identifier}-{one.class_word}-{where.replace(' ', '-')}.safetensors"
-    save_mask(result.mask, file, overwrite=True)
+    save_mask(result.mask, file, "overwrite")
     mask = load_mask(file)
     return DemoConcept(one, where, result, mask, file, *_judged(demo, one, ((mask, 1.0),), f"sample {where}"))
 
@@ -197,7 +197,7 @@ def _tune(demo: Demo, subjects: Sequence[Subject], masks: Sequence[ConceptMask])
         )
     for mask in result.masks:
         name = f"{mask.identifier}-{mask.class_word}-tuned-together.safetensors"
-        save_mask(mask, demo.out / "concept_masks" / name, overwrite=True)
+        save_mask(mask, demo.out / "concept_masks" / name, "overwrite")
     return result.masks
 
 

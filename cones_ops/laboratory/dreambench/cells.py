@@ -89,7 +89,7 @@ def mask_of(bench: Bench, subject: DreamBenchSubject, identifier: str, pictures:
     if mask is None or not same or not searched.items() <= mask.provenance.items():
         found = search(bench, model, subject, identifier, pictures, settings)
         mask = replace(found, provenance={**found.provenance, **searched})
-        save_mask(mask, file, overwrite=True)
+        save_mask(mask, file, "overwrite")
     bench.masks[file] = mask
     return mask
 

@@ -85,7 +85,7 @@ def keep(implanted: Implanted, folder: Path, name: str) -> None:
     """Keep what a cell of several concepts wants again: the mask, or the UNet's weights."""
     folder.mkdir(parents=True, exist_ok=True)
     if implanted.mask is not None:
-        save_mask(implanted.mask, folder / f"{name}.safetensors", overwrite=True)
+        save_mask(implanted.mask, folder / f"{name}.safetensors", "overwrite")
     elif implanted.own_weights is None:
         save_file(dict(implanted.pipeline.unet.state_dict()), folder / f"{name}.unet.safetensors")
 

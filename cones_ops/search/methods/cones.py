@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..host_model import HostModel, Key
-from ..settings import OnStep, SampleLoss, SearchSettings, Step, measured, root_mean_square
+from ..progress import Progress
+from ..settings import SampleLoss, SearchSettings, Step, measured, root_mean_square
 
 SAMPLE = 1_000_000  # entries the percentile is taken from
 
@@ -21,22 +22,22 @@ def cones(
     model: HostModel,
     sample_loss: SampleLoss,
     settings: SearchSettings,
-    *,
-    on_step: OnStep | None = None,
+    progress: Progress | None = None,
 ) -> dict[Key, Tensor]:
     """Scores = mean of theta_k * dL/dtheta_k over the steps; positive = shrinking helps."""
     multiplier = {name: model.new_statistic(weight).fill_(1) for name, weight in sorted(model.weights.items())}
     score = {name: model.new_statistic(m).zero_() for name, m in multiplier.items()}
-    rho = 0.0
-    for k in range(settings.steps):
+    progress, tensors = progress or Progress(), {"multiplier": multiplier, "score": score}
+    first, numbers = progress.resumed("search", tensors)
+    rho = numbers.get("rho", 0.0)
+    for k in range(first, settings.steps):
         loss, a = measured(model, sample_loss(k), multiplier)
         rho = rho or _step_size(a, settings)
         for name, m in multiplier.items():
             theta_g = m * a[name]  # theta_k * g_k
             score[name].add_(theta_g, alpha=1 / settings.steps)
             m.sub_(rho * m * theta_g).clamp_(0, 2)
-        if on_step:
-            on_step(Step(k + 1, settings.steps, loss, "search"))
+        progress.step(Step(k + 1, settings.steps, loss, "search"), tensors, rho=rho)
     return score
 
 

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from ..host_model import HostModel, Key
-from ..settings import OnStep, SampleLoss, SearchSettings, Step, measured, root_mean_square
+from ..progress import Progress
+from ..settings import SampleLoss, SearchSettings, Step, measured, root_mean_square
 
 
 def learned(
     model: HostModel,
     sample_loss: SampleLoss,
     settings: SearchSettings,
+    progress: Progress | None = None,
     *,
-    on_step: OnStep | None = None,
     start: Iterable[tuple[Key, Tensor]] | None = None,
 ) -> dict[Key, Tensor]:
     """Scores >= 0 where the weight ended shut. start: s to begin with, in [0, 1], by key; default 1, nothing shut."""
@@ -32,8 +33,12 @@ def learned(
         s[name].copy_(value)
     v = {name: model.new_statistic(score).zero_() for name, score in s.items()}
     pushed = {name: model.new_statistic(score).zero_() for name, score in s.items()}
-    rms = root_mean_square(measured(model, sample_loss(0), None)[1]) if start else 0.0
-    for i in range(settings.steps):
+    progress, tensors = progress or Progress(), {"s": s, "v": v, "pushed": pushed}
+    first, numbers = progress.resumed("search", tensors)
+    rms = numbers.get("rms", 0.0)
+    if start and not first:
+        rms = root_mean_square(measured(model, sample_loss(0), None)[1])
+    for i in range(first, settings.steps):
         on = {name: score > 0.5 for name, score in s.items()}
         loss, a = measured(model, sample_loss(i), on)
         rms = max(rms, root_mean_square(a)) if i == 0 else rms
@@ -43,8 +48,7 @@ def learned(
             push = pace * (v[name] / rms - settings.sparsity)
             s[name].sub_(push).clamp_(0, 1)
             pushed[name].add_(push)
-        if on_step:
-            on_step(Step(i + 1, settings.steps, loss, "search"))
+        progress.step(Step(i + 1, settings.steps, loss, "search"), tensors, rms=rms)
     return {name: score.copy_(_ranked(score, pushed[name])) for name, score in s.items()}
 
 

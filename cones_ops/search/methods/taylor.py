@@ -9,22 +9,23 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..host_model import HostModel, Key
-from ..settings import OnStep, SampleLoss, SearchSettings, Step, measured
+from ..progress import Progress
+from ..settings import SampleLoss, SearchSettings, Step, measured
 
 
 def taylor(
     model: HostModel,
     sample_loss: SampleLoss,
     settings: SearchSettings,
-    *,
-    on_step: OnStep | None = None,
+    progress: Progress | None = None,
 ) -> dict[Key, Tensor]:
     """Scores positive where shrinking the weight alone lowers the loss."""
     score = {name: model.new_statistic(weight).zero_() for name, weight in sorted(model.weights.items())}
-    for k in range(settings.steps):
+    progress = progress or Progress()
+    first, _ = progress.resumed("search", {"score": score})
+    for k in range(first, settings.steps):
         loss, a = measured(model, sample_loss(k), None)
         for name in score:
             score[name].add_(a[name], alpha=1 / settings.steps)
-        if on_step:
-            on_step(Step(k + 1, settings.steps, loss, "search"))
+        progress.step(Step(k + 1, settings.steps, loss, "search"), {"score": score})
     return score

@@ -28,6 +28,5 @@ def export_lora(model: Any, mask: ConceptMask, name: str, overwrite: bool, apply
             "in 16 or 32 bit, or use Apply Concept Masks, which is exact here too"
         )
     tensors = lora_tensors(mask, lambda one: base_weight(model, PREFIX + one))
-    path: Path = save_path(name, overwrite, FOLDER)
-    size = save_lora(mask, tensors, path, overwrite)
-    return name_of(path, FOLDER), export_text(mask, path, size)
+    path: Path = save_lora(mask, tensors, save_path(name, overwrite, FOLDER), "overwrite" if overwrite else "number")
+    return name_of(path, FOLDER), export_text(mask, path)

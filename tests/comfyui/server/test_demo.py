@@ -40,7 +40,7 @@ def mask(server: Any, pipeline: Any) -> ConceptMask:
     index = {n: (torch.rand(w.numel(), generator=generator) < 0.1).nonzero().flatten() for n, w in weights.items()}
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     made = ConceptMask(index, shapes, "sks", "star", "everywhere", fingerprint(weights), {"method": "random"})
-    save_mask(made, server.base / "models" / "concept_masks" / "both-hosts.safetensors", overwrite=True)
+    save_mask(made, server.base / "models" / "concept_masks" / "both-hosts.safetensors", "overwrite")
     return made
 
 

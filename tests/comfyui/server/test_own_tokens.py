@@ -44,7 +44,7 @@ def masks(server: Any) -> dict[str, ConceptMask]:
         index = {n: torch.randperm(i.numel(), generator=generator)[:500].sort().values for n, i in like.index.items()}
         identifier = name.removeprefix("random-")
         found[name] = ConceptMask(index, like.shapes, identifier, class_word, "own tokens", like.fingerprint)
-        save_mask(found[name], server.base / "models" / "concept_masks" / f"{name}.safetensors", overwrite=True)
+        save_mask(found[name], server.base / "models" / "concept_masks" / f"{name}.safetensors", "overwrite")
     assert all(mask.where == "own tokens" for mask in found.values())
     return found
 

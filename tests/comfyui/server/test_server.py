@@ -76,7 +76,7 @@ def masks(server: Any) -> list[str]:
             other = torch.randint(entries, (entries // 20,), generator=generator)
             index[parameter] = torch.unique(torch.cat([own[: len(own) // 2], other]))
         mask = ConceptMask(index, found.shapes, name, "star", found.where, found.fingerprint)
-        save_mask(mask, folder / f"{name}.safetensors", overwrite=True)
+        save_mask(mask, folder / f"{name}.safetensors", "overwrite")
     return ["found", "random-1", "random-2"]
 
 
@@ -227,7 +227,7 @@ class TestBadInput:
         folder = server.base / "models" / "concept_masks"
         mask = load_mask(folder / "found.safetensors")
         other = ConceptMask(mask.index, mask.shapes, "sks", "star", mask.where, "0" * 64)
-        save_mask(other, folder / "other.safetensors", overwrite=True)
+        save_mask(other, folder / "other.safetensors", "overwrite")
         message = self.error(server, text_to_picture(["apply", 0]) | applying(("other", 1.0)))
         assert "0000000000000000" in message and mask.fingerprint[:16] in message
         run = server.run(text_to_picture(["apply", 0]) | applying(("other", 1.0), apply_anyway=True))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cones_ops import ConesError, Step
 from cones_ops.search.density import GRID, density_curve
+from cones_ops.search.progress import Progress
 
 SCORES = {
     (0, "a"): torch.tensor([5.0, 1.0]),
@@ -69,7 +70,7 @@ def test_a_fixed_density_is_taken_and_alone_measured() -> None:
 
 def test_progress_and_refusals() -> None:
     steps: list[Step] = []
-    density_curve(SCORES, told({0: same(10), 1: same(9)}), [1 / 6], on_step=steps.append)
+    density_curve(SCORES, told({0: same(10), 1: same(9)}), [1 / 6], progress=Progress(steps.append))
     assert steps == [Step(1, 2, 10.0, "choose"), Step(2, 2, 9.0, "choose")]
     with pytest.raises(ConesError, match=r"densities \[1.5\]"):
         density_curve(SCORES, told({}), [1.5])

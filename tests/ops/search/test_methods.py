@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cones_ops import METHODS, ConesError, SearchSettings, Step, from_ranking, recommended
+from cones_ops.search.progress import Progress
 from cones_ops.search.settings import share_shut
 
 ALL = sorted(METHODS)
@@ -82,7 +83,7 @@ def test_learned_finds_the_planted_set(toy_host: type, keys: tuple) -> None:
     model, sample, shut = planted(toy_host, keys)
     losses: list[float] = []
     record = lambda step: losses.append(step.loss)  # noqa: E731
-    scores = METHODS["learned"](model, sample, SearchSettings(sparsity=0.0), on_step=record)
+    scores = METHODS["learned"](model, sample, SearchSettings(sparsity=0.0), Progress(record))
     assert torch.equal((scores[keys[0]] >= 0).flatten(), shut)
     assert losses[0] > 1 and losses[-1] == 0  # shutting exactly these removes all of the loss
 
@@ -130,7 +131,7 @@ def test_the_model_is_given_back_when_something_raises(method: str, where: str, 
             raise CancelledError
 
     with pytest.raises(CancelledError):
-        METHODS[method](model, failing, SearchSettings(method, steps=9), on_step=on_step)
+        METHODS[method](model, failing, SearchSettings(method, steps=9), Progress(on_step))
     assert model.multiplied_by is None and model.effective is model.weights
     assert all(torch.equal(model.weights[n], before[n]) and not model.weights[n].requires_grad for n in keys)
 
@@ -139,7 +140,7 @@ def test_the_model_is_given_back_when_something_raises(method: str, where: str, 
 def test_every_step_is_reported(method: str, toy_host: type, keys: tuple) -> None:
     model, sample, _ = planted(toy_host, keys)
     steps: list[Step] = []
-    METHODS[method](model, sample, SearchSettings(method, steps=7), on_step=steps.append)
+    METHODS[method](model, sample, SearchSettings(method, steps=7), Progress(steps.append))
     assert [(s.step, s.total, s.phase) for s in steps] == [(k, 7, "search") for k in range(1, 8)]
 
 
