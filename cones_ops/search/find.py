@@ -89,7 +89,7 @@ def find_concept_neurons(
     settings = settings or recommended(model.where)
     terms = _terms(model, subject, prior, prior_weight, distill)
     inputs = (terms, settings, density)
-    progress = Progress(on_step, resume and state_of(resume, "find", *model_inputs(model), *inputs))
+    progress = Progress(on_step, state_of(resume, "find", *model_inputs(model), *inputs) if resume else None)
     with torch.inference_mode(False), torch.enable_grad():
         expected = None
         if on_estimate:

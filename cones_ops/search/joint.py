@@ -126,7 +126,7 @@ def tune_concept_masks(
     if prior is not None:
         terms.append(Term(prior, prior_weight, distilled=True))
     inputs = (terms, settings, [(mask.shapes, mask.index) for mask in masks] if resume else None)
-    progress = Progress(on_step, resume and state_of(resume, "tune", *model_inputs(model), *inputs))
+    progress = Progress(on_step, state_of(resume, "tune", *model_inputs(model), *inputs) if resume else None)
     with torch.inference_mode(False), torch.enable_grad():
         if on_estimate:
             on_estimate(estimate(model, partial(sample_loss, model, terms, _SEARCH), settings))

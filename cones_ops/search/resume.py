@@ -121,10 +121,8 @@ class State:
         return max(self.seconds, SHARE * (time.monotonic() - began)) if self.seconds else 0.0
 
 
-def state_of(resume: Resume | None, *inputs: Any) -> State | None:
-    """The state of the search with these inputs, if states are kept."""
-    if resume is None:
-        return None
+def state_of(resume: Resume, *inputs: Any) -> State:
+    """The state of the search with these inputs."""
     path = resume.folder / f"{digest(VERSION, torch.__version__, resume.inputs, *inputs)}{SUFFIX}"
     resume.files.add(path)
     return State(path, resume.seconds)
