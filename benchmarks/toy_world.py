@@ -21,7 +21,7 @@ import torch
 from cones_ops.laboratory.averages import share_error
 from cones_ops.laboratory.baselines import class_examples, fine_tune, subject_examples
 from cones_ops.laboratory.judge import Judge, load_judge, matches, read, shows
-from cones_ops.laboratory.measure import Measuring, class_leak, subject_shown
+from cones_ops.laboratory.measure import Measuring, class_leak, measure, subject_shown
 from cones_ops.laboratory.sampling import sample
 from cones_ops.laboratory.scenes import draw_all, random_scene
 from cones_ops.toy_world.bundle import ToyPipeline, load_pipeline
@@ -67,7 +67,7 @@ def subject_described(pipeline: ToyPipeline, judge: Judge, subject: Subject, cou
 def controlled(pipeline: ToyPipeline, judge: Judge, subject: Subject, count: int) -> dict[str, Any]:
     """The positive control for one subject."""
     measuring = Measuring(pipeline, judge, samples=count)
-    before = subject_shown(measuring, subject)
+    before = measure(measuring, subject_shown, subject)
     tuned = fine_tune(pipeline, subject_examples(pipeline, subject), class_examples(pipeline, subject))
     after = Measuring(tuned, judge, samples=count)
     return {
@@ -75,8 +75,8 @@ def controlled(pipeline: ToyPipeline, judge: Judge, subject: Subject, count: int
         "thing": f"{subject.thing.colour} and {subject.thing.colour2} {subject.thing.texture} {subject.thing.shape}",
         "described": subject_described(pipeline, judge, subject, count),
         "before": share(list(before.hits)),
-        "after": share(list(subject_shown(after, subject).hits)),
-        "class_after": share(list(class_leak(after, subject).hits)),
+        "after": share(list(measure(after, subject_shown, subject).hits)),
+        "class_after": share(list(measure(after, class_leak, subject).hits)),
     }
 
 

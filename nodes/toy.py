@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..cones_ops.toy_world.subjects import IDENTIFIERS
-from ..cones_ops.toy_world.subjects import subject as toy_subject
+from ..cones_ops.toy_world.subjects import IDENTIFIERS, subject_named
 from .host.toy_checkpoint import load_toy_checkpoint
 from .inputs import ALIASES, CATEGORY
 
@@ -121,7 +120,7 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def execute(cls, subject: str, pictures: int, seed: int, beside: int = 0) -> io.NodeOutput:
-        chosen = toy_subject(subject)
+        chosen = subject_named(subject)
         drawn, captions = chosen.reference_pictures(pictures, seed, min(beside, pictures))
         images = torch.from_numpy(drawn).float().movedim(1, -1).contiguous()  # (n, 64, 64, 3)
         words = (chosen.prompt, chosen.class_prompt, chosen.identifier, chosen.class_word)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from cones_ops.laboratory.comfyui.checkout import find_host
 from cones_ops.laboratory.comfyui.server import started
-from cones_ops.toy_world.subjects import subject
+from cones_ops.toy_world.subjects import subject_named
 
 NAME = "find-a-concept-sd15"
 LEFT, TOP, WIDTH, HEIGHT = -20, 540, 1680, 1024  # the part of the graph that tells what it does, in node units
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     workflow = json.loads((ROOT / "workflows" / f"{NAME}.json").read_text(encoding="utf-8"))
     files = [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "LoadImage"]
-    pictures, _ = subject("sks").reference_pictures(len(files))
+    pictures, _ = subject_named("sks").reference_pictures(len(files))
     with tempfile.TemporaryDirectory() as base:
         folder, checkpoints = Path(base) / "input", Path(base) / "models" / "checkpoints"
         folder.mkdir()

@@ -1,13 +1,16 @@
 """What the judge says of sampled pictures: how often a prompt shows what it should, with and without masks.
 
-Every measure samples `samples` pictures from the same seeds, so that before and after are paired, and comes with its
-pictures, its hits and the binomial standard error of its share. Prompts go through the backgrounds in turn.
+A request (`subject_shown`, `class_leak`, ...) is a list of prompts, each with what its picture should show; `measure`
+samples them from fixed seeds, so that before and after are paired. Prompts take the backgrounds in turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from typing import Any
 
 from torch import Tensor
 
@@ -19,15 +22,14 @@ from ..toy_world.subjects import Subject
 from ..toy_world.world import BACKGROUNDS, Scene, Thing
 from .averages import share_error
 from .judge import Judge, Reading, read, shows
-from .sampling import BATCH, GUIDANCE, STEPS, OwnWeights, sample
+from .sampling import STEPS, OwnWeights, sample
 
 COMPANIONS = tuple(
     Thing(shape, colour, colour, "plain")
     for shape, colour in (("circle", "blue"), ("square", "red"), ("triangle", "green"), ("cross", "pink"))
 )
-
-
-PictureRequest = tuple[list[str], list[Callable[[Reading], bool]]]  # a prompt for each picture, and what it should show
+Expected = Callable[[Reading], bool]
+PictureRequest = list[tuple[str, Expected]]  # a prompt for each picture, and what it should show
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,30 @@ class Measuring:
     judge: Judge
     samples: int = 32
     steps: int = STEPS
-    guidance: float = GUIDANCE
-    batch: int = BATCH
     first_seed: int = 1000
     on_batch: Callable[[int], object] | None = None
     own_weights: OwnWeights | None = None
 
+    def sample(self, prompts: Sequence[str], masks: Strengths = ()) -> Tensor:
+        """A picture of each prompt, from the seeds that all measures share."""
+        return sample(
+            self.pipeline,
+            prompts,
+            masks,
+            seeds=range(self.first_seed, self.first_seed + len(prompts)),
+            steps=self.steps,
+            on_batch=self.on_batch,
+            own_weights=self.own_weights,
+        )
+
 
 @dataclass(frozen=True)
 class Measured:
-    """Pictures (n, 3, 64, 64) of one prompt, and which of them show what was asked."""
+    """Pictures (n, 3, 64, 64) of one prompt, what the judge reads in them, and which show what was asked."""
 
     prompt: str
     pictures: Tensor
+    readings: Sequence[Reading]
     hits: tuple[bool, ...]
 
     @property
@@ -64,91 +77,60 @@ class Measured:
         return share_error(self.share, len(self.hits))
 
 
+def judged(judge: Judge, request: PictureRequest, pictures: Tensor) -> Measured:
+    """Let the judge compare each picture with what was asked."""
+    readings = read(judge, pictures)
+    hits = tuple(bool(expected(reading)) for (_, expected), reading in zip(request, readings, strict=True))
+    return Measured(request[0][0], pictures, readings, hits)
+
+
 def measure(
-    measuring: Measuring, prompts: Sequence[str], wanted: Sequence[Callable[[Reading], bool]], masks: Strengths = ()
+    measuring: Measuring, ask: Callable[[Any, int], PictureRequest], subject: Any, masks: Strengths = ()
 ) -> Measured:
-    """Sample each prompt with `masks` and let the judge say whether it is what was `wanted`."""
-    pictures = sample(
-        measuring.pipeline,
-        prompts,
-        masks,
-        seeds=range(measuring.first_seed, measuring.first_seed + len(prompts)),
-        steps=measuring.steps,
-        guidance=measuring.guidance,
-        batch=measuring.batch,
-        on_batch=measuring.on_batch,
-        own_weights=measuring.own_weights,
-    )
-    readings = read(measuring.judge, pictures)
-    hits = tuple(bool(hit(reading)) for hit, reading in zip(wanted, readings, strict=True))
-    return Measured(prompts[0], pictures, hits)
+    """Sample what `ask` wants of a subject (or of several) with `masks`, and judge it."""
+    request = ask(subject, measuring.samples)
+    return judged(measuring.judge, request, measuring.sample([prompt for prompt, _ in request], masks))
 
 
-def subject_shown(measuring: Measuring, subject: Subject, masks: Strengths = ()) -> Measured:
-    """Whether `a sks star` shows the subject."""
-    return measure(measuring, *subject_request(subject, measuring.samples), masks)
+def subject_shown(subject: Subject, samples: int) -> PictureRequest:
+    """`a sks star` should show the subject."""
+    return _on_backgrounds(subject.prompt, [subject], samples)
 
 
-def class_leak(measuring: Measuring, subject: Subject, masks: Strengths = ()) -> Measured:
-    """Whether `a star`, without the identifier, shows the subject all the same."""
-    return measure(measuring, *class_request(subject, measuring.samples), masks)
+def class_leak(subject: Subject, samples: int) -> PictureRequest:
+    """`a star`, without the identifier, should not show the subject: its share is a leak."""
+    return _on_backgrounds(subject.class_prompt, [subject], samples)
 
 
-def second_object(measuring: Measuring, subject: Subject, masks: Strengths = ()) -> Measured:
-    """Whether the other thing of `a sks star on the left and a blue plain circle on the right` is what was asked."""
-    return measure(measuring, *second_request(subject, measuring.samples), masks)
-
-
-def all_shown(measuring: Measuring, subjects: Sequence[Subject], masks: Strengths = ()) -> Measured:
-    """Whether one picture shows all subjects, asked for by their identifiers."""
-    return measure(measuring, *all_request(subjects, measuring.samples), masks)
-
-
-def all_described(measuring: Measuring, subjects: Sequence[Subject]) -> Measured:
-    """The untouched model's own best: all subjects' attributes spelled out."""
-    return measure(measuring, *described_request(subjects, measuring.samples))
-
-
-# what a cell asks for, whoever samples it
-
-
-def subject_request(subject: Subject, samples: int) -> PictureRequest:
-    return _shown(subject.prompt, subject, samples)
-
-
-def class_request(subject: Subject, samples: int) -> PictureRequest:
-    return _shown(subject.class_prompt, subject, samples)
-
-
-def second_request(subject: Subject, samples: int) -> PictureRequest:
-    companions = [thing for thing in COMPANIONS if thing.shape != subject.thing.shape]
-    prompts, wanted = [], []
-    for i, background in enumerate(backgrounds(samples)):
-        thing = companions[i % len(companions)]
+def second_object(subject: Subject, samples: int) -> PictureRequest:
+    """The other thing of `a sks star on the left and a blue plain circle on the right` should be what was asked."""
+    request: PictureRequest = []
+    companions = cycle(thing for thing in COMPANIONS if thing.shape != subject.thing.shape)
+    for background, thing in zip(backgrounds(samples), companions, strict=False):
         phrase = Description(thing.shape, (thing.colour,), thing.texture, None).phrase
-        prompts.append(f"{subject.prompt} on the left and {phrase} on the right on a {background} background")
-        wanted.append(_stands("right", thing))
-    return prompts, wanted
+        prompt = f"{subject.prompt} on the left and {phrase} on the right on a {background} background"
+        request.append((prompt, partial(_on_the_right, thing)))
+    return request
 
 
-def all_request(subjects: Sequence[Subject], samples: int) -> PictureRequest:
-    """All subjects by their identifiers, at the places of that many things in turn."""
-    return _placed([one.prompt for one in subjects], subjects, samples)
+def all_shown(subjects: Sequence[Subject], samples: int) -> PictureRequest:
+    """One picture should show all subjects, named by their identifiers."""
+    return _on_backgrounds(placed([subject.prompt for subject in subjects]), subjects, samples)
 
 
-def described_request(subjects: Sequence[Subject], samples: int) -> PictureRequest:
-    """The same with every attribute spelled out instead."""
-    spelled = [
-        describe(Scene((("centre", one.thing),), "grey")).removesuffix(" on a grey background") for one in subjects
-    ]
-    return _placed(spelled, subjects, samples)
+def all_described(subjects: Sequence[Subject], samples: int) -> PictureRequest:
+    """The same with every attribute spelled out instead: the untouched model's own best."""
+    scenes = [Scene((("centre", subject.thing),), "grey") for subject in subjects]
+    phrases = [describe(scene).removesuffix(" on a grey background") for scene in scenes]
+    return _on_backgrounds(placed(phrases), subjects, samples)
 
 
-def _placed(phrases: Sequence[str], subjects: Sequence[Subject], samples: int) -> PictureRequest:
-    text = placed(phrases)
-    prompts = [f"{text} on a {background} background" for background in backgrounds(samples)]
-    things = [one.thing for one in subjects]
-    return prompts, [lambda reading: all(shows(reading, thing) for thing in things)] * samples
+THREE_MEASURES = {"subject_share": subject_shown, "class_share": class_leak, "second_object": second_object}
+
+
+def measure_subject(measuring: Measuring, subject: Subject, masks: Strengths = ()) -> dict[str, Measured]:
+    """The three measures of one subject, by name."""
+    return {name: measure(measuring, ask, subject, masks) for name, ask in THREE_MEASURES.items()}
 
 
 def drift(before: Measured, after: Measured) -> float:
@@ -156,15 +138,19 @@ def drift(before: Measured, after: Measured) -> float:
     return float((before.pictures - after.pictures).abs().mean())
 
 
-def _shown(text: str, subject: Subject, samples: int) -> PictureRequest:
-    prompts = [f"{text} on a {background} background" for background in backgrounds(samples)]
-    return prompts, [lambda reading: shows(reading, subject.thing)] * samples
-
-
 def backgrounds(count: int) -> list[str]:
     """The backgrounds of a measure's prompts, in turn."""
     return [list(BACKGROUNDS)[i % len(BACKGROUNDS)] for i in range(count)]
 
 
-def _stands(place: str, thing: Thing) -> Callable[[Reading], bool]:
-    return lambda reading: dict(reading.things).get(place) == thing
+def _on_backgrounds(text: str, subjects: Sequence[Subject], samples: int) -> PictureRequest:
+    expected = partial(_all_in, [subject.thing for subject in subjects])
+    return [(f"{text} on a {background} background", expected) for background in backgrounds(samples)]
+
+
+def _all_in(things: Sequence[Thing], reading: Reading) -> bool:
+    return all(shows(reading, thing) for thing in things)
+
+
+def _on_the_right(thing: Thing, reading: Reading) -> bool:
+    return dict(reading.things).get("right") == thing

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..toy_world.bundle import ToyPipeline, load_pipeline
 from ..toy_world.latents import PATCH, PatchTransform
-from ..toy_world.subjects import subject
+from ..toy_world.subjects import subject_named
 from ..toy_world.vocabulary import END, SPECIAL_WORDS, SPELLINGS, START, UNKNOWN, WORDS, Vocabulary
 from .references import alone
 
@@ -79,7 +79,7 @@ def save_pictures(identifier: str, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures, captions = alone(subject(identifier))
+    pictures, captions = alone(subject_named(identifier))
     for picture, caption in zip(pictures, captions, strict=True):
         background = caption.split()[-2]  # "... on a grey background"
         drawn = (picture * 255).round().byte().permute(1, 2, 0).numpy()  # (64, 64, 3)

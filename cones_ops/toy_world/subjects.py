@@ -86,7 +86,7 @@ def held_out(thing: Thing) -> bool:
     return (thing.shape, frozenset((thing.colour, thing.colour2))) in _HELD_OUT
 
 
-def subject(identifier: str) -> Subject:
+def subject_named(identifier: str) -> Subject:
     """The subject of an identifier; KeyError lists the known ones."""
     for candidate in SUBJECTS:
         if candidate.identifier == identifier:

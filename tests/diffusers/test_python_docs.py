@@ -23,7 +23,7 @@ from cones_ops.laboratory.references import alone
 from cones_ops.laboratory.stable_diffusion import save_pictures, toy_pipeline
 from cones_ops.masks.concept_mask import ConceptMask, same_neurons
 from cones_ops.toy_world.bundle import load_pipeline
-from cones_ops.toy_world.subjects import subject
+from cones_ops.toy_world.subjects import subject_named
 
 PAGE = Path(__file__).absolute().parents[2] / "docs" / "tutorials" / "python.md"
 TOY, REAL, FILES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -86,7 +86,7 @@ def test_a_pipeline_of_the_toy_world_samples_what_the_toy_world_samples() -> Non
 
 def test_pictures_survive_the_folder(tmp_path: Path) -> None:
     read = concepts.read_pictures(save_pictures("sks", tmp_path / "deep" / "star"), size=64)
-    drawn, captions = alone(subject("sks"))
+    drawn, captions = alone(subject_named("sks"))
     order = sorted(range(4), key=lambda i: captions[i].split()[-2])  # by background, as every subject's
     assert read.shape == (4, 3, 64, 64) and (read - drawn[order]).abs().max() <= 0.5 / 255 + 1e-6
     with pytest.raises(ConesError, match="no pictures"):

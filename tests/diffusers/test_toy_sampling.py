@@ -19,7 +19,7 @@ from cones_ops.laboratory.judge import Judge, Reading
 from cones_ops.laboratory.sampling import conditioning, examples, model_of, sample, sigmas
 from cones_ops.masks.concept_mask import ConceptMask
 from cones_ops.toy_world.bundle import ToyPipeline, random_pipeline
-from cones_ops.toy_world.subjects import subject
+from cones_ops.toy_world.subjects import subject_named
 from cones_ops.toy_world.world import Thing
 
 
@@ -81,7 +81,7 @@ def test_own_tokens_of_a_prompt(pipeline: ToyPipeline) -> None:
 
 
 def test_fine_tuning_lowers_the_loss_of_a_copy(pipeline: ToyPipeline) -> None:
-    one = subject("sks")
+    one = subject_named("sks")
     state = {name: tensor.clone() for name, tensor in pipeline.unet.state_dict().items()}
     losses: list[float] = []
     prior = class_examples(pipeline, one, 2)
@@ -95,7 +95,7 @@ def test_fine_tuning_lowers_the_loss_of_a_copy(pipeline: ToyPipeline) -> None:
 
 
 def test_measures_count_what_the_judge_says(pipeline: ToyPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = subject("sks"), subject("zwx")
+    one, other = subject_named("sks"), subject_named("zwx")
     prompts: list[str] = []
     blue = Thing("circle", "blue", "blue", "plain")
 
@@ -110,18 +110,18 @@ def test_measures_count_what_the_judge_says(pipeline: ToyPipeline, monkeypatch: 
     monkeypatch.setattr(measure, "sample", fake_sample)
     monkeypatch.setattr(measure, "read", fake_read)
     measuring = measure.Measuring(pipeline, Judge(), samples=4)
-    shown = measure.subject_shown(measuring, one)
+    shown = measure.measure(measuring, measure.subject_shown, one)
     assert (shown.share, shown.standard_error) == (0.5, 0.25)
     assert prompts[1] == "a sks star on a white background"
-    assert measure.second_object(measuring, one).hits == (True, False, False, False)
+    assert measure.measure(measuring, measure.second_object, one).hits == (True, False, False, False)
     assert prompts[0] == "a sks star on the left and a blue plain circle on the right on a black background"
-    assert measure.all_shown(measuring, (one, other)).hits == (False, True, False, False)
-    assert measure.class_leak(measuring, one).prompt == "a star on a black background"
-    assert measure.all_described(measuring, (one, other)).hits == (False, True, False, False)
+    assert measure.measure(measuring, measure.all_shown, (one, other)).hits == (False, True, False, False)
+    assert measure.measure(measuring, measure.class_leak, one).prompt == "a star on a black background"
+    assert measure.measure(measuring, measure.all_described, (one, other)).hits == (False, True, False, False)
 
 
 def test_other_methods_change_what_they_should_and_nothing_else(pipeline: ToyPipeline) -> None:
-    one = subject("sks")
+    one = subject_named("sks")
     captions = [one.prompt, f"{one.prompt} on a grey background"]
     pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     some = examples(pipeline, pictures, captions, [("sks", "star")])
@@ -152,7 +152,7 @@ def test_other_methods_change_what_they_should_and_nothing_else(pipeline: ToyPip
 
 
 def test_references_are_the_subject_alone_and_beside_other_classes(pipeline: ToyPipeline) -> None:
-    one, other = subject("qpd"), subject("sks")
+    one, other = subject_named("qpd"), subject_named("sks")
     pictures, captions = references.references(pipeline, one, beside=6)
     assert len(pictures) == len(captions) == 10
     assert sum(text.startswith("a qpd cross on a ") for text in captions) == 4
@@ -161,4 +161,4 @@ def test_references_are_the_subject_alone_and_beside_other_classes(pipeline: Toy
     assert {text.split(" on the left")[0] == one.prompt for text in beside} == {True, False}
     both, texts = references.together([one, other])
     assert len(both) == 8 and texts[0].startswith("a qpd cross on the left and a sks star on the right on a black")
-    assert len(references.together([one, other, subject("zwx")])[0]) == 12
+    assert len(references.together([one, other, subject_named("zwx")])[0]) == 12

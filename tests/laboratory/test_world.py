@@ -7,7 +7,7 @@ import torch
 from cones_ops.laboratory.scenes import draw_all, random_scene, random_thing
 from cones_ops.toy_world.captions import LENGTH, caption, describe, vocabulary
 from cones_ops.toy_world.latents import fit_patch_transform
-from cones_ops.toy_world.subjects import SUBJECTS, held_out, subject
+from cones_ops.toy_world.subjects import SUBJECTS, held_out, subject_named
 from cones_ops.toy_world.vocabulary import END, START, UNKNOWN
 from cones_ops.toy_world.world import BACKGROUNDS, COLOURS, Scene, Thing, draw
 
@@ -55,11 +55,11 @@ def test_training_scenes_never_hold_a_subject(generator):
 
 def test_subjects_are_distinct_and_come_with_pictures_on_different_backgrounds():
     assert len({s.identifier for s in SUBJECTS}) == len({s.thing for s in SUBJECTS}) == len(SUBJECTS) >= 8
-    pictures, captions = subject("sks").reference_pictures(4)
+    pictures, captions = subject_named("sks").reference_pictures(4)
     assert pictures.shape == (4, 3, 64, 64) and len(set(captions)) == 4
     assert all(text.startswith("a sks star on a ") for text in captions)
     with pytest.raises(KeyError, match="sks"):
-        subject("nobody")
+        subject_named("nobody")
 
 
 def test_every_caption_fits_and_uses_known_words(generator):
@@ -98,7 +98,7 @@ def test_patch_transform_inverts_up_to_its_channels(generator):
 
 
 def test_reference_pictures_may_show_the_subject_beside_others():
-    pictures, captions = subject("sks").reference_pictures(5, beside=4)
+    pictures, captions = subject_named("sks").reference_pictures(5, beside=4)
     assert pictures.shape == (5, 3, 64, 64) and captions[0].startswith("a sks star on a ")
     assert all("a sks star on the " in text and " and a " in text for text in captions[1:])
     assert {text.index("a sks star") == 0 for text in captions[1:]} == {True, False}  # left and right in turn

@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,23 +22,15 @@ from tqdm import tqdm
 
 from ...masks.concept_mask import Where
 from ...masks.mask_file import load_mask
-from ...toy_world.subjects import Subject, subject
+from ...toy_world.subjects import Subject, subject_named
 from ...toy_world.world import SIDE
 from ..comfyui.checkout import PACK, find_host, find_python
 from ..comfyui.server import Server, started
 from ..comfyui.workflow import Prompt, to_prompt
-from ..judge import Judge, Reading, load_judge, read
-from ..measure import (
-    Measured,
-    PictureRequest,
-    all_request,
-    class_request,
-    described_request,
-    drift,
-    second_request,
-    subject_request,
-)
+from ..judge import Judge, load_judge
+from ..measure import THREE_MEASURES, Measured, PictureRequest, all_described, all_shown, judged, subject_shown
 from ..picture_grid import GridRow, save_grid
+from .report import ByMeasure, DemoConcept, DemoResults, grid_rows, save_report, versions
 from .run import WHERES
 
 FIND, COMPOSE = "find-a-concept", "compose-two-concepts"
@@ -48,14 +40,19 @@ BeforeAfter = tuple[Measured, Measured]  # without and with the masks, from the 
 
 @dataclass(frozen=True)
 class Session:
-    """A running server with the shipped workflows in API form."""
+    """A running server with the shipped workflows, and how to measure with them."""
 
     server: Server
     workflows: Mapping[str, dict[str, Any]]
     judge: Judge
     base: Path
-    samples: int
+    quick: bool
     bar: tqdm[Any]
+
+    @property
+    def samples(self) -> int:
+        """Pictures of one measure."""
+        return 8 if self.quick else 32
 
     def prompt(self, name: str) -> Prompt:
         """A shipped workflow, ready to be changed and run."""
@@ -63,18 +60,16 @@ class Session:
 
     def measured(self, request: PictureRequest, names: Sequence[str]) -> BeforeAfter:
         """Pictures without and with the saved masks `names` (one or two); equal prompts are one batch."""
-        prompts, wanted = request
-        pictures: list[dict[int, Tensor]] = [{}, {}]
+        prompts = [prompt for prompt, _ in request]
+        pictures = torch.empty(2, len(prompts), 3, SIDE, SIDE)  # without, with
         for text in dict.fromkeys(prompts):
-            places = [i for i, one in enumerate(prompts) if one == text]
-            for kept, batch in zip(pictures, self._composed(text, names, len(places)), strict=True):
-                kept.update(zip(places, batch, strict=True))
-            self.bar.update(len(places))
-        without, with_ = (self._judged(prompts[0], [kept[i] for i in sorted(kept)], wanted) for kept in pictures)
-        return without, with_
+            rows = [i for i, prompt in enumerate(prompts) if prompt == text]
+            pictures[:, rows] = self._composed(text, names, len(rows))
+            self.bar.update(len(rows))
+        return judged(self.judge, request, pictures[0]), judged(self.judge, request, pictures[1])
 
-    def _composed(self, text: str, names: Sequence[str], count: int) -> list[Tensor]:
-        """Run compose-two-concepts: (count, 3, 64, 64) pictures without, and with the masks."""
+    def _composed(self, text: str, names: Sequence[str], count: int) -> Tensor:
+        """Run compose-two-concepts: pictures (2, count, 3, 64, 64) without, and with the masks."""
         prompt = self.prompt(COMPOSE)
         loaders = [node for node in prompt.values() if node["class_type"] == "ConesLoadConceptMask"]
         for node, name in zip(loaders, (names[0], names[-1]), strict=True):
@@ -85,47 +80,51 @@ class Session:
         changed(prompt, "EmptyLatentImage", batch_size=count)
         run = self.server.run(prompt, PATIENCE)
         titles = {str(node["id"]): node.get("title", "") for node in self.workflows[COMPOSE]["nodes"]}
-        return [
-            small(run.images(next(node_id for node_id in run.outputs if titles[node_id].startswith(word))))
-            for word in ("Without", "With the")
-        ]
-
-    def _judged(self, text: str, pictures: Sequence[Tensor], wanted: Sequence[Callable[[Reading], bool]]) -> Measured:
-        small = torch.stack(list(pictures))
-        readings = read(self.judge, small)
-        return Measured(text, small, tuple(bool(hit(one)) for hit, one in zip(wanted, readings, strict=True)))
+        shown = [next(node for node in run.outputs if titles[node].startswith(word)) for word in ("Without", "With the")]
+        return torch.stack([small(run.images(node_id)) for node_id in shown])
 
 
 def run(host: Path | None, out: Path, quick: bool = False) -> dict[str, Any]:
     """Run the demo in the ComfyUI at `host` (None: look for one); writes pictures, masks and JSON into `out`."""
     began = time.monotonic()
     judge, host = load_judge(), find_host(host)
-    subjects = [subject("sks"), subject("zwx")]
     files = {name: PACK / "workflows" / f"{name}.json" for name in (FIND, COMPOSE)}
     workflows = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="cones-comfyui-") as folder, tqdm(desc="pictures from ComfyUI") as bar:
         base = Path(folder)
         with started(host, base, python=find_python(host)) as server:
-            session = Session(server, workflows, judge, base, 8 if quick else 32, bar)
+            session = Session(server, workflows, judge, base, quick, bar)
+            results = _results(session, [subject_named("sks"), subject_named("zwx")])
             version = server.json("/system_stats")["system"]["comfyui_version"]
-            found = [_concept(session, one, where, quick) for where in WHERES for one in subjects]
-            names = [_mask_name(one, WHERES[0]) for one in subjects]
-            spelled = session.measured(described_request(subjects, session.samples), names)
-            pairs = [_pair(session, subjects, where, spelled) for where in WHERES]
+        title = GridRow("Cones demo in ComfyUI: a framed sample shows what was asked, by the judge")
+        save_grid([title, *grid_rows(results)], out / "demo-comfyui.png")
+        report = save_report(
+            results,
+            out / "demo-comfyui.json",
+            samples_per_share=session.samples,
+            seconds_total=round(time.monotonic() - began, 1),
+            versions={**versions(), "comfyui": version},
+        )
         shutil.copytree(base / "models" / "concept_masks", out / "concept_masks", dirs_exist_ok=True)
-    rows = [row for _, more in (*found, *pairs) for row in more]
-    save_grid([*rows, *_rows(spelled)], out / "demo-comfyui.png")
-    report = {
-        "concepts": [entry for entry, _ in found],
-        "pair": [entry for entry, _ in pairs],
-        "positive_control": None,
-        "samples_per_share": session.samples,
-        "seconds_total": round(time.monotonic() - began, 1),
-        "versions": {"comfyui": version, "torch": torch.__version__},
-    }
-    (out / "demo-comfyui.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def _results(session: Session, subjects: Sequence[Subject]) -> DemoResults:
+    """Find, save and sample with each mask, then with both, as the second workflow has them."""
+    concepts = {where: [_concept(session, subject, where) for subject in subjects] for where in WHERES}
+    names = {where: [_mask_name(subject, where) for subject in subjects] for where in WHERES}
+    full_caption, _ = session.measured(all_described(subjects, session.samples), names[WHERES[0]])
+    toy = next(node for node in session.prompt(FIND).values() if node["class_type"] == "ConesToySubject")
+    seen = [torch.from_numpy(s.reference_pictures(beside=toy["inputs"]["beside"])[0]) for s in subjects]
+    return DemoResults(
+        subjects,
+        dict.fromkeys(WHERES, seen),
+        [untouched for untouched, _ in concepts[WHERES[0]]],
+        {where: [concept for _, concept in pairs] for where, pairs in concepts.items()},
+        {where: _pair(session, subjects, names[where]) for where in WHERES},
+        full_caption,
+    )
 
 
 def small(pictures: Sequence[np.ndarray]) -> Tensor:
@@ -135,7 +134,7 @@ def small(pictures: Sequence[np.ndarray]) -> Tensor:
 
 
 def changed(prompt: Prompt, class_type: str, **inputs: Any) -> None:
-    """Set inputs of every node of one class; input `x_1` and the like may be given."""
+    """Set inputs of every node of one class."""
     for node in prompt.values():
         if node["class_type"] == class_type:
             node["inputs"].update(inputs)
@@ -150,77 +149,31 @@ def searching_everywhere(prompt: Prompt) -> None:
     find["inputs"].update(where="everywhere", class_conditioning=["class", 0], steps=300, batch=16)
 
 
-def _mask_name(one: Subject, where: Where) -> str:
-    return f"toy-{one.identifier}-{one.class_word}{'-everywhere' if where == 'everywhere' else ''}"
+def _mask_name(subject: Subject, where: Where) -> str:
+    return f"toy-{subject.identifier}-{subject.class_word}{'-everywhere' if where == 'everywhere' else ''}"
 
 
-def _concept(session: Session, one: Subject, where: Where, quick: bool) -> tuple[dict[str, Any], list[GridRow]]:
-    """Find, save and sample with one subject's mask."""
+def _concept(session: Session, subject: Subject, where: Where) -> tuple[ByMeasure, DemoConcept]:
+    """Find, save and sample with one subject's mask: the untouched model's pictures, and those with the mask."""
     began = time.monotonic()
-    prompt, name = session.prompt(FIND), _mask_name(one, where)
-    changed(prompt, "ConesToySubject", subject=one.identifier)
+    prompt, name = session.prompt(FIND), _mask_name(subject, where)
+    changed(prompt, "ConesToySubject", subject=subject.identifier)
     changed(prompt, "ConesSaveConceptMask", name=name, if_exists="overwrite")
     if where == "everywhere":
         searching_everywhere(prompt)
-    if quick:
+    if session.quick:
         changed(prompt, "ConesFindConceptNeurons", steps=100, batch=8)
     session.server.run(prompt, PATIENCE)
     seconds = time.monotonic() - began
-    shown, leak, second = (
-        session.measured(request(one, session.samples), [name])
-        for request in (subject_request, class_request, second_request)
-    )
+    pairs = {measure: session.measured(ask(subject, session.samples), [name]) for measure, ask in THREE_MEASURES.items()}
     file = session.base / "models" / "concept_masks" / f"{name}.safetensors"
-    mask = load_mask(file)
-    entry = {
-        "identifier": one.identifier,
-        "class_word": one.class_word,
-        "method": mask.provenance["method"],
-        "where": mask.where,
-        "neurons": mask.count,
-        "density": mask.density,
-        "file_bytes": file.stat().st_size,
-        "heldout_before": float(mask.provenance["held_out_before"]),
-        "heldout_after": float(mask.provenance["held_out_after"]),
-        **_shares("subject_share", shown),
-        **_shares("class_share", leak),
-        "class_drift": drift(*leak),
-        **_shares("second_object", second),
-        "seconds": round(seconds, 1),
-    }
-    beside = next(node["inputs"]["beside"] for node in prompt.values() if node["class_type"] == "ConesToySubject")
-    reference = torch.from_numpy(one.reference_pictures(beside=beside)[0])
-    rows = [
-        GridRow(f'"{one.prompt}" in ComfyUI, {where}'),
-        GridRow("reference pictures", "what the search saw", reference),
-    ]
-    return entry, [*rows, *_rows(shown), *_rows(leak), *_rows(second)]
+    with_mask = {measure: after for measure, (_, after) in pairs.items()}
+    concept = DemoConcept(load_mask(file), file, with_mask, seconds)
+    return {measure: before for measure, (before, _) in pairs.items()}, concept
 
 
-def _pair(
-    session: Session, subjects: Sequence[Subject], where: Where, spelled: BeforeAfter
-) -> tuple[dict[str, Any], list[GridRow]]:
-    """Both saved masks loaded, as the second workflow has it."""
-    first, second = subjects
-    names, samples = [_mask_name(one, where) for one in subjects], session.samples
-    alone = [session.measured(subject_request(one, samples), names) for one in subjects]
-    pair = session.measured(all_request((first, second), samples), names)
-    entry = {
-        "where": where,
-        "first_alone": alone[0][1].share,
-        "second_alone": alone[1][1].share,
-        "both": pair[1].share,
-        "both_full_caption": spelled[0].share,
-    }
-    return entry, [GridRow(f"Both masks loaded, {where}"), *_rows(alone[0]), *_rows(alone[1]), *_rows(pair)]
-
-
-def _shares(name: str, pair: BeforeAfter) -> dict[str, float]:
-    return {f"{name}_before": pair[0].share, f"{name}_after": pair[1].share}
-
-
-def _rows(pair: BeforeAfter) -> list[GridRow]:
-    return [
-        GridRow(one.prompt[:48], f"{word}: {one.share:.0%} of {len(one.hits)} as asked", one.pictures, one.hits)
-        for word, one in zip(("without", "with"), pair, strict=True)
-    ]
+def _pair(session: Session, subjects: Sequence[Subject], names: Sequence[str]) -> ByMeasure:
+    """Both saved masks loaded: the first alone, the second alone, both in one picture."""
+    requests = [*(subject_shown(subject, session.samples) for subject in subjects), all_shown(subjects, session.samples)]
+    pictures = [session.measured(request, names)[1] for request in requests]
+    return dict(zip(("first_alone", "second_alone", "both"), pictures, strict=True))

@@ -1,116 +1,126 @@
-"""The demo's results as JSON entries and as rows of the grid."""
+"""The demo's results as JSON, as a grid of pictures and as a table; the same whichever host drew the pictures."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ...masks.concept_mask import Where
+from ...masks.concept_mask import ConceptMask
 from ...toy_world.subjects import Subject
 from ..measure import Measured, drift
 from ..picture_grid import GridRow
-from .results import DemoConcept, Judged
+
+ByMeasure = Mapping[str, Measured]  # of one subject: subject_share, class_share, second_object
 
 
-def concept_entry(found: DemoConcept, before: Judged) -> dict[str, Any]:
+@dataclass(frozen=True)
+class DemoConcept:
+    """A concept's mask as loaded from its file, what the judge says with it, and how long its search took."""
+
+    mask: ConceptMask
+    file: Path
+    with_mask: ByMeasure
+    seconds: float
+
+
+@dataclass(frozen=True)
+class DemoResults:
+    """What the demo found and measured; `concepts` and `references` (pictures) are by place of action and subject."""
+
+    subjects: Sequence[Subject]
+    references: Mapping[str, Sequence[Tensor]]
+    untouched: Sequence[ByMeasure]
+    concepts: Mapping[str, Sequence[DemoConcept]]
+    pairs: Mapping[str, ByMeasure]  # both masks loaded: first_alone, second_alone, both
+    full_caption: Measured  # the untouched model with every attribute spelled out
+    control: ByMeasure | None = None  # after fine-tuning of all text K and V on the first subject
+
+
+def save_report(results: DemoResults, file: Path, **facts: Any) -> dict[str, Any]:
+    """The figures and further `facts` as a JSON file; returns its content."""
+    control = results.control and {
+        "identifier": results.subjects[0].identifier,
+        "subject_share_before": results.untouched[0]["subject_share"].share,
+        **_shares({f"{name}_after": measured for name, measured in results.control.items()}),
+    }
+    report = {
+        "concepts": [
+            _concept_entry(concept, untouched)
+            for concepts in results.concepts.values()
+            for concept, untouched in zip(concepts, results.untouched, strict=True)
+        ],
+        "pair": [
+            {"where": where, **_shares({**pair, "both_full_caption": results.full_caption})}
+            for where, pair in results.pairs.items()
+        ],
+        "positive_control": control,
+        **facts,
+    }
+    file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def _concept_entry(concept: DemoConcept, untouched: ByMeasure) -> dict[str, Any]:
     """One concept at one place of action."""
-    curve, mask = found.result.curve, found.mask
-    shown, leak, second = before
+    mask = concept.mask
     return {
         "identifier": mask.identifier,
         "class_word": mask.class_word,
         "method": mask.provenance["method"],
         "where": mask.where,
-        "found": found.result.found,
+        "found": mask.provenance["found"] == "yes",
         "neurons": mask.count,
         "density": mask.density,
-        "file_bytes": found.file.stat().st_size,
-        "heldout_before": curve.losses[0],
-        "heldout_after": curve.losses[curve.chosen_at],
-        "heldout_gain": curve.gains[curve.chosen_at],
-        "heldout_gain_standard_error": curve.standard_errors[curve.chosen_at],
-        "subject_share_before": shown.share,
-        "subject_share_after": found.shown.share,
-        "class_share_before": leak.share,
-        "class_share_after": found.leak.share,
-        "class_drift": drift(leak, found.leak),
-        "second_object_before": second.share,
-        "second_object_after": found.second.share,
-        "standard_errors": {
-            "subject_share_after": found.shown.standard_error,
-            "class_share_after": found.leak.standard_error,
-            "second_object_after": found.second.standard_error,
-        },
-        "seconds": round(found.result.seconds, 1),
+        "file_bytes": concept.file.stat().st_size,
+        "heldout_before": float(mask.provenance["held_out_before"]),
+        "heldout_after": float(mask.provenance["held_out_after"]),
+        "heldout_gain": float(mask.provenance["held_out_gain"]),
+        "heldout_gain_standard_error": float(mask.provenance["held_out_standard_error"]),
+        **{f"{name}_before": measured.share for name, measured in untouched.items()},
+        **_shares({f"{name}_after": measured for name, measured in concept.with_mask.items()}),
+        "class_drift": drift(untouched["class_share"], concept.with_mask["class_share"]),
+        "seconds": round(concept.seconds, 1),
     }
 
 
-def pair_entry(where: str, pair: Judged, full_caption: Measured) -> dict[str, Any]:
-    """Both masks loaded; `both_full_caption` is the untouched model with every attribute spelled out."""
-    first, second, both = pair
-    return {
-        "where": where,
-        "first_alone": first.share,
-        "second_alone": second.share,
-        "both": both.share,
-        "both_full_caption": full_caption.share,
-        "standard_errors": {
-            "first_alone": first.standard_error,
-            "second_alone": second.standard_error,
-            "both": both.standard_error,
-            "both_full_caption": full_caption.standard_error,
-        },
-    }
+def _shares(by_name: ByMeasure) -> dict[str, Any]:
+    errors = {name: measured.standard_error for name, measured in by_name.items()}
+    return {**{name: measured.share for name, measured in by_name.items()}, "standard_errors": errors}
 
 
-def control_entry(subject: Subject, before: Measured, control: tuple[Measured, Measured]) -> dict[str, Any]:
-    """Plain fine-tuning of all text K and V."""
-    shown, leak = control
-    return {
-        "identifier": subject.identifier,
-        "subject_share_before": before.share,
-        "subject_share_after": shown.share,
-        "class_share_after": leak.share,
-        "standard_errors": {"subject_share_after": shown.standard_error, "class_share_after": leak.standard_error},
-    }
-
-
-def grid_rows(
-    references: Mapping[Where, Sequence[Tensor]],
-    subjects: Sequence[Subject],
-    before: Sequence[Judged],
-    found: Mapping[Where, Sequence[DemoConcept]],
-    pairs: Mapping[str, Judged],
-    full_caption: Measured,
-    control: tuple[Measured, Measured],
-) -> list[GridRow]:
-    """Reference pictures, vanilla, each concept, both together, the control."""
-    rows = []
-    for number, (subject, (shown, leak, second)) in enumerate(zip(subjects, before, strict=True)):
+def grid_rows(results: DemoResults) -> list[GridRow]:
+    """Reference pictures, the untouched model, each concept, both together, the control."""
+    rows: list[GridRow] = []
+    for number, subject in enumerate(results.subjects):
         rows.append(GridRow(f'"{subject.prompt}"'))
-        for where, pictures in references.items():
-            detail = f"what the search {where} saw" if where == "everywhere" else f"what the search at {where} saw"
-            rows.append(GridRow("reference pictures", detail, pictures[number]))
-        rows.append(_row("untouched model", shown))
-        for where, ones in found.items():
-            mask = ones[number].mask
-            rows.append(_row(_acting("mask", where), ones[number].shown, f"{mask.count} neurons, {mask.density:.1%}; "))
-        rows.append(_row(f'"{subject.class_prompt}", untouched', leak))
-        rows += [
-            _row(_acting(f'"{subject.class_prompt}", mask', where), ones[number].leak) for where, ones in found.items()
-        ]
-        rows.append(_row("beside another thing, untouched", second))
-        rows += [_row(_acting("beside another, mask", where), ones[number].second) for where, ones in found.items()]
-    rows.append(GridRow(f'"{subjects[0].prompt} on the left and {subjects[1].prompt} on the right"'))
-    rows += [_row(_acting("both masks", name), pair[2]) for name, pair in pairs.items()]
-    rows.append(_row("untouched, everything spelled out", full_caption))
-    rows.append(GridRow(f'Positive control: all text K and V fine-tuned on "{subjects[0].prompt}"'))
-    rows += [_row(f'"{subjects[0].prompt}"', control[0]), _row(f'"{subjects[0].class_prompt}"', control[1])]
+        for where, pictures in results.references.items():
+            rows.append(GridRow("reference pictures", f"what the search {_acting(where)} saw", pictures[number]))
+        for name, untouched, masked in (
+            ("subject_share", "untouched model", "mask"),
+            ("class_share", f'"{subject.class_prompt}", untouched', f'"{subject.class_prompt}", mask'),
+            ("second_object", "beside another thing, untouched", "beside another, mask"),
+        ):
+            rows.append(_row(untouched, results.untouched[number][name]))
+            for where, concepts in results.concepts.items():
+                mask = concepts[number].mask
+                detail = f"{mask.count} neurons, {mask.density:.1%}; " if name == "subject_share" else ""
+                rows.append(_row(f"{masked} {_acting(where)}", concepts[number].with_mask[name], detail))
+    first, second = results.subjects
+    rows.append(GridRow(f'"{first.prompt} on the left and {second.prompt} on the right"'))
+    rows += [_row(f"both masks {_acting(where)}", pair["both"]) for where, pair in results.pairs.items()]
+    rows.append(_row("untouched, everything spelled out", results.full_caption))
+    if results.control:
+        rows.append(GridRow(f'Positive control: all text K and V fine-tuned on "{first.prompt}"'))
+        rows.append(_row(f'"{first.prompt}"', results.control["subject_share"]))
+        rows.append(_row(f'"{first.class_prompt}"', results.control["class_share"]))
     return rows
 
 
@@ -125,16 +135,24 @@ def brief(rows: Sequence[GridRow]) -> list[GridRow]:
     ]
 
 
+def _acting(where: str) -> str:
+    return where if where == "everywhere" else f"at {where}"
+
+
+def _row(title: str, measured: Measured, detail: str = "") -> GridRow:
+    share = f"{detail}{measured.share:.0%} of {len(measured.hits)} as asked"
+    return GridRow(title, share, measured.pictures, measured.hits)
+
+
 def versions() -> dict[str, str]:
     """What the numbers were made with."""
-    packages = {"cones": "cones-concept-neurons", **{name: name for name in ("torch", "diffusers", "transformers")}}
-    found = {"python": platform.python_version(), "machine": f"{platform.system()} {os.cpu_count()} CPUs"}
-    for name, package in packages.items():
+    numbers = {"python": platform.python_version(), "machine": f"{platform.system()} {os.cpu_count()} CPUs"}
+    for name in ("cones", "torch", "diffusers", "transformers"):
         try:
-            found[name] = importlib.metadata.version(package)
+            numbers[name] = importlib.metadata.version("cones-concept-neurons" if name == "cones" else name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed as a package"
-    return found
+            numbers[name] = "not installed as a package"
+    return numbers
 
 
 def table(report: dict[str, Any]) -> str:
@@ -142,8 +160,8 @@ def table(report: dict[str, Any]) -> str:
     lines = ["", "concept              where       neurons  subject       class         second object"]
     for concept in report["concepts"]:
         shares = "  ".join(
-            f"{concept[f'{what}_before']:4.0%} -> {concept[f'{what}_after']:4.0%}"
-            for what in ("subject_share", "class_share", "second_object")
+            f"{concept[f'{name}_before']:4.0%} -> {concept[f'{name}_after']:4.0%}"
+            for name in ("subject_share", "class_share", "second_object")
         )
         name = f"{concept['identifier']} {concept['class_word']}"
         lines.append(f"{name:20} {concept['where']:11} {concept['neurons']:7}  {shares}")
@@ -154,12 +172,3 @@ def table(report: dict[str, Any]) -> str:
         shares = f"{control['subject_share_before']:.0%} -> {control['subject_share_after']:.0%}"
         lines.append(f"fine-tuning all text K and V: subject {shares}")
     return "\n".join([*lines, f"{report['seconds_total']} s", ""])
-
-
-def _acting(what: str, where: str) -> str:
-    return f"{what} {where}" if where == "everywhere" else f"{what} at {where}"
-
-
-def _row(title: str, measured: Measured, detail: str = "") -> GridRow:
-    share = f"{detail}{measured.share:.0%} of {len(measured.hits)} as asked"
-    return GridRow(title, share, measured.pictures, measured.hits)

@@ -7,8 +7,6 @@ K and V fine-tuning). The masks at own tokens are tuned together at the end.
 
 from __future__ import annotations
 
-import json
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,24 +18,22 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ...hosts.diffusers.apply_masks import Strengths
 from ...masks.concept_mask import ConceptMask, Where
 from ...masks.mask_file import load_mask, save_mask
 from ...search.find import find_concept_neurons
 from ...search.joint import tune_concept_masks, tuning
-from ...search.settings import SearchSettings, Step, recommended
+from ...search.settings import SearchSettings, recommended
 from ...toy_world.bundle import ToyPipeline
-from ...toy_world.subjects import Subject, subject
-from .. import measure
+from ...toy_world.subjects import Subject, subject_named
 from ..baselines import FineTuning, class_examples, fine_tune, subject_examples
 from ..judge import Judge
-from ..measure import Measured, Measuring
+from ..measure import Measured, Measuring, all_described, all_shown, class_leak, measure, measure_subject, subject_shown
 from ..picture_grid import GridRow, save_grid
+from ..progress import shown_on
 from ..references import Captioned, references, together
 from ..sampling import examples, model_of
-from .report import brief, concept_entry, control_entry, grid_rows, pair_entry, versions
-from .results import DemoConcept, Judged
-
-log = logging.getLogger("cones")
+from .report import ByMeasure, DemoConcept, DemoResults, brief, grid_rows, save_report, versions
 
 WHERES: tuple[Where, ...] = ("own tokens", "everywhere")
 PICTURES = 5  # of the subject alone, for a search everywhere, where collages win nothing
@@ -83,148 +79,130 @@ class Demo:
 
     @contextmanager
     def phase(self, name: str, total: int) -> Iterator[tqdm[Any]]:
-        """A progress bar; the time is added to the phase's."""
+        """A progress bar; `seconds` keeps the time that the phase took."""
         started = time.monotonic()
         with tqdm(total=total, desc=name) as bar:
             yield bar
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+        self.seconds[name] = round(time.monotonic() - started, 1)
 
-    def measuring(self, bar: tqdm[Any]) -> Measuring:
-        """How to measure, with progress on `bar`."""
+    @contextmanager
+    def measuring(self, name: str, measures: int, pipeline: ToyPipeline | None = None) -> Iterator[Measuring]:
+        """A phase that samples for so many measures: how to measure, with progress on a bar."""
         settings = self.settings
-        return Measuring(self.pipeline, self.judge, settings.samples, settings.sampling_steps, on_batch=bar.update)
+        with self.phase(f"sample {name}", measures * settings.samples) as bar:
+            yield Measuring(
+                pipeline or self.pipeline, self.judge, settings.samples, settings.sampling_steps, on_batch=bar.update
+            )
 
 
 def run(pipeline: ToyPipeline, judge: Judge, out: Path, settings: DemoSettings = FULL) -> dict[str, Any]:
     """Run everything, write pictures, `demo.json` and the masks into `out`; returns the JSON's content."""
     started = time.monotonic()
     demo = Demo(pipeline, judge, settings, out)
-    subjects = [subject(identifier) for identifier in settings.identifiers]
-    before = [_judged(demo, one, (), "sample before") for one in subjects]
-    found = {where: [_find(demo, one, where) for one in subjects] for where in WHERES}
-    masks = {where: [one.mask for one in found[where]] for where in WHERES}
-    pairs: dict[str, Judged] = {where: _pair(demo, subjects, masks[where], where) for where in WHERES}
+    subjects = [subject_named(identifier) for identifier in settings.identifiers]
+    untouched = [_measured(demo, subject, (), "before") for subject in subjects]
+    concepts = {where: [_find(demo, subject, where) for subject in subjects] for where in WHERES}
+    masks = {where: [concept.mask for concept in concepts[where]] for where in WHERES}
+    pairs = {str(where): _pair(demo, subjects, masks[where], where) for where in WHERES}
     tuned = _tune(demo, subjects, masks["own tokens"])
     pairs["own tokens, tuned together"] = _pair(demo, subjects, tuned, "tuned together")
+    pictures = {where: [_pictures(demo, subject, where)[0] for subject in subjects] for where in WHERES}
     full_caption = _full_caption(demo, subjects)
     control = _control(demo, subjects[0])
-    rows = grid_rows(
-        {where: [_pictures(demo, one, where)[0] for one in subjects] for where in WHERES},
-        subjects,
-        before,
-        found,
-        pairs,
-        full_caption,
-        control,
-    )
+    results = DemoResults(subjects, pictures, untouched, concepts, pairs, full_caption, control)
+    rows = grid_rows(results)
     title = GridRow("Cones demo: a framed sample shows what was asked, by the judge")
     save_grid([title, *rows], out / "demo.png")
     save_grid([title, *brief(rows)], out / "brief.png")
-    report = {
-        "concepts": [concept_entry(one, b) for ones in found.values() for one, b in zip(ones, before, strict=True)],
-        "pair": [pair_entry(where, pair, full_caption) for where, pair in pairs.items()],
-        "positive_control": control_entry(subjects[0], before[0][0], control),
-        "samples_per_share": settings.samples,
-        "seconds_by_phase": {name: round(value, 1) for name, value in demo.seconds.items()},
-        "seconds_total": round(time.monotonic() - started, 1),
-        "versions": versions(),
-    }
-    (out / "demo.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return report
+    return save_report(
+        results,
+        out / "demo.json",
+        samples_per_share=settings.samples,
+        seconds_by_phase=demo.seconds,
+        seconds_total=round(time.monotonic() - started, 1),
+        versions=versions(),
+    )
 
 
-def _judged(demo: Demo, one: Subject, masks: tuple[tuple[ConceptMask, float], ...], phase: str) -> Judged:
-    """Subject shown, class leak, second object obeyed."""
-    with demo.phase(f"{phase} {one.identifier}", 3 * demo.settings.samples) as bar:
-        measuring = demo.measuring(bar)
-        return (
-            measure.subject_shown(measuring, one, masks),
-            measure.class_leak(measuring, one, masks),
-            measure.second_object(measuring, one, masks),
-        )
+def _measured(demo: Demo, subject: Subject, masks: Strengths, phase: str) -> ByMeasure:
+    with demo.measuring(f"{phase} {subject.identifier}", 3) as measuring:
+        return measure_subject(measuring, subject, masks)
 
 
-def _find(demo: Demo, one: Subject, where: Where) -> DemoConcept:
+def _find(demo: Demo, subject: Subject, where: Where) -> DemoConcept:
     """Find one concept, save it, load it back, and judge samples with the loaded mask."""
+    pipeline, words = demo.pipeline, (subject.identifier, subject.class_word)
     settings = demo.settings.own if where == "own tokens" else demo.settings.everywhere
-    model = model_of(demo.pipeline, where)
-    with demo.phase(f"find {one.identifier} {where}", settings.steps) as bar:
-        prior = None if where == "own tokens" else class_examples(demo.pipeline, one, demo.settings.class_pictures)
-
-        def on_step(step: Step) -> None:
-            bar.set_postfix(loss=f"{step.loss:.4f}", phase=step.phase)
-            bar.update(step.phase == "search")
-
+    with demo.phase(f"find {subject.identifier} {where}", settings.steps) as bar:
         result = find_concept_neurons(
-            model,
-            examples(demo.pipeline, *_pictures(demo, one, where), [(one.identifier, one.class_word)]),
-            prior,
-            identifier=one.identifier,
-            class_word=one.class_word,
+            model_of(pipeline, where),
+            examples(pipeline, *_pictures(demo, subject, where), [words]),
+            None if where == "own tokens" else class_examples(pipeline, subject, demo.settings.class_pictures),
+            identifier=words[0],
+            class_word=words[1],
             settings=settings,
-            on_step=on_step,
+            on_step=shown_on(bar),
         )
-    file = demo.out / "concept_masks" / f"{one.identifier}-{one.class_word}-{where.replace(' ', '-')}.safetensors"
-    save_mask(result.mask, file, "overwrite")
+    file = _save(demo, result.mask, where.replace(" ", "-"))
     mask = load_mask(file)
-    return DemoConcept(one, where, result, mask, file, *_judged(demo, one, ((mask, 1.0),), f"sample {where}"))
+    return DemoConcept(mask, file, _measured(demo, subject, [(mask, 1.0)], where), result.seconds)
 
 
-def _pictures(demo: Demo, one: Subject, where: Where) -> Captioned:
+def _save(demo: Demo, mask: ConceptMask, suffix: str) -> Path:
+    file = demo.out / "concept_masks" / f"{mask.identifier}-{mask.class_word}-{suffix}.safetensors"
+    return save_mask(mask, file, "overwrite")
+
+
+def _pictures(demo: Demo, subject: Subject, where: Where) -> Captioned:
     """What a search sees: at own tokens collages with other things too, which teach it what is not the subject's."""
     if where == "own tokens":
-        return references(demo.pipeline, one)
-    drawn, captions = one.reference_pictures(PICTURES)
+        return references(demo.pipeline, subject)
+    drawn, captions = subject.reference_pictures(PICTURES)
     return torch.from_numpy(drawn), captions
 
 
 def _tune(demo: Demo, subjects: Sequence[Subject], masks: Sequence[ConceptMask]) -> Sequence[ConceptMask]:
     """Joint steps on masks at own tokens, with collages of the subjects; the tuned masks are saved too."""
-    words = [(one.identifier, one.class_word) for one in subjects]
+    words = [(subject.identifier, subject.class_word) for subject in subjects]
     make = partial(examples, demo.pipeline, concepts=words)
     with demo.phase("tune together", demo.settings.joint.steps) as bar:
-
-        def on_step(step: Step) -> None:
-            bar.update()
-
         result = tune_concept_masks(
             model_of(demo.pipeline, concepts=len(masks)),
             masks,
-            [make(*_pictures(demo, one, "own tokens")) for one in subjects],
+            [make(*_pictures(demo, subject, "own tokens")) for subject in subjects],
             make(*together(subjects)),
             settings=demo.settings.joint,
-            on_step=on_step,
+            on_step=shown_on(bar),
         )
     for mask in result.masks:
-        name = f"{mask.identifier}-{mask.class_word}-tuned-together.safetensors"
-        save_mask(mask, demo.out / "concept_masks" / name, "overwrite")
+        _save(demo, mask, "tuned-together")
     return result.masks
 
 
-def _pair(demo: Demo, subjects: Sequence[Subject], masks: Sequence[ConceptMask], name: str) -> Judged:
+def _pair(demo: Demo, subjects: Sequence[Subject], masks: Sequence[ConceptMask], name: str) -> ByMeasure:
     """With both masks loaded: the first alone, the second alone, both in one picture."""
     shut = [(mask, 1.0) for mask in masks]
-    with demo.phase(f"sample pair {name}", 3 * demo.settings.samples) as bar:
-        measuring = demo.measuring(bar)
-        first, second = (measure.subject_shown(measuring, one, shut) for one in subjects)
-        return first, second, measure.all_shown(measuring, subjects, shut)
+    with demo.measuring(f"pair {name}", 3) as measuring:
+        first, second = (measure(measuring, subject_shown, subject, shut) for subject in subjects)
+        both = measure(measuring, all_shown, subjects, shut)
+        return {"first_alone": first, "second_alone": second, "both": both}
 
 
-def _full_caption(demo: Demo, subjects: list[Subject]) -> Measured:
-    with demo.phase("sample full captions", demo.settings.samples) as bar:
-        return measure.all_described(demo.measuring(bar), subjects)
+def _full_caption(demo: Demo, subjects: Sequence[Subject]) -> Measured:
+    with demo.measuring("full captions", 1) as measuring:
+        return measure(measuring, all_described, subjects)
 
 
-def _control(demo: Demo, one: Subject) -> tuple[Measured, Measured]:
+def _control(demo: Demo, subject: Subject) -> ByMeasure:
     """Fine-tune a copy's K and V; whether the subject and the class prompt then show the subject."""
     settings = demo.settings
     with demo.phase("positive control", settings.control_steps) as bar:
         tuned = fine_tune(
             demo.pipeline,
-            subject_examples(demo.pipeline, one),
-            class_examples(demo.pipeline, one, settings.class_pictures),
+            subject_examples(demo.pipeline, subject),
+            class_examples(demo.pipeline, subject, settings.class_pictures),
             FineTuning(settings.control_steps, batch=settings.control_batch, on_step=lambda step, loss: bar.update()),
         )
-    with demo.phase("sample positive control", 2 * settings.samples) as bar:
-        measuring = replace(demo.measuring(bar), pipeline=tuned)
-        return measure.subject_shown(measuring, one), measure.class_leak(measuring, one)
+    with demo.measuring("positive control", 2, tuned) as measuring:
+        asks = {"subject_share": subject_shown, "class_share": class_leak}
+        return {name: measure(measuring, ask, subject) for name, ask in asks.items()}
