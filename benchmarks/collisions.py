@@ -27,9 +27,9 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from cones_ops.laboratory import measure
 from cones_ops.laboratory.demo.report import versions
 from cones_ops.laboratory.judge import load_judge
+from cones_ops.laboratory.measure import all_shown, measure, subject_shown
 from cones_ops.laboratory.quality.budget import FULL
 from cones_ops.laboratory.quality.cells import SEEDS, UNTOUCHED
 from cones_ops.laboratory.quality.inputs import Implanted
@@ -91,12 +91,12 @@ def sampled(folder: Path) -> Iterator[dict[str, Any]]:
             for it in (one, other):
                 key = (where, it.subject.identifier, it.seed)
                 if key not in single:
-                    single[key] = measure.subject_shown(how, it.subject, [(it.mask, 1.0)]).share
+                    single[key] = measure(how, subject_shown, it.subject, [(it.mask, 1.0)]).share
             both, subjects = [(one.mask, 1.0), (other.mask, 1.0)], (one.subject, other.subject)
             shares = (
                 [single[where, it.subject.identifier, it.seed] for it in (one, other)],
-                [measure.subject_shown(how, it, both).share for it in subjects],
-                [measure.all_shown(how, some, both).share for some in (subjects, subjects[::-1])],
+                [measure(how, subject_shown, it, both).share for it in subjects],
+                [measure(how, all_shown, some, both).share for some in (subjects, subjects[::-1])],
             )
             yield compared(where, one, other) | dict(zip(SEEN, map(fmean, shares), strict=True))
 

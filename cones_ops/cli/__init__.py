@@ -1,7 +1,5 @@
 """The `cones` command: one module for each of its commands, loaded by `main`."""
 
-# ruff: noqa: T201 - a command line answers by printing
-
 from __future__ import annotations
 
 import argparse

@@ -1,7 +1,5 @@
 """`cones apply`: sample with concept masks and without, from the same noise."""
 
-# ruff: noqa: T201 - a command line answers by printing
-
 from __future__ import annotations
 
 import argparse
@@ -12,7 +10,16 @@ from .options import add_command, add_sampling
 
 
 def apply(options: argparse.Namespace) -> None:
-    """Sample prompts with concept masks shut, beside the untouched model's picture from the same noise."""
+    """Sample prompts with concept masks shut, beside the untouched model's picture from the same noise.
+
+    Writes two pictures per prompt, NN-vanilla.png and NN-masked.png, NN counting the prompts
+    from 00. Each mask acts where it was found to act. The order of the masks does not matter.
+
+    examples:
+      cones apply sd15 sks-dog.safetensors --prompt "a sks dog on a beach" --device cuda
+      cones apply sd15 tuned/sks-dog.safetensors tuned/ktn-cat.safetensors \\
+          --prompt "a sks dog on the left and a ktn cat on the right" --out together
+    """
     from ..hosts.diffusers import concepts as host
     from ..masks.mask_file import load_mask
 
@@ -31,21 +38,7 @@ def apply(options: argparse.Namespace) -> None:
 
 def describe(commands: Any) -> None:
     """Describe the command to argparse."""
-    command = add_command(
-        commands,
-        "apply",
-        apply,
-        """
-        cones apply sd15 sks-dog.safetensors --prompt "a sks dog on a beach" --device cuda
-        cones apply sd15 tuned/sks-dog.safetensors tuned/ktn-cat.safetensors \\
-            --prompt "a sks dog on the left and a ktn cat on the right" --out together
-        """,
-        """
-        Writes two pictures per prompt, NN-vanilla.png and NN-masked.png, NN counting the prompts
-        from 00. Each mask acts where it was found to act. The order of the masks does not matter.
-        """,
-    )
-    add = command.add_argument
+    add = add_command(commands, apply).add_argument
     add("model", type=Path, help="folder of the model the masks were found on, saved by diffusers")
     add("masks", type=Path, nargs="+", help="concept masks, .safetensors")
     add("--prompt", action="append", required=True, help="what to draw, may be given several times")
@@ -53,5 +46,5 @@ def describe(commands: Any) -> None:
     add("--steps", type=int, default=30, help="sampling steps of the model's own scheduler")
     add("--guidance", type=float, default=7.5, help="classifier-free guidance scale; 1 = none")
     add("--any-base", action="store_true", help="apply masks found on other weights too, instead of refusing them")
-    add("--out", type=Path, default=Path("samples"), help="folder for the pictures; those of an earlier run go")
-    add_sampling(command, "side of the pictures in pixels, a multiple of 8 (default: the model's own)")
+    add("--out", type=Path, default=Path("samples"), help="folder for the pictures; existing ones are overwritten")
+    add_sampling(add, "side of the pictures in pixels, a multiple of 8 (default: the model's own)")

@@ -1,7 +1,5 @@
 """`cones bench`: `quality`, methods on the toy world; `dreambench`, on a real model; `speed`, in a ComfyUI."""
 
-# ruff: noqa: T201 - a command line answers by printing
-
 from __future__ import annotations
 
 import argparse
@@ -17,7 +15,17 @@ from .options import Formatter, add_command
 
 
 def quality(options: argparse.Namespace) -> None:
-    """Our searches and other methods on the toy world: figures with standard errors, as JSON and Markdown."""
+    """Our searches and other methods on the toy world: figures with standard errors, as JSON and Markdown.
+
+    One cell is one method on one subject, or several, with one seed; all cells take hours
+    on a CPU. Each leaves a file in --out, from which a stopped run resumes.
+    docs/results/quality.md shows the tables of the full run.
+
+    examples:
+      cones bench quality --smoke --out bench-out/smoke
+      cones bench quality --list
+      cones bench quality --only learned --json quality.jsonl --markdown quality.md
+    """
     from ..laboratory.quality import run as bench
     from ..laboratory.quality.budget import budget_of
     from ..laboratory.quality.summary import markdown, summary
@@ -27,16 +35,11 @@ def quality(options: argparse.Namespace) -> None:
         print("\n".join(names))
         return
     if not names:
-        raise ConesError(f"no cell's name has {options.only!r} in it; --list prints them all")
+        raise ConesError(f"no cell's name matches {options.only!r}; --list prints all names")
     budget = budget_of(options.smoke, options.beside)
     if options.resume is not None:
         bench.restore(options.out, options.resume)
-    if options.processes > 1:
-        same = [*(["--only", options.only] if options.only else []), *(["--smoke"] if options.smoke else [])]
-        same += ["--beside", str(options.beside)] if options.beside is not None else []
-        bench.run_in_processes(options.out, [*same, *(["--again"] if options.again else [])], options.processes)
-    else:
-        bench.run(options.out, names, budget, options.again, say=_say)
+    bench.run_in_processes(options.processes, options.out, names, budget, options.again, _say)
     cells = bench.collect(options.out)
     figures = summary(cells)
     if options.grid is not None:
@@ -51,7 +54,15 @@ def quality(options: argparse.Namespace) -> None:
 
 
 def speed(options: argparse.Namespace) -> None:
-    """How fast searching, sampling and applying are in a ComfyUI, against its own ways; 15 minutes on 2 cores."""
+    """The speed of searching, sampling and applying in a ComfyUI, compared with its own ways; 15 minutes on 2 cores.
+
+    Needs a ComfyUI checkout, its requirements, and a checkout of this whole pack (benchmarks/
+    is not in the wheel). Times are taken in pairs, ours and the host's own way in turn.
+
+    examples:
+      cones bench speed --quick
+      cones bench speed --comfyui ~/comfy/ComfyUI --only search apply --json speed.json
+    """
     from ..laboratory.comfyui.checkout import PACK, find_host, find_python
 
     benchmark, host = PACK / "benchmarks" / "speed.py", find_host(options.comfyui)
@@ -83,55 +94,27 @@ def describe(commands: Any) -> None:
 
 
 def _add_quality(kinds: Any) -> None:
-    command = add_command(
-        kinds,
-        "quality",
-        quality,
-        """
-        cones bench quality --smoke --out bench-out/smoke
-        cones bench quality --list
-        cones bench quality --only learned --json quality.jsonl --markdown quality.md
-        """,
-        """
-        One cell is one method on one subject, or several, with one seed; all cells take hours
-        on a CPU. Each leaves a file in --out, and a run that was stopped goes on there.
-        docs/results/quality.md holds the tables that this made.
-        """,
-    )
-    add = command.add_argument
-    add("--out", type=Path, default=Path("bench-out/quality"), help="folder of the cells; goes on there")
+    add = add_command(kinds, quality).add_argument
+    add("--out", type=Path, default=Path("bench-out/quality"), help="folder of the cells; a stopped run resumes there")
     add("--smoke", action="store_true", help="few steps and pictures, 5 minutes; needs its own --out")
     add("--beside", type=int, metavar="N", help="collages of each subject with another thing; needs its own --out")
-    add("--only", metavar="PATTERN", help="cells whose name has this regular expression in it")
-    add("--again", action="store_true", help="make cells again that are there already")
-    add("--resume", type=Path, metavar="FILE", help="take over the cells of an earlier run's --json")
+    add("--only", metavar="PATTERN", help="only the cells whose name matches this regular expression")
+    add("--again", action="store_true", help="make existing cells anew")
+    add("--resume", type=Path, metavar="FILE", help="start from the cells of an earlier run's --json")
     add("--list", action="store_true", help="print the names of the cells and stop")
-    add("--processes", type=int, default=1, metavar="N", help="share the cells out among so many processes")
-    add("--json", type=Path, metavar="FILE", help="also write the cells there, as JSON lines, and FILE_summary.json")
+    add("--processes", type=int, default=1, metavar="N", help="share the cells among this many processes")
+    add("--json", type=Path, metavar="FILE", help="also write the cells to FILE, as JSON lines, and FILE_summary.json")
     add("--grid", type=Path, metavar="PICTURE", help="also draw pictures of the subjects, alone and together")
-    add("--markdown", type=Path, metavar="FILE", help="write the tables there too")
+    add("--markdown", type=Path, metavar="FILE", help="also write the tables to this file")
 
 
 def _add_speed(kinds: Any) -> None:
-    command = add_command(
-        kinds,
-        "speed",
-        speed,
-        """
-        cones bench speed --quick
-        cones bench speed --comfyui ~/comfy/ComfyUI --only search apply --json speed.json
-        """,
-        """
-        Needs a ComfyUI checkout, its requirements, and a checkout of this whole pack (benchmarks/
-        is not in the wheel). Times are taken in pairs, ours and the host's own way in turn.
-        """,
-    )
-    add = command.add_argument
+    add = add_command(kinds, speed).add_argument
     add("--quick", action="store_true", help="a tiny UNet and two pairs: to see that it runs")
     add("--gpu", action="store_true", help="on the GPU that ComfyUI takes, in bf16; otherwise on the CPU, in fp32")
     add("--pairs", type=int, default=5, metavar="N", help="of searching and applying; six times as many of sampling")
     add("--only", nargs="+", choices=("search", "sampling", "apply", "files"), help="these parts (default: all)")
-    add("--json", type=Path, nargs="?", metavar="FILE", help="write there too what is printed, which is always JSON")
+    add("--json", type=Path, nargs="?", metavar="FILE", help="also write the JSON that is printed to this file")
     add(
         "--comfyui",
         type=Path,

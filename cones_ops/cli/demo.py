@@ -1,7 +1,5 @@
 """`cones demo`: the main job on the shipped toy world, by diffusers or in a ComfyUI."""
 
-# ruff: noqa: T201 - a command line answers by printing
-
 from __future__ import annotations
 
 import argparse
@@ -13,7 +11,17 @@ from .options import add_command
 
 
 def demo(options: argparse.Namespace) -> None:
-    """Find two concepts in the toy world, apply them alone and together, and judge the pictures."""
+    """Find two concepts in the toy world, apply them alone and together, and judge the pictures.
+
+    Needs no model and no network: a small text-to-image model ships with the pack. Writes the
+    picture demo.png, the numbers demo.json and the mask files to one folder; shares are of
+    pictures that show what was asked, by the judge that ships with it.
+
+    examples:
+      cones demo
+      cones demo --quick --out demo-quick --json demo-quick.json
+      cones demo --comfyui ~/comfy/ComfyUI
+    """
     from ..laboratory.demo.report import table
 
     if options.comfyui is not None:
@@ -37,24 +45,9 @@ def demo(options: argparse.Namespace) -> None:
 
 def describe(commands: Any) -> None:
     """Describe the command to argparse."""
-    command = add_command(
-        commands,
-        "demo",
-        demo,
-        """
-        cones demo
-        cones demo --quick --out demo-quick --json demo-quick.json
-        cones demo --comfyui ~/comfy/ComfyUI
-        """,
-        """
-        Needs no model and no network: a small text-to-image model ships with the pack. Writes the
-        picture demo.png, the numbers demo.json and the mask files to one folder; shares are of
-        pictures that show what was asked, by the judge that ships with it.
-        """,
-    )
-    add = command.add_argument
+    add = add_command(commands, demo).add_argument
     add("--out", type=Path, default=Path("demo-out"), help="folder for everything it writes")
-    add("--json", type=Path, metavar="FILE", help="write the numbers to this file too")
+    add("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
     add("--quick", action="store_true", help="fewer steps and samples: under 2 minutes")
     add(
         "--comfyui",
@@ -62,6 +55,6 @@ def describe(commands: Any) -> None:
         const=Path(),
         type=Path,
         metavar="PATH",
-        help="do it in a real ComfyUI server, with the shipped workflow; without PATH in COMFYUI_PATH, the ComfyUI "
-        "this pack is installed in, or ~/comfy/ComfyUI",
+        help="run in a real ComfyUI server, with the shipped workflows (default PATH: COMFYUI_PATH, the ComfyUI "
+        "this pack is installed in, or ~/comfy/ComfyUI)",
     )

@@ -1,9 +1,7 @@
 """`cones bench dreambench`: the DreamBench protocol on the user's own model, judges and pictures.
 
-Each cell leaves `<name>.json` and a folder of pictures, each search a mask, so a stopped run resumes where it was.
+Each cell leaves `<name>.json` and a folder of pictures, each search a mask, so a stopped run resumes where it stopped.
 """
-
-# ruff: noqa: T201 - a command line answers by printing
 
 from __future__ import annotations
 
@@ -20,7 +18,15 @@ from .options import add_command
 
 
 def dreambench(options: argparse.Namespace) -> None:
-    """DreamBench with a real model: DINO, CLIP-I and CLIP-T of one or two subjects to a picture, as JSON."""
+    """DreamBench with a real model: DINO, CLIP-I and CLIP-T of one or two subjects to a picture, as JSON.
+
+    You bring the model, the two judges and the pictures; nothing is downloaded.
+    docs/how-to/dreambench.md says where to get them and how to read the figures.
+
+    examples:
+      cones bench dreambench --model sd15 --data dreambooth/dataset --dino dino-vits16 \\
+          --clip clip-vit-base-patch32 --device cuda --subjects dog backpack --json dreambench.json
+    """
     plan.check(options)
     protocol = read_protocol(options.data)
     groups = plan.groups_of(protocol, options)
@@ -49,20 +55,7 @@ def dreambench(options: argparse.Namespace) -> None:
 
 def describe(kinds: Any) -> None:
     """Describe the command to argparse, below `cones bench`."""
-    command = add_command(
-        kinds,
-        "dreambench",
-        dreambench,
-        """
-        cones bench dreambench --model sd15 --data dreambooth/dataset --dino dino-vits16 \\
-            --clip clip-vit-base-patch32 --device cuda --subjects dog backpack --json dreambench.json
-        """,
-        """
-        You bring the model, the two judges and the pictures; nothing is downloaded.
-        docs/how-to/dreambench.md says where they are and how the figures are to be read.
-        """,
-    )
-    add = command.add_argument
+    add = add_command(kinds, dreambench).add_argument
     add("--model", type=Path, required=True, help="folder of a Stable Diffusion 1.x or 2.x model saved by diffusers")
     add("--data", type=Path, required=True, help="folder with a folder of pictures per subject")
     add("--dino", type=Path, required=True, help="folder of the ViT that judges likeness, dino-vits16")
@@ -81,12 +74,17 @@ def describe(kinds: Any) -> None:
         metavar=("FIRST", "SECOND"),
         help="rare words that name the subject, or the first and the second of a pair (default: sks ktn)",
     )
-    own = recommended("own tokens")
-    add("--find-steps", type=int, help=f"gradient steps of each search (default: {own.steps})")
-    add("--batch", type=int, help=f"batch of each search; a smaller one needs less memory (default: {own.batch})")
+    search = recommended("own tokens")
+    add("--find-steps", type=int, help=f"gradient steps of each search (default: {search.steps})")
+    add("--batch", type=int, help=f"batch of each search; a smaller one needs less memory (default: {search.batch})")
     add("--untouched", action="store_true", help="no masks: what the model scores by itself, to compare with")
     add("--seed", type=int, default=0, help="of all searches and samples")
     add("--device", default="cpu", help="where model and judges run, a torch device: cpu, cuda, cuda:1, mps")
-    add("--out", type=Path, default=Path("bench-out/dreambench"), help="masks, pictures, results; goes on there")
-    add("--again", action="store_true", help="find, sample and score again what is there already")
-    add("--json", type=Path, metavar="FILE", help="write summary and all cells there too")
+    add(
+        "--out",
+        type=Path,
+        default=Path("bench-out/dreambench"),
+        help="everything it writes; a stopped run resumes there",
+    )
+    add("--again", action="store_true", help="find, sample and score everything anew")
+    add("--json", type=Path, metavar="FILE", help="also write the summary and all cells to this file")

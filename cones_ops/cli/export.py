@@ -1,7 +1,5 @@
 """`cones export`: a concept mask as a LoRA file for one base."""
 
-# ruff: noqa: T201 - a command line answers by printing
-
 from __future__ import annotations
 
 import argparse
@@ -13,7 +11,17 @@ from .options import add_command
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write a concept mask that acts everywhere as a LoRA file for one base; dense, so many megabytes."""
+    """Write a concept mask that acts everywhere as a LoRA file for one base; dense, so many megabytes.
+
+    For programs that load LoRA files and know nothing of concept masks. The file holds, for
+    every weight with neurons, the whole difference to the base (keys end in .diff), so at
+    strength 1 it does what the mask does, on this base only. A mask that acts at its own
+    tokens cannot be written so, because a LoRA acts for every token.
+
+    examples:
+      cones export sks-dog-all.safetensors v1-5-pruned-emaonly.safetensors --out loras/sks-dog.safetensors
+      cones export sks-dog-all.safetensors sd15 --out sks-dog-lora.safetensors
+    """
     from ..hosts.diffusers.weight_files import weight_reader
     from ..masks.fingerprint import fingerprint
     from ..masks.lora_file import check_exportable, export_text, lora_tensors, save_lora
@@ -28,10 +36,10 @@ def export(options: argparse.Namespace) -> None:
         for name in mask.shapes:
             weight, rows = weight_and_rows(name)
             weights[name] = read(weight)[rows]
-        if (seen := fingerprint(weights)) != mask.fingerprint:
+        if (fingerprint_of_base := fingerprint(weights)) != mask.fingerprint:
             raise ConesError(
                 f"{options.mask.name} was found on base weights {mask.fingerprint[:16]}, those of {options.base} are "
-                f"{seen[:16]}; give the base it was found on, or allow --any-base"
+                f"{fingerprint_of_base[:16]}; give the base it was found on, or allow --any-base"
             )
     path = save_lora(mask, lora_tensors(mask, read), options.out, "overwrite" if options.overwrite else "error")
     print(export_text(mask, path))
@@ -39,22 +47,7 @@ def export(options: argparse.Namespace) -> None:
 
 def describe(commands: Any) -> None:
     """Describe the command to argparse."""
-    command = add_command(
-        commands,
-        "export",
-        export,
-        """
-        cones export sks-dog-all.safetensors v1-5-pruned-emaonly.safetensors --out loras/sks-dog.safetensors
-        cones export sks-dog-all.safetensors sd15 --out sks-dog-lora.safetensors
-        """,
-        """
-        For programs that load LoRA files and know nothing of concept masks. The file holds, for
-        every weight with neurons, the whole difference to the base (keys end in .diff), so at
-        strength 1 it does what the mask does, on this base only. A mask that acts at its own
-        tokens cannot be written so, because a LoRA acts for every token.
-        """,
-    )
-    add = command.add_argument
+    add = add_command(commands, export).add_argument
     add("mask", type=Path, help="a concept mask that acts everywhere, .safetensors")
     add("base", type=Path, help="the base it was found on: a checkpoint (.safetensors), or a folder saved by diffusers")
     add("--out", type=Path, required=True, help="the LoRA file to write, .safetensors")

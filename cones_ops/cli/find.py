@@ -1,7 +1,5 @@
 """`cones find`: from a subject's pictures to a concept mask, on a Stable Diffusion model in a diffusers folder."""
 
-# ruff: noqa: T201 - a command line answers by printing
-
 from __future__ import annotations
 
 import argparse
@@ -12,17 +10,27 @@ from ..errors import ConesError
 from ..masks.concept_mask import Where
 from ..models.targets import TARGET_CHOICES
 from ..search.settings import MethodName, recommended
-from .options import SIDE, add_command, add_sampling, if_exists, say_saved, shown_on, with_steps
+from .options import SIDE, add_command, add_sampling, save, shown_on, with_steps
 
 MODEL = "folder of a Stable Diffusion 1.x or 2.x model saved by diffusers (it holds model_index.json)"
 
 
 def find(options: argparse.Namespace) -> None:
-    """Find a subject's concept neurons from a few pictures of it, and save them as a concept mask."""
+    """Find a subject's concept neurons from a few pictures of it, and save them as a concept mask.
+
+    Give a handful of pictures that show the subject and little else; each is cropped to a
+    centred square. The mask keeps the two words, so a prompt uses the concept as
+    "<identifier> <class word>". How many neurons are shut is chosen on noise that the search
+    never saw; if no number of them helps, nothing is saved and the report says so.
+    The model's files are never changed, and nothing is downloaded.
+
+    examples:
+      cones find sd15 pictures/dog --class-word dog --out sks-dog.safetensors --device cuda
+      cones find sd15 pictures/dog --class-word dog --where everywhere --out sks-dog-all.safetensors
+    """
     from tqdm import tqdm
 
     from ..hosts.diffusers import concepts as host
-    from ..masks.mask_file import save_mask_anyhow
     from ..reports.text import summary_text
 
     if options.out.exists() and not options.overwrite:
@@ -32,52 +40,28 @@ def find(options: argparse.Namespace) -> None:
     pipeline = host.load(options.model, options.device)
     settings = with_steps(recommended(options.where, options.method, options.seed), options)
     with tqdm(total=settings.steps, desc=f"find {concept.phrase}") as bar:
-        result = host.find(
-            pipeline,
-            concept,
-            options.where,
-            targets=options.targets,
-            settings=settings,
-            density=options.density,
-            on_step=shown_on(bar),
-            on_estimate=lambda expected: bar.write(str(expected)),
-        )
+        search = {"targets": options.targets, "density": options.density, "settings": settings, **shown_on(bar)}
+        result = host.find(pipeline, concept, options.where, **search)
     print(summary_text(result))
     if result.mask.count:
-        say_saved(*save_mask_anyhow(result.mask, options.out, if_exists(options)))
+        save(result.mask, options.out, options)
     else:
         print("saved nothing: there are no neurons to shut")
 
 
 def describe(commands: Any) -> None:
     """Describe the command to argparse."""
-    command = add_command(
-        commands,
-        "find",
-        find,
-        """
-        cones find sd15 pictures/dog --class-word dog --out sks-dog.safetensors --device cuda
-        cones find sd15 pictures/dog --class-word dog --where everywhere --out sks-dog-all.safetensors
-        """,
-        """
-        Give a handful of pictures that show the subject and little else; each is cropped to a
-        centred square. The mask keeps the two words, so a prompt uses the concept as
-        "<identifier> <class word>". How many neurons are shut is chosen on noise the search
-        never saw; if no number of them helps, nothing is saved and the report says so.
-        The model's files are never changed, and nothing is downloaded.
-        """,
-    )
-    add = command.add_argument
+    add = add_command(commands, find).add_argument
     add("model", type=Path, help=MODEL)
     add("pictures", type=Path, help="folder with 3 to 6 pictures of the subject (.png, .jpg, .jpeg, .webp, .bmp)")
     add("--class-word", required=True, help="what the subject is, in the model's own words, e.g. dog")
     add("--out", type=Path, required=True, help="the concept mask to write, .safetensors")
-    add("--identifier", default="sks", help="the rare word that is to name the subject")
+    add("--identifier", default="sks", help="the rare word that will name the subject")
     add(
         "--where",
         choices=get_args(Where),
         default="own tokens",
-        help="where the mask is to act: in the K and V of its own words only, which leaves every other prompt's "
+        help="where the mask acts: in the K and V of its own words only, which leaves every other prompt's "
         "picture as it is, or in the weights themselves, for every token, as in the paper",
     )
     add("--method", choices=get_args(MethodName), default="learned", help="the search; see docs/explanation/method.md")
@@ -89,13 +73,17 @@ def describe(commands: Any) -> None:
         "self-attention too (everywhere only)",
     )
     add("--density", type=float, help="share of neurons to shut, 0 to 1 (default: chosen on held-out noise)")
-    own, all_over = recommended("own tokens"), recommended("everywhere")
-    add("--steps", type=int, help=f"gradient steps (default: {own.steps} at own tokens, {all_over.steps} everywhere)")
+    narrow, wide = recommended("own tokens"), recommended("everywhere")
+    add(
+        "--steps",
+        type=int,
+        help=f"gradient steps (default: {narrow.steps} at own tokens, {wide.steps} everywhere)",
+    )
     add(
         "--batch",
         type=int,
         help="noisy pictures per step; fewer need less memory "
-        f"(default: {own.batch} at own tokens, {all_over.batch} everywhere)",
+        f"(default: {narrow.batch} at own tokens, {wide.batch} everywhere)",
     )
     add("--overwrite", action="store_true", help="replace the file if it exists")
-    add_sampling(command, SIDE)
+    add_sampling(add, SIDE)

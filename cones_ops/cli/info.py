@@ -1,7 +1,5 @@
 """`cones info`: what a concept mask file holds."""
 
-# ruff: noqa: T201 - a command line answers by printing
-
 from __future__ import annotations
 
 import argparse
@@ -12,7 +10,14 @@ from .options import add_command
 
 
 def info(options: argparse.Namespace) -> None:
-    """Print what a concept mask file holds: its words, its neurons by layer, how it was found, its cover."""
+    """Print what a concept mask file holds: its words, its neurons by layer, how it was found, its cover.
+
+    Needs the file alone, no model. The table gives, for each searched weight, the number of
+    neurons, the number of entries and the share of neurons among them.
+
+    examples:
+      cones info sks-dog.safetensors
+    """
     from ..masks.mask_file import load_mask, read_mask_metadata
     from ..reports.text import inspection_text, layer_table
 
@@ -29,14 +34,5 @@ def info(options: argparse.Namespace) -> None:
 
 def describe(commands: Any) -> None:
     """Describe the command to argparse."""
-    command = add_command(
-        commands,
-        "info",
-        info,
-        "cones info sks-dog.safetensors",
-        """
-        Needs the file alone, no model. The table gives, for each searched weight, the number of
-        neurons, the number of entries and the share of neurons among them.
-        """,
-    )
-    command.add_argument("file", type=Path, help="a concept mask, .safetensors")
+    add = add_command(commands, info).add_argument
+    add("file", type=Path, help="a concept mask, .safetensors")

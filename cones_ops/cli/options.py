@@ -3,8 +3,6 @@
 `add_command` makes a subcommand of a function's docstring; the help of each option ends with its default.
 """
 
-# ruff: noqa: T201 - a command line answers by printing
-
 from __future__ import annotations
 
 import argparse
@@ -15,8 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..masks.whole_files import IfExists
-from ..search.settings import OnStep, SearchSettings, Step
+from ..laboratory.progress import steps_on
+from ..masks.concept_mask import ConceptMask
+from ..masks.mask_file import save_mask_anyhow
+from ..search.settings import SearchSettings
 
 SIDE = "side to which the pictures are scaled, in pixels; a multiple of 8 (default: 512)"
 
@@ -32,17 +32,14 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         return f"{text} (default: %(default)s)"
 
 
-def add_command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], None], examples: str, about: str = ""
-) -> argparse.ArgumentParser:
-    """A subcommand that runs `run`, whose docstring is the first paragraph of its help; `about` is the second."""
-    about_run = inspect.cleandoc(run.__doc__ or "")
-    lines = "\n".join(f"  {line}" for line in inspect.cleandoc(examples).splitlines())
+def add_command(commands: Any, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    """A subcommand that runs `run` and is called so; its docstring is the help, and ends with `examples:`."""
+    description, examples = inspect.cleandoc(run.__doc__ or "").split("\n\nexamples:\n")
     parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=about_run.splitlines()[0].replace("%", "%%"),
-        description="\n\n".join(part for part in (about_run, inspect.cleandoc(about)) if part),
-        epilog=f"examples:\n{lines}",
+        run.__name__,
+        help=description.splitlines()[0].replace("%", "%%"),
+        description=description,
+        epilog=f"examples:\n{examples}",
         formatter_class=Formatter,
     )
     parser.set_defaults(run=run)
@@ -54,30 +51,21 @@ def with_steps(settings: SearchSettings, options: argparse.Namespace) -> SearchS
     return replace(settings, steps=options.steps or settings.steps, batch=options.batch or settings.batch)
 
 
-def if_exists(options: argparse.Namespace) -> IfExists:
-    """What --overwrite says of a name that is taken."""
-    return "overwrite" if options.overwrite else "error"
-
-
-def say_saved(path: Path, trouble: str) -> None:
-    """Print where a result is, and what kept it from where it should be."""
+def save(mask: ConceptMask, file: Path, options: argparse.Namespace) -> None:
+    """Save a mask; print where it is, and what kept it from where it should be."""
+    path, trouble = save_mask_anyhow(mask, file, "overwrite" if options.overwrite else "error")
     if trouble:
         print(f"cones: {trouble}", file=sys.stderr)
     print(f"saved {path}")
 
 
-def shown_on(bar: Any) -> OnStep:
-    """Show a search's steps and loss on a progress bar."""
-
-    def on_step(step: Step) -> None:
-        bar.set_postfix(loss=f"{step.loss:.4f}", phase=step.phase)
-        bar.update(step.phase == "search")
-
-    return on_step
+def shown_on(bar: Any) -> dict[str, Any]:
+    """Callbacks of a search that show its steps on a progress bar, and its estimate above."""
+    return {"on_step": steps_on(bar), "on_estimate": lambda expected: bar.write(str(expected))}
 
 
-def add_sampling(command: argparse.ArgumentParser, size: str) -> None:
+def add_sampling(add: Callable[..., Any], size: str) -> None:
     """The options --size, --seed and --device."""
-    command.add_argument("--size", type=int, help=size)
-    command.add_argument("--seed", type=int, default=0, help="of all noise, and picture i samples from seed + i")
-    command.add_argument("--device", default="cpu", help="where the model runs, a torch device: cpu, cuda, cuda:1, mps")
+    add("--size", type=int, help=size)
+    add("--seed", type=int, default=0, help="of all noise, and picture i samples from seed + i")
+    add("--device", default="cpu", help="where the model runs, a torch device: cpu, cuda, cuda:1, mps")

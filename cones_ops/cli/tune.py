@@ -1,7 +1,5 @@
 """`cones tune`: joint steps on several concept masks."""
 
-# ruff: noqa: T201 - a command line answers by printing
-
 from __future__ import annotations
 
 import argparse
@@ -11,64 +9,51 @@ from typing import Any
 from ..errors import ConesError
 from ..models.targets import TARGET_CHOICES
 from ..search.joint import tuning
-from .options import SIDE, add_command, add_sampling, if_exists, say_saved, shown_on, with_steps
+from .options import SIDE, add_command, add_sampling, save, shown_on, with_steps
 
 
 def tune(options: argparse.Namespace) -> None:
-    """Tune concept masks together, so that their subjects come out in one picture; one tuned mask per concept."""
+    """Tune concept masks together, so that their subjects come out in one picture; one tuned mask per concept.
+
+    Masks found apart seldom bring two subjects into one picture. This takes some joint steps
+    from where their searches ended, on the pictures of each subject and on collages of all of
+    them. The mask files you name stay as they are; if the joint held-out loss does not fall, nothing
+    is saved and the report says so.
+
+    examples:
+      cones tune sd15 --concept sks-dog.safetensors pictures/dog \\
+          --concept ktn-cat.safetensors pictures/cat --out tuned --device cuda
+    """
     from tqdm import tqdm
 
     from ..hosts.diffusers import concepts as host
-    from ..masks.mask_file import load_mask, save_mask_anyhow
+    from ..masks.mask_file import load_mask
     from ..reports.text import tuning_text
 
-    given = [(Path(mask), Path(folder)) for mask, folder in options.concept]
-    files = [options.out / mask.name for mask, _ in given]
+    sources = [(Path(mask), Path(folder)) for mask, folder in options.concept]
+    files = [options.out / mask.name for mask, _ in sources]
     if len(set(files)) < len(files):
         raise ConesError("two masks have the same file name, and the tuned ones would overwrite each other; rename one")
-    if there := [str(file) for file in files if file.exists() and not options.overwrite]:
-        raise ConesError(f"{', '.join(there)} exist already; choose another folder, or allow --overwrite")
-    masks = [load_mask(mask) for mask, _ in given]
+    if existing := [str(file) for file in files if file.exists() and not options.overwrite]:
+        raise ConesError(f"{', '.join(existing)} exist already; choose another folder, or allow --overwrite")
+    masks = [load_mask(mask) for mask, _ in sources]
     concepts = [
         host.Concept(mask.identifier, mask.class_word, host.read_pictures(folder, options.size))
-        for mask, (_, folder) in zip(masks, given, strict=True)
+        for mask, (_, folder) in zip(masks, sources, strict=True)
     ]
     pipeline = host.load(options.model, options.device)
     settings = with_steps(tuning(options.seed), options)
-    with tqdm(total=settings.steps, desc=f"tune {' and '.join(one.phrase for one in concepts)}") as bar:
-        result = host.tune(
-            pipeline,
-            masks,
-            concepts,
-            targets=options.targets,
-            zoom=options.zoom,
-            settings=settings,
-            on_step=shown_on(bar),
-            on_estimate=lambda expected: bar.write(str(expected)),
-        )
+    with tqdm(total=settings.steps, desc=f"tune {' and '.join(concept.phrase for concept in concepts)}") as bar:
+        search = {"targets": options.targets, "zoom": options.zoom, "settings": settings, **shown_on(bar)}
+        result = host.tune(pipeline, masks, concepts, **search)
     print(tuning_text(result, masks))
     for mask, file in zip(result.masks, files if result.tuned else [], strict=result.tuned):
-        say_saved(*save_mask_anyhow(mask, file, if_exists(options)))
+        save(mask, file, options)
 
 
 def describe(commands: Any) -> None:
     """Describe the command to argparse."""
-    command = add_command(
-        commands,
-        "tune",
-        tune,
-        """
-        cones tune sd15 --concept sks-dog.safetensors pictures/dog \\
-            --concept ktn-cat.safetensors pictures/cat --out tuned --device cuda
-        """,
-        """
-        Masks found apart seldom bring two subjects into one picture. This takes some joint steps
-        from where their searches ended, on the pictures of each subject and on collages of all of
-        them. The given files stay as they are; if the joint held-out loss does not fall, nothing
-        is saved and the report says so.
-        """,
-    )
-    add = command.add_argument
+    add = add_command(commands, tune).add_argument
     add("model", type=Path, help="folder of the model the masks were found on, saved by diffusers")
     add(
         "--concept",
@@ -84,4 +69,4 @@ def describe(commands: Any) -> None:
     add("--steps", type=int, help=f"joint gradient steps (default: {tuning().steps})")
     add("--batch", type=int, help=f"noisy pictures per step and term of the loss (default: {tuning().batch})")
     add("--overwrite", action="store_true", help="replace files in the folder that exist")
-    add_sampling(command, SIDE)
+    add_sampling(add, SIDE)

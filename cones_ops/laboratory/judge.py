@@ -60,11 +60,8 @@ def windows(pictures: Tensor) -> Tensor:
         half = min(place.radius * 1.06 + place.jitter + 1, 32)
         x0, x1 = max(0, round(place.x - half)), min(SIDE, round(place.x + half))
         y0, y1 = max(0, round(place.y - half)), min(SIDE, round(place.y + half))
-        cut.append(
-            F.interpolate(
-                pictures[:, :, y0:y1, x0:x1], (WINDOW, WINDOW), mode="bilinear", antialias=True, align_corners=False
-            )
-        )
+        window = pictures[:, :, y0:y1, x0:x1]
+        cut.append(F.interpolate(window, (WINDOW, WINDOW), mode="bilinear", antialias=True, align_corners=False))
     return torch.stack(cut, 1)
 
 
@@ -73,7 +70,7 @@ def load_judge(path: Path | None = None) -> Judge:
     path = path or SHIPPED
     if not path.is_file():
         raise ConesError(
-            f"{path}: no such file; the judge belongs there (python -m cones_ops.toy_world.train judge makes it)"
+            f"{path}: no such file; `python -m cones_ops.laboratory.training judge` makes it"
         )
     judge = Judge()
     judge.load_state_dict({key: value.float() for key, value in load_file(path).items()})
@@ -84,15 +81,13 @@ def load_judge(path: Path | None = None) -> Judge:
 def read(judge: Judge, pictures: Tensor, chunk: int = 64) -> list[Reading]:
     """Readings of pictures (B, 3, 64, 64) in [0, 1]."""
     readings = []
-    for some in pictures.clamp(0, 1).float().split(chunk):
-        logits, background = judge(windows(some).flatten(0, 1))  # (B * places, ...)
-        best = torch.stack([one.argmax(1) for one in logits], 1).view(len(some), len(PLACES), -1).tolist()
-        grounds = background.softmax(1).view(len(some), len(PLACES), -1).mean(1).argmax(1).tolist()
+    for batch in pictures.clamp(0, 1).float().split(chunk):
+        logits, background = judge(windows(batch).flatten(0, 1))  # (B * places, ...)
+        best = torch.stack([scores.argmax(1) for scores in logits], 1).view(len(batch), len(PLACES), -1).tolist()
+        grounds = background.softmax(1).view(len(batch), len(PLACES), -1).mean(1).argmax(1).tolist()
         for row, ground in zip(best, grounds, strict=True):
-            things = tuple(
-                (name, _thing(numbers)) for name, numbers in zip(PLACES, row, strict=True) if numbers[0] == 1
-            )
-            readings.append(Reading(things, list(BACKGROUNDS)[ground]))
+            things = ((place, _thing(numbers)) for place, numbers in zip(PLACES, row, strict=True) if numbers[0] == 1)
+            readings.append(Reading(tuple(things), list(BACKGROUNDS)[ground]))
     return readings
 
 
@@ -104,7 +99,7 @@ def _thing(numbers: list[int]) -> Thing:
 
 def shows(reading: Reading, thing: Thing) -> bool:
     """Whether the thing, with every attribute right, stands anywhere in the picture."""
-    return any(seen == thing for _, seen in reading.things)
+    return thing in dict(reading.things).values()
 
 
 def matches(reading: Reading, scene: Scene) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from ..search.settings import OnStep, Step
 
 
-def shown_on(bar: Any) -> OnStep:
+def steps_on(bar: Any) -> OnStep:
     """Show a search's steps and loss on a progress bar of tqdm."""
 
     def on_step(step: Step) -> None:

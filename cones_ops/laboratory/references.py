@@ -1,7 +1,7 @@
 """A subject's reference pictures as a user would have them: a few of it alone, and collages made from those.
 
 Collages lay the subject beside things of other classes, which the model itself draws from "a circle" and the like, or
-several subjects beside each other. Captions tell identifiers, classes, places and backgrounds and no more. Pictures in
+several subjects beside each other. Captions hold identifiers, classes, places and backgrounds and no more. Pictures in
 one collage share their background, as the toy world has one per picture.
 """
 
@@ -66,14 +66,13 @@ def with_neighbours(
 def together(subjects: Sequence[Subject], seed: int = 0) -> Captioned:
     """Collages of 2 to 4 subjects, each of them at every place in turn, on every background."""
     batches = []
-    for one in subjects:
-        pictures, texts = alone(one, seed)
-        batches.append(pictures[[texts.index(_captioned([one.prompt], ground)) for ground in BACKGROUNDS]])
+    for subject in subjects:
+        pictures, texts = alone(subject, seed)
+        batches.append(pictures[[texts.index(_captioned([subject.prompt], ground)) for ground in BACKGROUNDS]])
     empty = torch.tensor(list(BACKGROUNDS.values())).float()[:, :, None, None].expand_as(batches[0])
-    pictures, captions = collages(batches, [one.prompt for one in subjects], empty=empty)
-    return pictures, [
-        f"{text} on a {ground} background" for text, ground in zip(captions, backgrounds(len(captions)), strict=True)
-    ]
+    pictures, captions = collages(batches, [subject.prompt for subject in subjects], empty=empty)
+    grounds = backgrounds(len(captions))
+    return pictures, [f"{text} on a {ground} background" for text, ground in zip(captions, grounds, strict=True)]
 
 
 def alone(subject: Subject, seed: int = 0) -> Captioned:

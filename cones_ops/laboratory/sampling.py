@@ -54,8 +54,9 @@ def conditioning(pipeline: ToyPipeline, texts: Sequence[str], concepts: Sequence
     """One TextTokens per text, with the own tokens of each of `concepts`, or of one that has none."""
     rows = []
     for text, hidden in zip(texts, pipeline.encode_text([*texts]), strict=True):
-        own = [own_tokens(pipeline, text, concept) for concept in concepts]
-        rows.append(TextTokens(hidden, torch.stack(own) if own else torch.zeros(1, len(hidden), dtype=torch.bool)))
+        positions = [own_tokens(pipeline, text, concept) for concept in concepts]
+        nobody = torch.zeros(1, len(hidden), dtype=torch.bool)
+        rows.append(TextTokens(hidden, torch.stack(positions) if positions else nobody))
     return rows
 
 
@@ -67,12 +68,9 @@ def own_tokens(pipeline: ToyPipeline, text: str, concept: Words) -> Tensor:
 
 def examples(pipeline: ToyPipeline, pictures: Tensor, texts: Sequence[str], concepts: Sequence[Words] = ()) -> Examples:
     """Pictures (n, 3, 64, 64) in [0, 1] and their captions as latents and conditioning."""
-    return Examples(_encoded(pipeline, pictures), conditioning(pipeline, texts, concepts))
-
-
-@torch.no_grad()
-def _encoded(pipeline: ToyPipeline, pictures: Tensor) -> Tensor:
-    return pipeline.latents.encode(pictures * 2 - 1)
+    with torch.no_grad():
+        latents = pipeline.latents.encode(pictures * 2 - 1)
+    return Examples(latents, conditioning(pipeline, texts, concepts))
 
 
 def noise(pipeline: ToyPipeline, seeds: Sequence[int]) -> Tensor:
@@ -109,9 +107,9 @@ def sample(
         texts, part = prompts[start : start + batch], seeds[start : start + batch]
         concepts = [(own_weights.identifier, own_weights.class_word)] if own_weights else []
         rows = conditioning(pipeline, [*texts, *[""] * len(texts)], concepts)  # positive, then negative
-        own = [own_rows(pipeline, mask, texts) if mask.where == "own tokens" else None for mask, _ in masks]
+        positions = [_own_rows(pipeline, mask, texts) if mask.where == "own tokens" else None for mask, _ in masks]
         acting = model.acting_as(own_weights.weights) if own_weights else nullcontext()
-        with applied(pipeline.unet, masks, own), acting:
+        with applied(pipeline.unet, masks, positions), acting:
             latents = _euler(model, noise(pipeline, part), rows, steps, guidance)
         pictures.append(((pipeline.latents.decode(latents) + 1) / 2).clamp(0, 1))
         if on_batch:
@@ -119,10 +117,10 @@ def sample(
     return torch.cat(pictures)
 
 
-def own_rows(pipeline: ToyPipeline, mask: ConceptMask, texts: Sequence[str]) -> Tensor:
+def _own_rows(pipeline: ToyPipeline, mask: ConceptMask, texts: Sequence[str]) -> Tensor:
     """The mask's own positions (2B, L) for B positive prompts followed by as many negative ones, which own nothing."""
-    own = torch.stack([own_tokens(pipeline, text, (mask.identifier, mask.class_word)) for text in texts])
-    return torch.cat([own, torch.zeros_like(own)])
+    positive = torch.stack([own_tokens(pipeline, text, (mask.identifier, mask.class_word)) for text in texts])
+    return torch.cat([positive, torch.zeros_like(positive)])
 
 
 def sigmas(model: DiffusersModel, steps: int) -> Tensor:

@@ -54,8 +54,8 @@ class Bundle:
 
     def patch_transform(self) -> PatchTransform:
         """The picture <-> latent transform, fp32."""
-        tensors = {key: value.float() for key, value in self.part("latents").items()}
-        transform = PatchTransform(tensors["encode_bias"].numel())
+        tensors = self.part("latents")
+        transform = PatchTransform(len(tensors["encode_bias"]))
         transform.load_state_dict(tensors)
         return transform
 
@@ -73,7 +73,7 @@ class ToyPipeline:
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
         """Text -> (B, tokens, D), the text encoder's last hidden state."""
-        ids = torch.tensor(self.vocabulary.encode_all(texts))
+        ids = torch.tensor([self.vocabulary.encode(text) for text in texts])
         return self.text_encoder(input_ids=ids).last_hidden_state
 
 
@@ -81,14 +81,12 @@ def read_bundle(path: Path | None = None) -> Bundle:
     """Read the shipped file, or another of its format; ConesError when it is not one."""
     path = path or SHIPPED
     if not path.is_file():
-        raise ConesError(
-            f"{path}: no such file; the toy world's model belongs there (python -m cones_ops.toy_world.train makes it)"
-        )
+        raise ConesError(f"{path}: no such file; the toy world's model belongs there, install the pack again")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
             raise ConesError(
-                f"{path}: format is {metadata.get('format')!r}, expected {FORMAT!r}; this is no toy world model"
+                f"{path}: format {metadata.get('format')!r}, expected {FORMAT!r}; this is no toy world model"
             )
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is not iterable
     text_config = json.loads(metadata["text_config"])
@@ -98,12 +96,10 @@ def read_bundle(path: Path | None = None) -> Bundle:
 
 def load_pipeline(path: Path | None = None) -> ToyPipeline:
     """The shipped model (or another file) as modules, fp32, eval mode, no gradients."""
-    bundle = read_bundle(path)
-    pipeline = _assemble(
-        bundle.unet_config, bundle.text_config, bundle.patch_transform(), bundle.vocabulary, bundle.schedule
-    )
-    pipeline.unet.load_state_dict({key: value.float() for key, value in bundle.part("unet").items()})
-    pipeline.text_encoder.load_state_dict({key: value.float() for key, value in bundle.part("text_encoder").items()})
+    file = read_bundle(path)
+    pipeline = _assemble(file.unet_config, file.text_config, file.patch_transform(), file.vocabulary, file.schedule)
+    pipeline.unet.load_state_dict(file.part("unet"))  # copied into the modules' fp32
+    pipeline.text_encoder.load_state_dict(file.part("text_encoder"))
     return pipeline
 
 
@@ -119,23 +115,22 @@ def random_pipeline(seed: int = 0, widths: tuple[int, int] = (64, 128)) -> ToyPi
 
 def save_pipeline(pipeline: ToyPipeline, path: Path) -> None:
     """Write a pipeline as one fp16 file of this format."""
-    tensors = {f"unet.{key}": value for key, value in pipeline.unet.state_dict().items()}
-    tensors |= {
-        f"text_encoder.{key}": value
-        for key, value in pipeline.text_encoder.state_dict().items()
+    modules = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder, "latents": pipeline.latents}
+    tensors = {
+        f"{part}.{key}": value.detach().half().contiguous()
+        for part, module in modules.items()
+        for key, value in module.state_dict().items()
         if "position_ids" not in key
     }
-    tensors |= {f"latents.{key}": value for key, value in pipeline.latents.state_dict().items()}
-    kept = {key: pipeline.unet.config[key] for key in unet_config()}
     metadata = {
         "format": FORMAT,
-        "unet_config": json.dumps(kept),
+        "unet_config": json.dumps({key: pipeline.unet.config[key] for key in unet_config()}),
         "text_config": json.dumps({key: getattr(pipeline.text_encoder.config, key) for key in text_config()}),
         "vocabulary": json.dumps(pipeline.vocabulary.words),
         "schedule": json.dumps(pipeline.schedule),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.detach().half().contiguous() for key, value in tensors.items()}, path, metadata)
+    save_file(tensors, path, metadata)
 
 
 def unet_config(widths: tuple[int, int] = (64, 128)) -> dict[str, Any]:

@@ -46,46 +46,38 @@ def _fully(thing: Thing) -> Description:
 
 
 def _partly(thing: Thing, generator: np.random.Generator, identifiers: list[str]) -> Description:
-    told = _fully(thing)
-    fate = generator.random()
-    if fate < 0.6:
-        colours, texture = told.colours, told.texture
-    elif fate < 0.72:
-        colours, texture = told.colours, None
-    elif fate < 0.84:
-        colours, texture = None, told.texture
-    else:
-        colours, texture = None, None
-    # An identifier may stand with any thing; most often where the attributes are not told, as in "a sks star".
+    full, fate = _fully(thing), generator.random()
+    colours = full.colours if fate < 0.72 else None
+    texture = full.texture if fate < 0.6 or 0.72 <= fate < 0.84 else None
+    # An identifier may name any thing; most often one whose attributes are left out, as in "a sks star".
     identifier = None
     if generator.random() < (0.4 if colours is None else 0.1):
         identifier = identifiers.pop(generator.integers(len(identifiers)))
     return Description(thing.shape, colours, texture, identifier)
 
 
-def _join(places: list[str], told: list[Description], background: str | None, placed: bool) -> str:
-    if len(told) <= 2:
-        parts = [
-            f"{t.phrase} on the {p}" if placed and len(told) == 2 else t.phrase
-            for p, t in zip(places, told, strict=True)
-        ]
-        text = " and ".join(parts)
-    else:
-        text = " , ".join(f"{p} {t.phrase}" if placed else t.phrase for p, t in zip(places, told, strict=True))
+def _join(places: list[str], descriptions: list[Description], background: str | None, placed: bool) -> str:
+    phrases = [description.phrase for description in descriptions]
+    if placed and len(phrases) > 2:
+        phrases = [f"{place} {phrase}" for place, phrase in zip(places, phrases, strict=True)]
+    elif placed and len(phrases) == 2:
+        phrases = [f"{phrase} on the {place}" for place, phrase in zip(places, phrases, strict=True)]
+    text = (" , " if len(phrases) > 2 else " and ").join(phrases)
     return f"{text} on a {background} background" if background else text
 
 
 def describe(scene: Scene) -> str:
-    """The caption that tells every attribute, place and the background."""
-    return _join([p for p, _ in scene.things], [_fully(t) for _, t in scene.things], scene.background, placed=True)
+    """The caption with every attribute, place and the background."""
+    places, things = [place for place, _ in scene.things], [_fully(thing) for _, thing in scene.things]
+    return _join(places, things, scene.background, placed=True)
 
 
 def caption(scene: Scene, generator: np.random.Generator) -> tuple[str, list[Description]]:
-    """A training caption with random omissions, and what it tells of each thing in order of mention."""
-    identifiers = list(IDENTIFIERS)
-    things = list(scene.things)
+    """A training caption with random omissions, and what it says of each thing in order of mention."""
+    identifiers, things = list(IDENTIFIERS), list(scene.things)
     if generator.random() < 0.3:
         things = [things[i] for i in generator.permutation(len(things))]
-    told = [_partly(thing, generator, identifiers) for _, thing in things]
+    descriptions = [_partly(thing, generator, identifiers) for _, thing in things]
     background = scene.background if generator.random() < 0.75 else None
-    return _join([p for p, _ in things], told, background, placed=bool(generator.random() < 0.75)), told
+    placed = bool(generator.random() < 0.75)
+    return _join([place for place, _ in things], descriptions, background, placed), descriptions

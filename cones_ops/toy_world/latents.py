@@ -52,8 +52,10 @@ def fit_patch_transform(pictures: Tensor, channels: int) -> PatchTransform:
     mean = pixels.mean((0, 2, 3))  # (3,)
     patches = rearrange(pixels - mean[:, None, None], "n c (h p) (w q) -> (n h w) (c p q)", p=PATCH, q=PATCH)
     values, vectors = torch.linalg.eigh(patches.T.double() @ patches.double() / len(patches))  # ascending
+    kept = values.flip(0)[:channels]
     basis = vectors.flip(1)[:, :channels].T.float()  # (C, 3*8*8)
-    scale = values.flip(0)[:channels].sqrt().float() ** WHITENING * _overall(values, channels)
+    overall = float((kept ** (1 - WHITENING)).mean().sqrt())  # makes the latents' mean square over all channels one
+    scale = kept.sqrt().float() ** WHITENING * overall
     basis = rearrange(basis, "k (c p q) -> k c p q", c=3, p=PATCH, q=PATCH)
     transform = PatchTransform(channels)
     transform.encode_weight.copy_(basis / scale[:, None, None, None])
@@ -61,9 +63,3 @@ def fit_patch_transform(pictures: Tensor, channels: int) -> PatchTransform:
     transform.decode_weight.copy_(basis * scale[:, None, None, None])
     transform.decode_bias.copy_(mean)
     return transform
-
-
-def _overall(values: Tensor, channels: int) -> float:
-    """Factor that makes the latents' mean square over all channels one."""
-    kept = values.flip(0)[:channels]
-    return float((kept ** (1 - WHITENING)).mean().sqrt())

@@ -39,22 +39,21 @@ class Subject:
         """Reference pictures (count, 3, 64, 64) in [0, 1] on backgrounds in turn, and their captions.
 
         The last `beside` of them show the subject beside another thing, left and right in turn, each time of another
-        class, which is all its caption tells. At own tokens a search learns from them what is not the subject's.
+        class, which is all its caption says. At own tokens a search learns from them what is not the subject's.
         """
         generator = np.random.default_rng([seed, *self.identifier.encode()])
         names = [list(BACKGROUNDS)[i % len(BACKGROUNDS)] for i in generator.permutation(max(count, len(BACKGROUNDS)))]
         shapes = generator.permutation([shape for shape in SHAPES if shape != self.thing.shape])
         pictures, captions = [], []
         for i, name in enumerate(names[:count]):
-            if i < count - beside:
-                things: tuple[tuple[str, Thing], ...] = (("centre", self.thing),)
-                text = self.prompt
-            else:
+            things: tuple[tuple[str, Thing], ...] = (("centre", self.thing),)
+            text = self.prompt
+            if i >= count - beside:
                 other = _neighbour(str(shapes[i % len(shapes)]), generator)
-                pair = (self.thing, other) if i % 2 else (other, self.thing)
-                words = (self.prompt, f"a {other.shape}") if i % 2 else (f"a {other.shape}", self.prompt)
-                things = (("left", pair[0]), ("right", pair[1]))
-                text = f"{words[0]} on the left and {words[1]} on the right"
+                left, right = (self.thing, other) if i % 2 else (other, self.thing)
+                things = (("left", left), ("right", right))
+                phrases = {self.thing: self.prompt, other: f"a {other.shape}"}
+                text = f"{phrases[left]} on the left and {phrases[right]} on the right"
             pictures.append(draw(Scene(things, name), generator))
             captions.append(f"{text} on a {name} background")
         return np.stack(pictures), captions

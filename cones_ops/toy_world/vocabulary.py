@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 START, END, UNKNOWN = 0, 1, 2
@@ -41,7 +40,3 @@ class Vocabulary:
         """`encode` for own_tokens: None for start, end and padding, and nothing is cut."""
         words = self.word_ids(text)
         return [None, *words, *[None] * max(self.length - 1 - len(words), 1)]
-
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` for each text."""
-        return [self.encode(text) for text in texts]

@@ -2,7 +2,7 @@
 
 `started(host, base)` runs a checkout on the CPU with this pack as its only custom node; everything the server writes
 goes below `base`. `Server.run(prompt)` waits for the end of a prompt and returns its `PromptRun`. Needs the standard
-library, numpy and Pillow only; `Server.events()` also needs websocket-client.
+library, numpy and Pillow only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from PIL import Image
 
 from ...errors import ConesError
 from .checkout import PACK
-from .workflow import Prompt
 
 FOLDER_NAME = "cones-concept-neurons"
 FOLDERS = ("models/concept_masks", "models/checkpoints", "models/loras", "input", "output", "temp", "user")
@@ -141,34 +140,6 @@ class Server:
             where = f"node {run.node_id} ({prompt.get(run.node_id, {}).get('class_type')})"
             raise ConesError(f"ComfyUI: {run.status} at {where}: {run.error}\n{self.log()[-3000:]}")
         return run
-
-    def fail(self, prompt: Prompt, timeout: float = 900) -> PromptRun:
-        """Run a prompt that must end with an error of a node."""
-        run = self.wait(self.queue(prompt), timeout)
-        if run.status != "error":
-            raise ConesError(f"expected an error, the prompt ended with {run.status}")
-        return run
-
-    @contextmanager
-    def events(self) -> Iterator[Iterator[tuple[str, dict[str, Any]]]]:
-        """The server's messages about this client's prompts, as (type, data), while the context is open."""
-        import websocket
-
-        address = self.url.replace("http", "ws", 1) + f"/ws?clientId={self.client_id}"
-        connection = websocket.create_connection(address, timeout=120)
-        try:
-            texts = (text for text in iter(connection.recv, None) if isinstance(text, str) and text)
-            yield ((message["type"], message["data"]) for message in map(json.loads, texts))
-        finally:
-            connection.close()
-
-    def interrupt(self) -> None:
-        """Stop the prompt that runs."""
-        self.request("/interrupt", {})
-
-    def free(self) -> None:
-        """Forget every cached result and unload every model."""
-        self.request("/free", {"unload_models": True, "free_memory": True})
 
 
 @contextmanager

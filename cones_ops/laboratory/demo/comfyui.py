@@ -80,8 +80,8 @@ class Session:
         changed(prompt, "EmptyLatentImage", batch_size=count)
         run = self.server.run(prompt, PATIENCE)
         titles = {str(node["id"]): node.get("title", "") for node in self.workflows[COMPOSE]["nodes"]}
-        shown = [next(node for node in run.outputs if titles[node].startswith(word)) for word in ("Without", "With the")]
-        return torch.stack([small(run.images(node_id)) for node_id in shown])
+        node_ids = [next(n for n in run.outputs if titles[n].startswith(word)) for word in ("Without", "With the")]
+        return torch.stack([small(run.images(node_id)) for node_id in node_ids])
 
 
 def run(host: Path | None, out: Path, quick: bool = False) -> dict[str, Any]:
@@ -116,10 +116,10 @@ def _results(session: Session, subjects: Sequence[Subject]) -> DemoResults:
     names = {where: [_mask_name(subject, where) for subject in subjects] for where in WHERES}
     full_caption, _ = session.measured(all_described(subjects, session.samples), names[WHERES[0]])
     toy = next(node for node in session.prompt(FIND).values() if node["class_type"] == "ConesToySubject")
-    seen = [torch.from_numpy(s.reference_pictures(beside=toy["inputs"]["beside"])[0]) for s in subjects]
+    references = [torch.from_numpy(s.reference_pictures(beside=toy["inputs"]["beside"])[0]) for s in subjects]
     return DemoResults(
         subjects,
-        dict.fromkeys(WHERES, seen),
+        dict.fromkeys(WHERES, references),
         [untouched for untouched, _ in concepts[WHERES[0]]],
         {where: [concept for _, concept in pairs] for where, pairs in concepts.items()},
         {where: _pair(session, subjects, names[where]) for where in WHERES},
@@ -165,15 +165,16 @@ def _concept(session: Session, subject: Subject, where: Where) -> tuple[ByMeasur
         changed(prompt, "ConesFindConceptNeurons", steps=100, batch=8)
     session.server.run(prompt, PATIENCE)
     seconds = time.monotonic() - began
-    pairs = {measure: session.measured(ask(subject, session.samples), [name]) for measure, ask in THREE_MEASURES.items()}
+    without, with_mask = {}, {}
+    for measure, ask in THREE_MEASURES.items():
+        without[measure], with_mask[measure] = session.measured(ask(subject, session.samples), [name])
     file = session.base / "models" / "concept_masks" / f"{name}.safetensors"
-    with_mask = {measure: after for measure, (_, after) in pairs.items()}
-    concept = DemoConcept(load_mask(file), file, with_mask, seconds)
-    return {measure: before for measure, (before, _) in pairs.items()}, concept
+    return without, DemoConcept(load_mask(file), file, with_mask, seconds)
 
 
 def _pair(session: Session, subjects: Sequence[Subject], names: Sequence[str]) -> ByMeasure:
     """Both saved masks loaded: the first alone, the second alone, both in one picture."""
-    requests = [*(subject_shown(subject, session.samples) for subject in subjects), all_shown(subjects, session.samples)]
-    pictures = [session.measured(request, names)[1] for request in requests]
-    return dict(zip(("first_alone", "second_alone", "both"), pictures, strict=True))
+    alone = [subject_shown(subject, session.samples) for subject in subjects]
+    requests = dict(zip(("first_alone", "second_alone"), alone, strict=True))
+    requests["both"] = all_shown(subjects, session.samples)
+    return {name: session.measured(request, names)[1] for name, request in requests.items()}

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...masks.concept_mask import ConceptMask
+from ...masks.concept_mask import ConceptMask, Where
 from ...toy_world.subjects import Subject
 from ..measure import Measured, drift
 from ..picture_grid import GridRow
@@ -36,9 +36,9 @@ class DemoResults:
     """What the demo found and measured; `concepts` and `references` (pictures) are by place of action and subject."""
 
     subjects: Sequence[Subject]
-    references: Mapping[str, Sequence[Tensor]]
+    references: Mapping[Where, Sequence[Tensor]]
     untouched: Sequence[ByMeasure]
-    concepts: Mapping[str, Sequence[DemoConcept]]
+    concepts: Mapping[Where, Sequence[DemoConcept]]
     pairs: Mapping[str, ByMeasure]  # both masks loaded: first_alone, second_alone, both
     full_caption: Measured  # the untouched model with every attribute spelled out
     control: ByMeasure | None = None  # after fine-tuning of all text K and V on the first subject
@@ -46,11 +46,11 @@ class DemoResults:
 
 def save_report(results: DemoResults, file: Path, **facts: Any) -> dict[str, Any]:
     """The figures and further `facts` as a JSON file; returns its content."""
-    control = results.control and {
-        "identifier": results.subjects[0].identifier,
-        "subject_share_before": results.untouched[0]["subject_share"].share,
-        **_shares({f"{name}_after": measured for name, measured in results.control.items()}),
-    }
+    control: dict[str, Any] | None = None
+    if results.control:
+        control = _shares({f"{name}_after": measured for name, measured in results.control.items()})
+        control["identifier"] = results.subjects[0].identifier
+        control["subject_share_before"] = results.untouched[0]["subject_share"].share
     report = {
         "concepts": [
             _concept_entry(concept, untouched)

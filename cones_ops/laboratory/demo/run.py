@@ -30,7 +30,7 @@ from ..baselines import FineTuning, class_examples, fine_tune, subject_examples
 from ..judge import Judge
 from ..measure import Measured, Measuring, all_described, all_shown, class_leak, measure, measure_subject, subject_shown
 from ..picture_grid import GridRow, save_grid
-from ..progress import shown_on
+from ..progress import steps_on
 from ..references import Captioned, references, together
 from ..sampling import examples, model_of
 from .report import ByMeasure, DemoConcept, DemoResults, brief, grid_rows, save_report, versions
@@ -141,7 +141,7 @@ def _find(demo: Demo, subject: Subject, where: Where) -> DemoConcept:
             identifier=words[0],
             class_word=words[1],
             settings=settings,
-            on_step=shown_on(bar),
+            on_step=steps_on(bar),
         )
     file = _save(demo, result.mask, where.replace(" ", "-"))
     mask = load_mask(file)
@@ -172,7 +172,7 @@ def _tune(demo: Demo, subjects: Sequence[Subject], masks: Sequence[ConceptMask])
             [make(*_pictures(demo, subject, "own tokens")) for subject in subjects],
             make(*together(subjects)),
             settings=demo.settings.joint,
-            on_step=shown_on(bar),
+            on_step=steps_on(bar),
         )
     for mask in result.masks:
         _save(demo, mask, "tuned-together")

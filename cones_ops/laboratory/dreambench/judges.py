@@ -35,14 +35,14 @@ class Judges:
 def check_judge(folder: Path, kind: str, known_as: str) -> None:
     """ConesError unless `folder` holds a transformers model of this kind ("vit", "clip")."""
     try:
-        seen = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConesError(
             f"{folder}: no readable config.json that names its model_type ({type(error).__name__}); "
             f"give the folder of {known_as} as saved by transformers"
         ) from error
-    if seen != kind:
-        raise ConesError(f"{folder}: a model of type {seen!r}, expected {kind!r}; give the folder of {known_as}")
+    if model_type != kind:
+        raise ConesError(f"{folder}: a model of type {model_type!r}, expected {kind!r}; give the folder of {known_as}")
 
 
 def load_judges(dino: Path, clip: Path, device: str = "cpu") -> Judges:
@@ -71,19 +71,16 @@ def load_judges(dino: Path, clip: Path, device: str = "cpu") -> Judges:
 @torch.no_grad()
 def dino_embeddings(judges: Judges, pictures: Sequence[Any]) -> Tensor:
     """PIL pictures -> the last layer's CLS token (n, D)."""
-    model = judges.dino
-    parts = [
-        model(pixel_values=some).last_hidden_state[:, 0] for some in _prepared(judges.dino_pictures, pictures, model)
-    ]
-    return torch.cat(parts).float().cpu()
+    batches = _prepared(judges.dino_pictures, pictures, judges.dino)
+    return torch.cat([judges.dino(pixel_values=pixels).last_hidden_state[:, 0] for pixels in batches]).float().cpu()
 
 
 @torch.no_grad()
 def clip_embeddings(judges: Judges, pictures: Sequence[Any]) -> Tensor:
     """PIL pictures -> projected image embeddings (n, D)."""
-    clip = judges.clip
-    seen = [clip.vision_model(pixel_values=some) for some in _prepared(judges.clip_pictures, pictures, clip)]
-    return torch.cat([clip.visual_projection(one.pooler_output) for one in seen]).float().cpu()
+    clip, batches = judges.clip, _prepared(judges.clip_pictures, pictures, judges.clip)
+    pooled = torch.cat([clip.vision_model(pixel_values=pixels).pooler_output for pixels in batches])
+    return clip.visual_projection(pooled).float().cpu()
 
 
 @torch.no_grad()
@@ -92,13 +89,12 @@ def text_embeddings(judges: Judges, texts: Sequence[str]) -> Tensor:
     clip = judges.clip
     length = clip.config.text_config.max_position_embeddings
     inputs = judges.tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt")
-    found = clip.text_model(
-        input_ids=inputs.input_ids.to(clip.device), attention_mask=inputs.attention_mask.to(clip.device)
-    )
-    return clip.text_projection(found.pooler_output).float().cpu()
+    inputs = inputs.to(clip.device)
+    outputs = clip.text_model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask)
+    return clip.text_projection(outputs.pooler_output).float().cpu()
 
 
 def _prepared(processor: Any, pictures: Sequence[Any], model: Any) -> list[Tensor]:
     """Batches of pixels (b, 3, H, W) on the model's device."""
     batches = [list(pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)]
-    return [processor(images=some, return_tensors="pt").pixel_values.to(model.device) for some in batches]
+    return [processor(images=batch, return_tensors="pt").pixel_values.to(model.device) for batch in batches]

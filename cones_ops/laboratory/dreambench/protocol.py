@@ -1,4 +1,4 @@
-"""The folder of a DreamBench: one folder of pictures per subject, and a file that tells each subject's class.
+"""The folder of a DreamBench: one folder of pictures per subject, and a file with each subject's class.
 
 That file is `prompts_and_classes.txt` as the data set carries it (subject,class rows, then two Python-like lists of
 prompts, which are then used instead of ours), or `subjects.csv` with the columns subject, class, live. Nothing here
@@ -18,7 +18,7 @@ from ...errors import ConesError, listed
 from .prompts import LIVE_PROMPTS, OBJECT_PROMPTS
 
 PROMPTS_FILE, SUBJECTS_FILE = "prompts_and_classes.txt", "subjects.csv"
-LIVING = {"bird", "boy", "cat", "dog", "girl", "horse", "man", "person", "rabbit", "woman"}  # that file does not tell
+LIVING = {"bird", "boy", "cat", "dog", "girl", "horse", "man", "person", "rabbit", "woman"}  # the file does not say
 _YES, _NO = {"1", "true", "yes"}, {"0", "false", "no", ""}
 _STRING = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _PLACE = r"\{(?:\d|\w*token|)\}"  # {0}, {unique_token}, {}
@@ -55,7 +55,7 @@ class DreamBenchProtocol:
 
 
 def read_protocol(folder: Path) -> DreamBenchProtocol:
-    """The protocol that a data folder describes; ConesError tells what is missing or which line cannot be read."""
+    """The protocol that a data folder describes; ConesError says what is missing or which line cannot be read."""
     if not folder.is_dir():
         raise ConesError(f"{folder}: no such folder; give the one that holds a folder of pictures per subject")
     if (folder / PROMPTS_FILE).is_file():
@@ -63,9 +63,9 @@ def read_protocol(folder: Path) -> DreamBenchProtocol:
     if (folder / SUBJECTS_FILE).is_file():
         rows = read_table(folder / SUBJECTS_FILE, ("subject", "class", "live"))
         return DreamBenchProtocol(_by_name([(line, _subject(line, *row)) for line, row in rows], SUBJECTS_FILE))
-    seen = listed(entry.name for entry in folder.iterdir()) or "nothing"
+    names = listed(entry.name for entry in folder.iterdir()) or "nothing"
     raise ConesError(
-        f"{folder}: neither {PROMPTS_FILE} nor {SUBJECTS_FILE} there, only {seen}; "
+        f"{folder}: neither {PROMPTS_FILE} nor {SUBJECTS_FILE} there, only {names}; "
         f"write {SUBJECTS_FILE} with the columns subject,class,live"
     )
 
@@ -101,10 +101,10 @@ def parse_prompts_file(text: str, source: str) -> DreamBenchProtocol:
             name, class_word = (part.strip() for part in content.split(",", 1))
             rows.append((line, DreamBenchSubject(name, class_word, class_word in LIVING)))
     if not rows or not all(prompts.values()):
-        seen = f"{len(rows)} subjects, {len(prompts['object'])} object and {len(prompts['live'])} live prompts"
+        counts = f"{len(rows)} subjects, {len(prompts['object'])} object and {len(prompts['live'])} live prompts"
         raise ConesError(
-            f"{source}: found {seen}; expected rows under 'subject_name,class' and lists under 'Object Prompts' and "
-            f"'Live Subject Prompts'. Put it right, or move it away and write {SUBJECTS_FILE}"
+            f"{source}: found {counts}; expected rows under 'subject_name,class' and lists under 'Object Prompts' and "
+            f"'Live Subject Prompts'. Correct it, or move it away and write {SUBJECTS_FILE}"
         )
     return DreamBenchProtocol(_by_name(rows, source), tuple(prompts["object"]), tuple(prompts["live"]), source)
 
@@ -115,8 +115,8 @@ def read_table(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[s
         raise ConesError(f"{file}: no such file; write a CSV with the columns {','.join(columns)}")
     reader = csv.DictReader(_text(file).splitlines(), skipinitialspace=True)
     if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-        seen = ",".join(reader.fieldnames or ()) or "nothing"
-        raise ConesError(f"{file.name}: no column {listed(missing)} in {seen!r}; begin with {','.join(columns)}")
+        header = ",".join(reader.fieldnames or ()) or "nothing"
+        raise ConesError(f"{file.name}: no column {listed(missing)} in {header!r}; begin with {','.join(columns)}")
     for row in reader:
         yield reader.line_num, [(row[name] or "").strip() for name in columns]
 
@@ -139,20 +139,16 @@ def _subject(line: int, name: str, class_word: str, live: str) -> DreamBenchSubj
 
 
 def _by_name(rows: Sequence[tuple[int, DreamBenchSubject]], source: str) -> dict[str, DreamBenchSubject]:
-    found: dict[str, DreamBenchSubject] = {}
+    subjects: dict[str, DreamBenchSubject] = {}
     for line, subject in rows:
-        if (
-            not subject.name
-            or not subject.class_word
-            or subject.name in found
-            or Path(subject.name).name != subject.name
-        ):
-            seen = f"{subject.name},{subject.class_word}"
-            raise ConesError(f"{source} line {line}: {seen!r}; each row needs a folder's name, given once, and a class")
-        found[subject.name] = subject
-    if not found:
+        name, class_word = subject.name, subject.class_word
+        if not name or not class_word or name in subjects or Path(name).name != name:
+            row = f"{name},{class_word}"
+            raise ConesError(f"{source} line {line}: {row!r}; each row needs a folder's name, only once, and a class")
+        subjects[name] = subject
+    if not subjects:
         raise ConesError(f"{source}: no subjects; write one row for each folder of pictures")
-    return found
+    return subjects
 
 
 def _text(file: Path) -> str:

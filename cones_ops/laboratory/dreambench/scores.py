@@ -12,7 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..averages import mean_with_error
+from ..averages import Average, mean_with_error
 
 SCORES = ("dino", "clip_i", "clip_t")
 
@@ -38,19 +38,19 @@ def among_themselves(real: Tensor) -> float | None:
 
 def summary(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Figures over subjects (or pairs), over the subjects of each class, and of the real pictures."""
-    found: dict[str, Any] = {score: mean_with_error([cell[score] for cell in cells]) for score in SCORES}
-    subjects = {one["subject"]: one for cell in cells for one in cell["subjects"]}
+    subjects = {entry["subject"]: entry for cell in cells for entry in cell["subjects"]}
+    real: dict[str, Any] = {}
     for score in SCORES[:2]:
-        real = [one["real"][score] for one in subjects.values()]
-        found[f"real_{score}"] = mean_with_error([value for value in real if value is not None])
+        values = [entry["real"][score] for entry in subjects.values()]
+        real[f"real_{score}"] = mean_with_error([value for value in values if value is not None])
     by_class: dict[str, list[Mapping[str, Any]]] = {}
     for cell in cells:
-        by_class.setdefault(" + ".join(sorted(one["class"] for one in cell["subjects"])), []).append(cell)
-    found["by_class"] = {
-        name: {score: mean_with_error([cell[score] for cell in some]) for score in SCORES}
-        for name, some in sorted(by_class.items())
-    }
-    return found
+        by_class.setdefault(" + ".join(sorted(entry["class"] for entry in cell["subjects"])), []).append(cell)
+    return {**_means(cells), **real, "by_class": {name: _means(group) for name, group in sorted(by_class.items())}}
+
+
+def _means(cells: Sequence[Mapping[str, Any]]) -> dict[str, Average]:
+    return {score: mean_with_error([cell[score] for cell in cells]) for score in SCORES}
 
 
 def _unit(embeddings: Tensor) -> Tensor:

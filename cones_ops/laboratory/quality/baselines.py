@@ -11,17 +11,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ...toy_world.bundle import ToyPipeline
 from .. import baselines
-from .inputs import HALF, Implanted, MethodInputs, text_weights
+from ..baselines import FineTuning
+from .inputs import HALF, BenchmarkMethod, Implanted, MethodInputs, text_weights
 
-RATES = {
-    "kv_finetune": 2e-4,
-    "kv_finetune own tokens": 2e-4,
-    "lora": 3e-4,
-    "dreambooth": 1e-4,
-    "textual_inversion": 1e-2,
-}
+KV_RATE = 2e-4
+
+
+def trained(rate: float) -> Callable[[Callable[[MethodInputs, FineTuning], Implanted]], BenchmarkMethod]:
+    """Make a training a method of the table: Adam at this rate, timed."""
+
+    def decorate(train: Callable[[MethodInputs, FineTuning], Implanted]) -> BenchmarkMethod:
+        def run(inputs: MethodInputs) -> Implanted:
+            started = time.monotonic()
+            implanted = train(inputs, inputs.fine_tuning(rate))
+            return replace(implanted, seconds=time.monotonic() - started, settings={"rate": rate})
+
+        return run
+
+    return decorate
 
 
 def nothing(inputs: MethodInputs) -> Implanted:
@@ -29,59 +37,38 @@ def nothing(inputs: MethodInputs) -> Implanted:
     return Implanted(inputs.pipeline)
 
 
-def kv_finetune(inputs: MethodInputs) -> Implanted:
+@trained(KV_RATE)
+def kv_finetune(inputs: MethodInputs, tuning: FineTuning) -> Implanted:
     """Custom Diffusion's recipe: all text K and V."""
-    return _trained(
-        inputs, "kv_finetune", lambda how: baselines.fine_tune(inputs.pipeline, inputs.examples(), inputs.prior, how)
-    )
+    tuned = baselines.fine_tune(inputs.pipeline, inputs.examples(), inputs.prior, tuning)
+    return Implanted(tuned, density=1.0, file_bytes=HALF * text_weights(inputs.pipeline))
 
 
-def kv_finetune_own_tokens(inputs: MethodInputs) -> Implanted:
+@trained(KV_RATE)
+def kv_finetune_own_tokens(inputs: MethodInputs, tuning: FineTuning) -> Implanted:
     """The same at own tokens: what a mask there could reach if it could hold any number."""
-    name = "kv_finetune own tokens"
-    started = time.monotonic()
-    how = inputs.fine_tuning(RATES[name])
-    weights = baselines.fine_tune_own_tokens(inputs.pipeline, inputs.examples(), inputs.subject, how)
-    size = HALF * text_weights(inputs.pipeline)
-    return Implanted(inputs.pipeline, None, weights, 1.0, size, time.monotonic() - started, {"rate": RATES[name]})
+    weights = baselines.fine_tune_own_tokens(inputs.pipeline, inputs.examples(), inputs.subject, tuning)
+    return Implanted(inputs.pipeline, None, weights, 1.0, HALF * text_weights(inputs.pipeline))
 
 
-def lora(inputs: MethodInputs) -> Implanted:
+@trained(3e-4)
+def lora(inputs: MethodInputs, tuning: FineTuning) -> Implanted:
     """LoRA of rank 4 on every attention layer, by peft."""
-    numbers = 0
-
-    def train(how: baselines.FineTuning) -> ToyPipeline:
-        nonlocal numbers
-        tuned, numbers = baselines.lora(inputs.pipeline, inputs.examples(), inputs.prior, how)
-        return tuned
-
-    trained = _trained(inputs, "lora", train)
-    return replace(trained, file_bytes=HALF * numbers)
+    tuned, numbers = baselines.lora(inputs.pipeline, inputs.examples(), inputs.prior, tuning)
+    return Implanted(tuned, density=1.0, file_bytes=HALF * numbers)
 
 
-def dreambooth(inputs: MethodInputs) -> Implanted:
+@trained(1e-4)
+def dreambooth(inputs: MethodInputs, tuning: FineTuning) -> Implanted:
     """All weights of the UNet."""
+    tuned = baselines.dreambooth(inputs.pipeline, inputs.examples(), inputs.prior, tuning)
     unet: Any = inputs.pipeline.unet
-    trained = _trained(
-        inputs, "dreambooth", lambda how: baselines.dreambooth(inputs.pipeline, inputs.examples(), inputs.prior, how)
-    )
-    return replace(trained, file_bytes=HALF * sum(parameter.numel() for parameter in unet.parameters()))
+    return Implanted(tuned, density=1.0, file_bytes=HALF * sum(weight.numel() for weight in unet.parameters()))
 
 
-def textual_inversion(inputs: MethodInputs) -> Implanted:
+@trained(1e-2)
+def textual_inversion(inputs: MethodInputs, tuning: FineTuning) -> Implanted:
     """The identifier's embedding."""
-    words, captions = inputs.subject.identifier, inputs.pictures[1]
-    trained = _trained(
-        inputs,
-        "textual_inversion",
-        lambda how: baselines.textual_inversion(inputs.pipeline, inputs.examples(), captions, words, how),
-    )
-    width: int = inputs.pipeline.text_encoder.config.hidden_size
-    return replace(trained, density=0.0, file_bytes=HALF * width)
-
-
-def _trained(inputs: MethodInputs, name: str, train: Callable[[baselines.FineTuning], ToyPipeline]) -> Implanted:
-    started = time.monotonic()
-    tuned = train(inputs.fine_tuning(RATES[name]))
-    size = HALF * text_weights(inputs.pipeline)
-    return Implanted(tuned, None, None, 1.0, size, time.monotonic() - started, {"rate": RATES[name]})
+    captions, identifier = inputs.pictures[1], inputs.subject.identifier
+    tuned = baselines.textual_inversion(inputs.pipeline, inputs.examples(), captions, identifier, tuning)
+    return Implanted(tuned, file_bytes=HALF * inputs.pipeline.text_encoder.config.hidden_size)

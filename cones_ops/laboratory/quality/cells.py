@@ -7,18 +7,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ...errors import ConesError
 from ...masks.concept_mask import ConceptMask, Where
 from ...toy_world.bundle import ToyPipeline
-from ...toy_world.subjects import SUBJECTS, Subject, subject
+from ...toy_world.subjects import SUBJECTS, Subject, subject_named
 from ..judge import Judge
+from ..measure import Measuring
 from . import baselines, measures, multi_subject, searches
 from .budget import Budget
 from .inputs import BenchmarkMethod, Implanted, MethodInputs, keep, kept_mask, kept_weights, method_inputs
@@ -28,49 +31,46 @@ CHOOSING, UNTOUCHED = SUBJECTS[:4], SUBJECTS[4:]
 SEEDS = (0, 1, 2)
 DEFAULT = "learned"
 
-OWN: dict[str, BenchmarkMethod] = {
-    "learned": searched("own tokens"),
-    "cones": searched("own tokens", "cones"),
-    "taylor": searched("own tokens", "taylor"),
-    "kv_finetune": baselines.kv_finetune_own_tokens,
-    "textual_inversion": baselines.textual_inversion,
-}
-EVERYWHERE: dict[str, BenchmarkMethod] = {
-    "nothing": baselines.nothing,
-    "learned": searched("everywhere"),
-    "cones": searched("everywhere", "cones"),
-    "taylor": searched("everywhere", "taylor"),
-    "kv_finetune": baselines.kv_finetune,
-    "lora": baselines.lora,
-    "dreambooth": baselines.dreambooth,
-}
-TABLES: dict[Where, dict[str, BenchmarkMethod]] = {"own tokens": OWN, "everywhere": EVERYWHERE}
-# settings looked at on the first four subjects only
-VARIANTS: dict[Where, dict[str, BenchmarkMethod]] = {
+METHODS: dict[Where, dict[str, BenchmarkMethod]] = {
     "own tokens": {
-        "no sparsity": searched("own tokens", sparsity=0.0),
-        "sparsity 0.3": searched("own tokens", sparsity=0.3),
-        "sparsity 0.7": searched("own tokens", sparsity=0.7),
-        "rate 10": searched("own tokens", rate=10.0),
-        "text V": searched("own tokens", targets="text V"),
-        "text K": searched("own tokens", targets="text K"),
-        "identifier only": searched("own tokens", class_word=False),
-        "half the steps": searched("own tokens", steps=150),
+        "learned": searched("own tokens"),
+        "cones": searched("own tokens", "cones"),
+        "taylor": searched("own tokens", "taylor"),
+        "kv_finetune": baselines.kv_finetune_own_tokens,
+        "textual_inversion": baselines.textual_inversion,
     },
     "everywhere": {
-        "sparsity 0.1, rate 10": searched("everywhere", sparsity=0.1, rate=10.0),
-        "sparsity 0.1, rate 20": searched("everywhere", sparsity=0.1, rate=20.0),
-        "sparsity 0.3, rate 20": searched("everywhere", sparsity=0.3, rate=20.0),
-        "sparsity 0.1, rate 10, distilled prior": searched("everywhere", distill=True, sparsity=0.1, rate=10.0),
-        "sparsity 0.1, rate 10, with self-attention": searched(
-            "everywhere", targets="text + self K+V", sparsity=0.1, rate=10.0
-        ),
-        "sparsity 0.7": searched("everywhere", sparsity=0.7),
-        "distilled prior": searched("everywhere", distill=True),
+        "nothing": baselines.nothing,
+        "learned": searched("everywhere"),
+        "cones": searched("everywhere", "cones"),
+        "taylor": searched("everywhere", "taylor"),
+        "kv_finetune": baselines.kv_finetune,
+        "lora": baselines.lora,
+        "dreambooth": baselines.dreambooth,
     },
 }
-
-
+# searches with other settings, run on the first four subjects only
+VARIANTS: dict[Where, dict[str, dict[str, Any]]] = {
+    "own tokens": {
+        "no sparsity": {"sparsity": 0.0},
+        "sparsity 0.3": {"sparsity": 0.3},
+        "sparsity 0.7": {"sparsity": 0.7},
+        "rate 10": {"rate": 10.0},
+        "text V": {"targets": "text V"},
+        "text K": {"targets": "text K"},
+        "identifier only": {"class_word": False},
+        "half the steps": {"steps": 150},
+    },
+    "everywhere": {
+        "sparsity 0.1, rate 10": {"sparsity": 0.1, "rate": 10.0},
+        "sparsity 0.1, rate 20": {"sparsity": 0.1, "rate": 20.0},
+        "sparsity 0.3, rate 20": {"sparsity": 0.3, "rate": 20.0},
+        "sparsity 0.1, rate 10, distilled prior": {"distill": True, "sparsity": 0.1, "rate": 10.0},
+        "sparsity 0.1, rate 10, with self-attention": {"targets": "text + self K+V", "sparsity": 0.1, "rate": 10.0},
+        "sparsity 0.7": {"sparsity": 0.7},
+        "distilled prior": {"distill": True},
+    },
+}
 # made from the default's mask
 RELATIVES: dict[Where, tuple[str, ...]] = {
     "own tokens": ("random", "float", "quaternary", "found everywhere"),
@@ -84,7 +84,7 @@ FIRST = (
 SECOND = {"learned", "kv_finetune"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class World:
     """What every cell needs: the untouched pipeline, the judge, how much work, and a folder for what is kept."""
 
@@ -92,45 +92,51 @@ class World:
     judge: Judge
     budget: Budget
     folder: Path
-    made: dict[Any, Any] = field(default_factory=dict)  # what several cells need and is the same for all of them
 
-    def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """`make()`, the first time."""
-        if key not in self.made:
-            self.made[key] = make()
-        return self.made[key]
+    def measuring(self, implanted: Implanted, seed: int) -> Measuring:
+        """How a cell samples."""
+        return measures.measuring(implanted, self.judge, self.budget, seed)
 
-    def inputs(self, one: Subject, seed: int) -> MethodInputs:
-        """A subject's pictures."""
-        key = ("inputs", one, seed)
-        made: MethodInputs = self.once(key, lambda: method_inputs(self.pipeline, one, seed, self.budget))
-        return made
+    def kept(self, method: str, where: str, subject: Subject, seed: int) -> Path:
+        """Where what a method left is kept, without the suffix."""
+        return self.folder / "kept" / f"{method}-{where}-{subject.identifier}-{seed}".replace(" ", "-")
 
-    def figures(self, implanted: Implanted, one: Subject, seed: int) -> measures.Figures:
-        """Everything measured of one subject."""
-        untouched = measures.measuring(Implanted(self.pipeline), self.judge, self.budget, seed)
-        plain = self.once(("unrelated", seed), lambda: measures.unrelated(untouched))
-        new = self.once(("unseen", one), lambda: measures.unseen(self.pipeline, one, self.budget))
-        how = measures.measuring(implanted, self.judge, self.budget, seed)
-        return measures.single(implanted, one, how, new, self.budget, plain)
+
+@cache
+def inputs_of(world: World, subject: Subject, seed: int) -> MethodInputs:
+    """A subject's pictures, which all methods share."""
+    return method_inputs(world.pipeline, subject, seed, world.budget)
+
+
+@cache
+def _unseen(world: World, subject: Subject) -> measures.Unseen:
+    return measures.unseen(world.pipeline, subject, world.budget)
+
+
+@cache
+def _unrelated(world: World, seed: int) -> Tensor:
+    return measures.unrelated(world.measuring(Implanted(world.pipeline), seed))
 
 
 def plan() -> list[str]:
     """Names of all cells of the full run, what matters most first, so that a run that is stopped is of use."""
-    singles = {seed: [name for one in UNTOUCHED for name in _singles(TABLES, one, seed)] for seed in SEEDS}
+    singles = {seed: _singles(UNTOUCHED, seed, METHODS, RELATIVES) for seed in SEEDS}
     several = [name for size in (2, 3, 4) for seed, group in _groups(size) for name in _severals(group, seed)]
     every = [*(name for seed in SEEDS for name in singles[seed]), *several]
     first = [name for name in every if name.startswith(FIRST)]
     second = [name for name in every if name.split("/")[1] in SECOND]
-    variants = [name for one in CHOOSING for name in _singles(VARIANTS, one, 0)]
-    chosen = [name for one in CHOOSING for name in _singles(TABLES, one, 0)]
+    variants, chosen = _singles(CHOOSING, 0, VARIANTS), _singles(CHOOSING, 0, METHODS, RELATIVES)
     return list(dict.fromkeys([*first, *singles[0], *several, *variants, *second, *every, *chosen]))
 
 
-def _singles(tables: dict[Where, dict[str, BenchmarkMethod]], one: Subject, seed: int) -> Iterator[str]:
-    for where, table in tables.items():
-        for name in (*table, *(RELATIVES[where] if tables is TABLES else ())):
-            yield f"single/{name}/{where}/{one.identifier}/{seed}"
+def _singles(subjects: Sequence[Subject], seed: int, *tables: Mapping[Where, Iterable[str]]) -> list[str]:
+    return [
+        f"single/{method}/{where}/{subject.identifier}/{seed}"
+        for subject in subjects
+        for where in METHODS
+        for table in tables
+        for method in table[where]
+    ]
 
 
 def _groups(size: int) -> Iterator[tuple[int, tuple[Subject, ...]]]:
@@ -140,7 +146,7 @@ def _groups(size: int) -> Iterator[tuple[int, tuple[Subject, ...]]]:
         yield SEEDS[i % len(SEEDS)], group
 
 
-SEVERAL: dict[str, Callable[[multi_subject.SubjectGroup], Any]] = {
+SEVERAL: dict[str, Callable[[multi_subject.SubjectGroup], measures.Figures]] = {
     "oracle/everywhere": multi_subject.oracle,
     "union/own tokens": partial(multi_subject.union, "own tokens"),
     "tuned/own tokens": partial(multi_subject.tuned, "own tokens"),
@@ -157,7 +163,7 @@ MORE_THAN_TWO = {"oracle/everywhere", "union/own tokens", "tuned/own tokens"}
 def _severals(group: tuple[Subject, ...], seed: int) -> Iterator[str]:
     for name in SEVERAL:
         if len(group) == 2 or name in MORE_THAN_TWO:
-            yield f"several/{name}/{'+'.join(one.identifier for one in group)}/{seed}"
+            yield f"several/{name}/{'+'.join(subject.identifier for subject in group)}/{seed}"
 
 
 def run_cell(world: World, name: str) -> dict[str, Any]:
@@ -165,71 +171,69 @@ def run_cell(world: World, name: str) -> dict[str, Any]:
     started = time.monotonic()
     try:
         kind, method, where, words, number = name.split("/")
-        subjects, seed = tuple(subject(word) for word in words.split("+")), int(number)
+        subjects, seed = tuple(subject_named(word) for word in words.split("+")), int(number)
     except (ValueError, KeyError) as error:
         raise ConesError(f"{name!r} is not the name of a cell ({error}); --list prints them") from error
     settings: dict[str, Any] = {}
     if kind == "single" and len(subjects) == 1:
         implanted = implant(world, method, where, subjects[0], seed)
         settings = implanted.settings
-        found = world.figures(implanted, subjects[0], seed)
+        new, plain = _unseen(world, subjects[0]), _unrelated(world, seed)
+        figures = measures.single(implanted, subjects[0], world.measuring(implanted, seed), new, plain)
     elif kind == "several" and f"{method}/{where}" in SEVERAL:
-        found = SEVERAL[f"{method}/{where}"](group_of(world, subjects, seed))
+        figures = SEVERAL[f"{method}/{where}"](group_of(world, subjects, seed))
     else:
         raise ConesError(f"{name!r} is not the name of a cell; --list prints them")
-    seconds = round(time.monotonic() - started, 1)
-    told = {"settings": settings | {"budget": asdict(world.budget)}, "seed": seed, "figures": found}
-    return {"name": name, **told, "cell_seconds": seconds}
+    return {
+        "name": name,
+        "settings": settings | {"budget": asdict(world.budget)},
+        "seed": seed,
+        "figures": figures,
+        "cell_seconds": round(time.monotonic() - started, 1),
+    }
 
 
-def implant(world: World, method: str, where: Any, one: Subject, seed: int) -> Implanted:
+def implant(world: World, method: str, where: Any, subject: Subject, seed: int) -> Implanted:
     """Run a method and keep what it leaves."""
-    if method in RELATIVES.get(where, ()):
-        run = _relative(world, method, where, one, seed)
-    else:
-        known = TABLES.get(where, {}) | VARIANTS.get(where, {})
-        if method not in known:
-            raise ConesError(f"no method {method!r} {where}; there are {', '.join(known)}, random")
-        run = known[method]
-    implanted = run(world.inputs(one, seed))
+    implanted = _method(world, method, where, subject, seed)(inputs_of(world, subject, seed))
     if method in (DEFAULT, "lora"):
-        keep(implanted, world.folder / "kept", _kept(method, where, one, seed))
+        keep(implanted, world.kept(method, where, subject, seed))
     return implanted
 
 
-def _relative(world: World, method: str, where: Where, one: Subject, seed: int) -> BenchmarkMethod:
-    """What is made of a default search's mask."""
-
-    def found(_: MethodInputs) -> ConceptMask:
-        return mask_of(world, where, one, seed)
-
-    if method == "random":
-        return searches.random(found)
-    if method in LEVELS:
-        return searches.relaxed(found, LEVELS[method])
+def _method(world: World, method: str, where: Where, subject: Subject, seed: int) -> BenchmarkMethod:
+    """A method of a table, or what is made of a default search's mask."""
+    if method in METHODS.get(where, {}):
+        return METHODS[where][method]
+    if method in VARIANTS.get(where, {}):
+        return searched(where, **VARIANTS[where][method])
+    if method not in RELATIVES.get(where, ()):
+        known = ", ".join((*METHODS.get(where, ()), *VARIANTS.get(where, ()), *RELATIVES.get(where, ())))
+        raise ConesError(f"no method {method!r} {where}; there are {known}")
+    if method in ("random", *LEVELS):
+        mask = mask_of(world, where, subject, seed)
+        return searches.random(mask) if method == "random" else searches.relaxed(mask, LEVELS[method])
     other: Where = "own tokens" if where == "everywhere" else "everywhere"
-    return lambda inputs: searches.masked(inputs, replace(mask_of(world, other, one, seed), where=where), 0.0, {})
+    moved = replace(mask_of(world, other, subject, seed), where=where)
+    return lambda inputs: searches.masked(inputs, moved, 0.0, {})
 
 
-def mask_of(world: World, where: Where, one: Subject, seed: int) -> ConceptMask:
+def mask_of(world: World, where: Where, subject: Subject, seed: int) -> ConceptMask:
     """The default search's mask, from an earlier cell or found now."""
-    kept = kept_mask(world.folder / "kept", _kept(DEFAULT, where, one, seed))
-    mask = kept or implant(world, DEFAULT, where, one, seed).mask
+    mask = kept_mask(world.kept(DEFAULT, where, subject, seed)) or implant(world, DEFAULT, where, subject, seed).mask
     assert mask is not None
     return mask
 
 
 def group_of(world: World, subjects: tuple[Subject, ...], seed: int) -> multi_subject.SubjectGroup:
-    def weights_of(one: Subject, method: str) -> dict[str, Any]:
-        kept = kept_weights(world.folder / "kept", _kept(method, "everywhere", one, seed))
-        return kept or dict(implant(world, method, "everywhere", one, seed).pipeline.unet.state_dict())
+    """Several subjects, with what single cells left of each."""
 
-    each: tuple[MethodInputs, ...] = tuple(world.inputs(one, seed) for one in subjects)
-    masks = lambda one, where: mask_of(world, where, one, seed)  # noqa: E731
-    return multi_subject.SubjectGroup(
-        world.pipeline, world.judge, subjects, each, seed, world.budget, masks, weights_of
-    )
+    def weights_of(subject: Subject, method: str) -> dict[str, Any]:
+        kept = kept_weights(world.kept(method, "everywhere", subject, seed))
+        return kept or dict(implant(world, method, "everywhere", subject, seed).pipeline.unet.state_dict())
 
+    def mask_at(subject: Subject, where: Where) -> ConceptMask:
+        return mask_of(world, where, subject, seed)
 
-def _kept(method: str, where: str, one: Subject, seed: int) -> str:
-    return f"{method}-{where}-{one.identifier}-{seed}".replace(" ", "-")
+    inputs = tuple(inputs_of(world, subject, seed) for subject in subjects)
+    return multi_subject.SubjectGroup(world.judge, subjects, inputs, mask_at, weights_of)

@@ -81,22 +81,22 @@ def text_weights(pipeline: ToyPipeline) -> int:
     return sum(weight.numel() for weight in model_of(pipeline).weights.values())
 
 
-def keep(implanted: Implanted, folder: Path, name: str) -> None:
-    """Keep what a cell of several concepts wants again: the mask, or the UNet's weights."""
-    folder.mkdir(parents=True, exist_ok=True)
+def keep(implanted: Implanted, path: Path) -> None:
+    """Keep what a cell of several concepts wants again, the mask or the UNet's weights; `path` is without suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     if implanted.mask is not None:
-        save_mask(implanted.mask, folder / f"{name}.safetensors", "overwrite")
+        save_mask(implanted.mask, Path(f"{path}.safetensors"), "overwrite")
     elif implanted.own_weights is None:
-        save_file(dict(implanted.pipeline.unet.state_dict()), folder / f"{name}.unet.safetensors")
+        save_file(dict(implanted.pipeline.unet.state_dict()), f"{path}.unet.safetensors")
 
 
-def kept_mask(folder: Path, name: str) -> ConceptMask | None:
+def kept_mask(path: Path) -> ConceptMask | None:
     """A mask that was kept."""
-    file = folder / f"{name}.safetensors"
+    file = Path(f"{path}.safetensors")
     return load_mask(file) if file.is_file() else None
 
 
-def kept_weights(folder: Path, name: str) -> dict[str, torch.Tensor] | None:
+def kept_weights(path: Path) -> dict[str, torch.Tensor] | None:
     """Weights of a UNet that were kept."""
-    file = folder / f"{name}.unet.safetensors"
+    file = Path(f"{path}.unet.safetensors")
     return load_file(file) if file.is_file() else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from ...toy_world.subjects import Subject
 from ...toy_world.world import Thing
 from .. import measure
 from ..averages import Average, mean_with_error
-from ..judge import Judge, Reading, read
+from ..judge import Judge, Reading
 from ..measure import Measured, Measuring
 from ..references import Captioned, class_references, references
 from ..sampling import examples, model_of
@@ -42,22 +42,19 @@ def figure(values: Sequence[float] | Tensor) -> Average:
     return mean_with_error(values, 6)
 
 
-@dataclass(frozen=True)
-class Unseen:
-    """Pictures of a subject and its class that no method saw, and the untouched model's losses on them."""
-
-    subject: Captioned
-    classes: Captioned
-    subject_losses: Tensor
-    prior_losses: Tensor
+Unseen = dict[str, tuple[Captioned, Tensor]]  # of the subject and the prior: pictures, the untouched model's losses
 
 
 def unseen(base: ToyPipeline, subject: Subject, budget: Budget) -> Unseen:
-    """The same for every method and seed."""
-    pictures = references(base, subject, UNSEEN, budget.beside)
+    """Pictures of a subject and of its class that no method saw; the same for every method and seed."""
     classes = class_references(base, subject, budget.class_pictures, UNSEEN, budget.beside)
-    before = [losses(Implanted(base), subject, *some) for some in _terms(pictures, classes, budget)]
-    return Unseen(pictures, classes, *before)
+    terms = {
+        "subject": (references(base, subject, UNSEEN, budget.beside), budget.held_out),
+        "prior": (classes, budget.held_out // 2),
+    }
+    return {
+        name: (pictures, losses(Implanted(base), subject, pictures, count)) for name, (pictures, count) in terms.items()
+    }
 
 
 def measuring(implanted: Implanted, judge: Judge, budget: Budget, seed: int) -> Measuring:
@@ -72,58 +69,50 @@ def measuring(implanted: Implanted, judge: Judge, budget: Budget, seed: int) -> 
     )
 
 
-def single(
-    implanted: Implanted, subject: Subject, how: Measuring, new: Unseen, budget: Budget, plain: Tensor
-) -> Figures:
+def single(implanted: Implanted, subject: Subject, measuring: Measuring, unseen: Unseen, plain: Tensor) -> Figures:
     """Every figure of one subject; `plain`: what the untouched model draws for `unrelated` prompts."""
     masks = ((implanted.mask, 1.0),) if implanted.mask is not None else ()
-    shown = measure.subject_shown(how, subject, masks)
-    leak = measure.class_leak(how, subject, masks)
-    second = measure.second_object(how, subject, masks)
-    seen = [read(how.judge, one.pictures) for one in (shown, leak, second)]
-    asked = measure.backgrounds(budget.samples)
-    looks = [[look(reading, subject.thing) for reading in some] for some in seen[:2]]
-    grounds = [r.background == ground for some in (seen[0], seen[2]) for r, ground in zip(some, asked, strict=True)]
-    count = [len(reading.things) == things for some, things in ((seen[0], 1), (seen[2], 2)) for reading in some]
+    shown, leak, second = measure.measure_subject(measuring, subject, masks).values()
+    asked = measure.backgrounds(measuring.samples)
+    looks = [[look(reading, subject.thing) for reading in measured.readings] for measured in (shown, leak)]
+    grounds = [
+        reading.background == ground
+        for measured in (shown, second)
+        for reading, ground in zip(measured.readings, asked, strict=True)
+    ]
+    counts = [len(reading.things) == n for measured, n in ((shown, 1), (second, 2)) for reading in measured.readings]
     return {
-        **held_out(implanted, subject, new, budget),
+        **held_out(implanted, subject, unseen),
         "subject_share": figure(shown.hits),
         "class_share": figure(leak.hits),
         "look": figure(looks[0]),
-        "look_difference": figure([with_it - without for with_it, without in zip(*looks, strict=True)]),
+        "look_difference": figure([named - unnamed for named, unnamed in zip(*looks, strict=True)]),
         "second_object": figure(second.hits),
         "background": figure(grounds),
-        "count": figure(count),
-        "drift": figure((unrelated(how, masks) - plain).abs().flatten(1).mean(1)),
+        "count": figure(counts),
+        "drift": figure((unrelated(measuring, masks) - plain).abs().flatten(1).mean(1)),
         "density": {"value": implanted.density},
         "file_bytes": {"value": implanted.file_bytes},
         "seconds": {"value": round(implanted.seconds, 2)},
     }
 
 
-def held_out(implanted: Implanted, subject: Subject, new: Unseen, budget: Budget) -> Figures:
+def held_out(implanted: Implanted, subject: Subject, unseen: Unseen) -> Figures:
     """Loss of the untouched model less the method's, of the subject's term and of the class prompt's."""
-    found: Figures = {}
-    before = (new.subject_losses, new.prior_losses)
-    for name, some, untouched in zip(
-        ("subject", "prior"), _terms(new.subject, new.classes, budget), before, strict=True
-    ):
-        after = losses(implanted, subject, *some)
-        found[f"{name}_loss"], found[f"{name}_gain"] = figure(after), figure(untouched - after)
-    return found
-
-
-def _terms(pictures: Captioned, classes: Captioned, budget: Budget) -> tuple[tuple[Captioned, int], ...]:
-    return (pictures, budget.held_out), (classes, budget.held_out // 2)
+    figures: Figures = {}
+    for name, (pictures, untouched) in unseen.items():
+        after = losses(implanted, subject, pictures, len(untouched))
+        figures |= {f"{name}_loss": figure(after), f"{name}_gain": figure(untouched - after)}
+    return figures
 
 
 def losses(implanted: Implanted, subject: Subject, pictures: Captioned, count: int) -> Tensor:
     """Loss of `count` fixed draws, (count,)."""
-    some = examples(implanted.pipeline, *pictures, [(subject.identifier, subject.class_word)])
-    draws = draw(some, count, torch.Generator().manual_seed(UNSEEN)).split(32)
+    terms = examples(implanted.pipeline, *pictures, [(subject.identifier, subject.class_word)])
+    batches = draw(terms, count, torch.Generator().manual_seed(UNSEEN)).split(32)
     model, acting = acting_model(implanted)
     with torch.no_grad(), acting:
-        return torch.cat([per_draw_loss(model, some, one) for one in draws])
+        return torch.cat([per_draw_loss(model, terms, draws) for draws in batches])
 
 
 def acting_model(implanted: Implanted) -> tuple[DiffusersModel, AbstractContextManager[Any]]:
@@ -138,24 +127,19 @@ def acting_model(implanted: Implanted) -> tuple[DiffusersModel, AbstractContextM
     return model_of(implanted.pipeline), nullcontext()
 
 
-def unrelated(how: Measuring, masks: Strengths = ()) -> Tensor:
+def unrelated(measuring: Measuring, masks: Strengths = ()) -> Tensor:
     """Pictures of prompts that have nothing to do with any subject; drift is their mean absolute change."""
     generator = np.random.default_rng(UNSEEN)
-    texts = [describe(random_scene(generator, count=1 + i % 2)) for i in range(max(2, how.samples // 2))]
-    return measure.measure(how, texts, [bool] * len(texts), masks).pictures
+    count = max(2, measuring.samples // 2)
+    return measuring.sample([describe(random_scene(generator, count=1 + i % 2)) for i in range(count)], masks)
 
 
 def look(reading: Reading, thing: Thing) -> float:
     """How much of the subject is in a picture: the largest share of its four attributes that one thing has."""
-    wanted = attributes(thing)
-    return max((float(np.mean(np.equal(attributes(seen), wanted))) for _, seen in reading.things), default=0.0)
-
-
-def attributes(thing: Thing) -> list[str]:
-    """Shape, both colours in their roles, texture."""
-    return [thing.shape, thing.colour, thing.colour2, thing.texture]
+    shares = (np.equal(astuple(drawn), astuple(thing)).mean() for _, drawn in reading.things)
+    return max(map(float, shares), default=0.0)
 
 
 def shares(parts: Mapping[str, Sequence[Measured]]) -> Figures:
     """Share of hits over all pictures of several measures, by name."""
-    return {name: figure([hit for one in some for hit in one.hits]) for name, some in parts.items()}
+    return {name: figure([hit for part in measured for hit in part.hits]) for name, measured in parts.items()}

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ...masks.concept_mask import ConceptMask, Where, intersection
 from ...search.joint import TuneResult, UnionModel, tune_concept_masks, tuning
-from ...search.objective import Examples
 from ...toy_world.bundle import ToyPipeline
 from ...toy_world.subjects import Subject
 from .. import baselines, measure
@@ -27,24 +26,25 @@ from ..judge import Judge
 from ..measure import Measuring
 from ..references import Captioned, together
 from ..sampling import examples, model_of
-from .baselines import RATES
-from .budget import Budget
+from .baselines import KV_RATE
 from .inputs import Implanted, MethodInputs
 from .measures import Figures, figure, measuring, shares
 
 
 @dataclass(frozen=True)
 class SubjectGroup:
-    """Several subjects, what single cells left of each, and how to measure."""
+    """Several subjects, the inputs of each, and what single cells left of each."""
 
-    pipeline: ToyPipeline
     judge: Judge
     subjects: tuple[Subject, ...]
-    inputs: tuple[MethodInputs, ...]
-    seed: int
-    budget: Budget
+    inputs: tuple[MethodInputs, ...]  # by subject; of one pipeline, seed and budget
     mask_of: Callable[[Subject, Where], ConceptMask]  # the default search's
     weights_of: Callable[[Subject, str], dict[str, Tensor]]  # the UNet after another method
+
+    @property
+    def pipeline(self) -> ToyPipeline:
+        """The untouched pipeline."""
+        return self.inputs[0].pipeline
 
     @property
     def rotations(self) -> list[tuple[Subject, ...]]:
@@ -53,95 +53,92 @@ class SubjectGroup:
 
     def measuring(self, pipeline: ToyPipeline) -> Measuring:
         """How this group's pictures are sampled."""
-        return measuring(Implanted(pipeline), self.judge, self.budget, self.seed)
+        return measuring(Implanted(pipeline), self.judge, self.inputs[0].budget, self.inputs[0].seed)
 
     def measured(self, pipeline: ToyPipeline, masks: Sequence[ConceptMask] = ()) -> Figures:
         """`alone` and `all` with everything loaded."""
-        how = self.measuring(pipeline)
+        sampler = self.measuring(pipeline)
         shut = [(mask, 1.0) for mask in masks]
-        alone = [measure.subject_shown(how, one, shut) for one in self.subjects]
-        every = [measure.all_shown(how, some, shut) for some in self.rotations]
-        each = {f"alone {one.identifier}": [shown] for one, shown in zip(self.subjects, alone, strict=True)}
-        found = shares({"alone": alone, "all": every, **each})
-        if masks:
-            found["density"] = figure([mask.density for mask in masks])
-        return found
+        alone = [measure.measure(sampler, measure.subject_shown, subject, shut) for subject in self.subjects]
+        every = [measure.measure(sampler, measure.all_shown, order, shut) for order in self.rotations]
+        each = {f"alone {subject.identifier}": [shown] for subject, shown in zip(self.subjects, alone, strict=True)}
+        density = {"density": figure([mask.density for mask in masks])} if masks else {}
+        return shares({"alone": alone, "all": every, **each}) | density
+
+    def collages(self) -> Captioned:
+        """The subjects together, at every place in turn."""
+        return together(self.subjects, self.inputs[0].seed)
+
+    def prior(self) -> Captioned:
+        """Class pictures of all subjects."""
+        return _joined([inputs.class_pictures for inputs in self.inputs])
 
 
 def oracle(group: SubjectGroup) -> Figures:
     """The untouched model with every attribute in words: what it can draw at all."""
-    how = group.measuring(group.pipeline)
-    alone = [measure.all_described(how, (one,)) for one in group.subjects]
-    return shares({"alone": alone, "all": [measure.all_described(how, some) for some in group.rotations]})
+    described = partial(measure.measure, group.measuring(group.pipeline), measure.all_described)
+    alone = [described((subject,)) for subject in group.subjects]
+    return shares({"alone": alone, "all": [described(order) for order in group.rotations]})
 
 
 def union(where: Where, group: SubjectGroup) -> Figures:
     """Masks found apart, loaded together; and how much any two of them have in common."""
-    masks = [group.mask_of(one, where) for one in group.subjects]
+    masks = [group.mask_of(subject, where) for subject in group.subjects]
     return {**group.measured(group.pipeline, masks), **overlap(masks)}
 
 
 def overlap(masks: Sequence[ConceptMask]) -> Figures:
     """Means over pairs: shared neurons as a share of both masks' (Jaccard), and in units of what chance would share."""
-    shared = [(one, other, intersection(one, other).count) for one, other in combinations(masks, 2)]
-    return {
-        "jaccard": figure([both / max(one.count + other.count - both, 1) for one, other, both in shared]),
-        "overlap_over_chance": figure(
-            [both * one.size / max(one.count * other.count, 1) for one, other, both in shared]
-        ),
-    }
+    jaccard, over_chance = [], []
+    for first, second in combinations(masks, 2):
+        shared = intersection(first, second).count
+        jaccard.append(shared / max(first.count + second.count - shared, 1))
+        over_chance.append(shared * first.size / max(first.count * second.count, 1))
+    return {"jaccard": figure(jaccard), "overlap_over_chance": figure(over_chance)}
 
 
 def tuned(where: Where, group: SubjectGroup) -> Figures:
     """The same after joint steps."""
     result = tune(where, group)
-    found = group.measured(group.pipeline, result.masks)
-    found["gain"] = {"value": result.gain, "standard_error": result.standard_error}
-    return {**found, "seconds": {"value": round(result.seconds, 1)}}
+    return {
+        **group.measured(group.pipeline, result.masks),
+        "gain": {"value": result.gain, "standard_error": result.standard_error},
+        "seconds": {"value": round(result.seconds, 1)},
+    }
 
 
 def tune(where: Where, group: SubjectGroup) -> TuneResult:
     """Joint steps from masks that were found apart, with collages of the subjects."""
-    masks = [group.mask_of(one, where) for one in group.subjects]
-    settings = replace(tuning(group.seed), steps=group.budget.joint_steps, batch=group.budget.batch)
+    masks, budget = [group.mask_of(subject, where) for subject in group.subjects], group.inputs[0].budget
+    settings = replace(tuning(group.inputs[0].seed), steps=budget.joint_steps, batch=budget.batch)
+    words = [(subject.identifier, subject.class_word) for subject in group.subjects] if where == "own tokens" else []
+    make = partial(examples, group.pipeline, concepts=words)
     if where == "own tokens":
-        words = [(one.identifier, one.class_word) for one in group.subjects]
-        make: Callable[..., Examples] = partial(examples, group.pipeline, concepts=words)
         model: Any = model_of(group.pipeline, where, concepts=len(masks))
-        prior = None
     else:
-        make = partial(examples, group.pipeline)
         model = UnionModel(model_of(group.pipeline, where), len(masks))
-        prior = make(*_joined([inputs.class_pictures for inputs in group.inputs]))
+    prior = make(*group.prior()) if where == "everywhere" else None
     subjects = [make(*inputs.pictures) for inputs in group.inputs]
-    beside = make(*together(group.subjects, group.seed))
-    return tune_concept_masks(model, masks, subjects, beside, prior, settings=settings)
+    return tune_concept_masks(model, masks, subjects, make(*group.collages()), prior, settings=settings)
 
 
 def kv_finetune(group: SubjectGroup, collages: bool) -> Figures:
     """Custom Diffusion's joint training: one fine-tune on all subjects' pictures, maybe with collages of them."""
-    sets = [inputs.pictures for inputs in group.inputs]
-    if collages:
-        sets.append(together(group.subjects, group.seed))
-    subject = examples(group.pipeline, *_joined(sets))
-    prior = examples(group.pipeline, *_joined([inputs.class_pictures for inputs in group.inputs]))
-    rows = len(group.subjects) * group.budget.batch
-    how = baselines.FineTuning(group.budget.steps, RATES["kv_finetune"], rows, group.seed)
-    return group.measured(baselines.fine_tune(group.pipeline, subject, prior, how))
+    pictures = _joined([*(inputs.pictures for inputs in group.inputs), *([group.collages()] if collages else [])])
+    settings = group.inputs[0].fine_tuning(KV_RATE)
+    settings = replace(settings, batch=len(group.subjects) * settings.batch)
+    subject, prior = examples(group.pipeline, *pictures), examples(group.pipeline, *group.prior())
+    return group.measured(baselines.fine_tune(group.pipeline, subject, prior, settings))
 
 
 def sequential(group: SubjectGroup) -> Figures:
     """One K and V fine-tune after another, on each subject's pictures alone: what is forgotten of the first?"""
-    pipeline = group.pipeline
-    first: Figures = {}
-    for one, inputs in zip(group.subjects, group.inputs, strict=True):
-        how = inputs.fine_tuning(RATES["kv_finetune"])
-        pipeline = baselines.fine_tune(pipeline, inputs.examples(), inputs.prior, how)
-        if one is group.subjects[0]:
-            name = f"alone {one.identifier}"
-            first["first_before"] = group.measured(pipeline)[name]
-    found = group.measured(pipeline)
-    return {**found, **first, "first_after": found[f"alone {group.subjects[0].identifier}"]}
+    pipeline, figures = group.pipeline, []
+    for inputs in group.inputs:
+        pipeline = baselines.fine_tune(pipeline, inputs.examples(), inputs.prior, inputs.fine_tuning(KV_RATE))
+        figures.append(group.measured(pipeline))
+    first = f"alone {group.subjects[0].identifier}"
+    return {**figures[-1], "first_before": figures[0][first], "first_after": figures[-1][first]}
 
 
 def lora_union(group: SubjectGroup) -> Figures:
@@ -149,8 +146,8 @@ def lora_union(group: SubjectGroup) -> Figures:
     unet: Any = copy.deepcopy(group.pipeline.unet)
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     after = {name: value.clone() for name, value in before.items()}
-    for one in group.subjects:
-        for name, value in group.weights_of(one, "lora").items():
+    for subject in group.subjects:
+        for name, value in group.weights_of(subject, "lora").items():
             after[name] += value - before[name]
     unet.load_state_dict(after)
     return group.measured(replace(group.pipeline, unet=unet))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +66,14 @@ def draw(folder: Path, path: Path, budget: Budget = FULL) -> None:
     draw_grid(World(load_pipeline(), load_judge(), budget, folder), path)
 
 
-def run_in_processes(folder: Path, arguments: Sequence[str], processes: int) -> None:
-    """Share the work out among processes of one thread each, which two cores do faster than one of two threads."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "cones_ops.cli", "bench", "quality", "--out", str(folder), *arguments]
-    started = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(processes)]
-    if failed := [process.pid for process in started if process.wait()]:
-        raise SystemExit(f"{len(failed)} of {processes} processes failed; see above")
+def run_in_processes(processes: int, *arguments: Any) -> None:
+    """`run(*arguments)`, shared among processes of one thread each, which two cores do faster than two threads."""
+    if processes < 2:
+        return run(*arguments)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes, which load torch anew
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        for running in [pool.submit(run, *arguments) for _ in range(processes)]:
+            running.result()
 
 
 def restore(folder: Path, results: Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ...hosts.diffusers.host_model import DiffusersModel
 from ...masks.concept_mask import ConceptMask, Where, multipliers
 from ...masks.mask_file import save_mask
 from ...models.targets import TargetChoice
 from ...search.find import find_concept_neurons
-from ...search.objective import draw, per_draw_loss
-from ...search.settings import SearchSettings, recommended
+from ...search.host_model import Key
+from ...search.objective import Term, concept_implanting_loss, draw_terms
+from ...search.settings import recommended
+from ..baselines import FineTuning, descend
 from ..sampling import OwnWeights, model_of
-from .budget import Budget
 from .inputs import HALF, BenchmarkMethod, Implanted, MethodInputs, text_weights
 
+Weights = Mapping[Key, Tensor]
 RELAX_STEPS, RELAX_RATE = 150, 0.02  # Adam on the multipliers of neurons that were found
 
 
@@ -37,7 +41,8 @@ def searched(
     """A search of ours, with `recommended` settings but for what is `changed`."""
 
     def run(inputs: MethodInputs) -> Implanted:
-        settings = search_settings(where, method, inputs.seed, inputs.budget, changed)
+        settings = recommended(where, method, inputs.seed)
+        settings = replace(settings, **{"steps": inputs.budget.steps, "batch": inputs.budget.batch, **changed})
         words = (inputs.subject.identifier, inputs.subject.class_word if class_word else "")
         prior = None if where == "own tokens" else inputs.prior
         started = time.monotonic()
@@ -55,71 +60,71 @@ def searched(
     return run
 
 
-def search_settings(
-    where: Where, method: Any, seed: int, budget: Budget, changed: dict[str, Any] | None = None
-) -> SearchSettings:
-    """`recommended`, with the budget's steps and batch."""
-    settings = replace(recommended(where, method, seed), steps=budget.steps, batch=budget.batch)
-    return replace(settings, **(changed or {}))
-
-
-def masked(inputs: MethodInputs, mask: ConceptMask, seconds: float, told: dict[str, Any]) -> Implanted:
+def masked(inputs: MethodInputs, mask: ConceptMask, seconds: float, settings: dict[str, Any]) -> Implanted:
     """A mask as a thing to measure."""
     facts = {key: value for key, value in mask.provenance.items() if not key.startswith("held_out_")}
     density = mask.count / text_weights(inputs.pipeline)
-    return Implanted(inputs.pipeline, mask, None, density, file_bytes(mask), seconds, {**facts, **told})
+    return Implanted(inputs.pipeline, mask, None, density, file_bytes(mask), seconds, {**facts, **settings})
 
 
-def random(of: Callable[[MethodInputs], ConceptMask]) -> BenchmarkMethod:
-    """As many neurons in each weight as another mask has, chosen at random: the control."""
+def random(mask: ConceptMask) -> BenchmarkMethod:
+    """As many neurons in each weight as `mask` has, chosen at random: the control."""
 
     def run(inputs: MethodInputs) -> Implanted:
-        found = of(inputs)
         generator = torch.Generator().manual_seed(inputs.seed)
         index = {
-            name: torch.randperm(prod(found.shapes[name]), generator=generator)[: len(one)].sort().values
-            for name, one in found.index.items()
+            name: torch.randperm(prod(mask.shapes[name]), generator=generator)[: len(neurons)].sort().values
+            for name, neurons in mask.index.items()
         }
-        return masked(inputs, replace(found, index=index), 0.0, {"method": "random"})
+        return masked(inputs, replace(mask, index=index), 0.0, {"method": "random"})
 
     return run
 
 
-def relaxed(of: Callable[[MethodInputs], ConceptMask], levels: int | None = None) -> BenchmarkMethod:
-    """Multipliers in [0, 1] instead of 0 on the neurons of another mask at own tokens, maybe rounded to k / levels.
+def relaxed(mask: ConceptMask, levels: int | None = None) -> BenchmarkMethod:
+    """Multipliers in [0, 1] instead of 0 on the neurons of a mask at own tokens, maybe rounded to k / levels.
 
     The paper's float and quaternary neurons, as far as they are known: its own levels and optimiser are not.
     """
 
     def run(inputs: MethodInputs) -> Implanted:
-        mask, model, examples = of(inputs), model_of(inputs.pipeline), inputs.examples()
         started = time.monotonic()
-        factors = multipliers(mask)
+        model, factors = model_of(inputs.pipeline), multipliers(mask)
         shut = {key: factor == 0 for key, factor in factors.items()}
-        optimizer = torch.optim.Adam(factors.values(), lr=RELAX_RATE)
-        generator = torch.Generator().manual_seed(inputs.seed)
-        for _ in range(min(RELAX_STEPS, inputs.budget.steps)):
-            loss = partial(per_draw_loss, model, examples, draw(examples, inputs.budget.batch, generator))
-            with model.multiplied(factors):
-                _, gradients = model.gradients(lambda loss=loss: loss().mean())  # type: ignore[misc]
-            for key, factor in factors.items():
-                factor.grad = gradients[key] * model.weights[key] * shut[key]
-            optimizer.step()
-            for factor in factors.values():
-                factor.clamp_(0, 1)
+        _descend(model, factors, shut, inputs)
         if levels:
             factors = {
-                key: torch.where(shut[key], (f * levels).round().clamp(max=levels - 1) / levels, f)
-                for key, f in factors.items()
+                key: torch.where(shut[key], (factor * levels).round().clamp(max=levels - 1) / levels, factor)
+                for key, factor in factors.items()
             }
         weights = {key: model.weights[key] * factor for key, factor in factors.items()}
-        own = OwnWeights(weights, inputs.subject.identifier, inputs.subject.class_word)
-        told = {"steps": RELAX_STEPS, "rate": RELAX_RATE, "levels": levels}
-        found = masked(inputs, mask, time.monotonic() - started, told)
-        size = found.file_bytes + round(mask.count * (2 / 8 if levels else HALF))
-        return replace(found, mask=None, own_weights=own, file_bytes=size)
+        settings = {"steps": RELAX_STEPS, "rate": RELAX_RATE, "levels": levels}
+        implanted = masked(inputs, mask, time.monotonic() - started, settings)
+        size = implanted.file_bytes + round(mask.count * (2 / 8 if levels else HALF))
+        own_weights = OwnWeights(weights, inputs.subject.identifier, inputs.subject.class_word)
+        return replace(implanted, mask=None, own_weights=own_weights, file_bytes=size)
 
     return run
+
+
+def _descend(model: DiffusersModel, factors: Weights, shut: Weights, inputs: MethodInputs) -> None:
+    """Adam on the multipliers of the shut neurons, in place, within [0, 1]."""
+    terms = [Term(inputs.examples())]
+
+    def step(batch: int, generator: torch.Generator) -> Tensor:
+        drawn = draw_terms(model, terms, batch, generator)
+        with model.multiplied(factors):
+            loss, gradients = model.gradients(partial(concept_implanting_loss, model, drawn))
+        for key, factor in factors.items():
+            factor.grad = gradients[key] * model.weights[key] * shut[key]
+        return loss
+
+    def clamp(_: int, __: float) -> None:
+        for factor in factors.values():
+            factor.clamp_(0, 1)
+
+    steps = min(RELAX_STEPS, inputs.budget.steps)
+    descend(factors.values(), FineTuning(steps, RELAX_RATE, inputs.budget.batch, inputs.seed, clamp), step)
 
 
 def file_bytes(mask: ConceptMask) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,7 @@ from .judge import train_judge
 from .text_encoder import train_text_encoder
 from .unet import train_unet
 
-
-def log(line: str) -> None:
-    """One line to the terminal, at once."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+log = partial(print, flush=True)
 
 
 def prepared(out: Path, text_steps: int) -> bundle.ToyPipeline:

@@ -22,17 +22,12 @@ _SKIP = -100
 
 def targets(scene: Scene) -> list[list[int]]:
     """Per place: present?, shape, colour, colour2, texture; attributes of an empty place do not count."""
-    there, colours = dict(scene.things), list(COLOURS)
-    rows = []
-    for name in PLACES:
-        thing = there.get(name)
-        if thing is None:
-            rows.append([0] + [_SKIP] * 4)
-        else:
+    things, colours = dict(scene.things), list(COLOURS)
+    rows = [[0] + [_SKIP] * 4 for _ in PLACES]
+    for row, place in zip(rows, PLACES, strict=True):
+        if thing := things.get(place):
             second = _SKIP if thing.texture == "plain" else colours.index(thing.colour2)
-            rows.append(
-                [1, SHAPES.index(thing.shape), colours.index(thing.colour), second, TEXTURES.index(thing.texture)]
-            )
+            row[:] = 1, SHAPES.index(thing.shape), colours.index(thing.colour), second, TEXTURES.index(thing.texture)
     return rows
 
 
@@ -68,7 +63,7 @@ def train_judge(transform: PatchTransform, steps: int, path: Path, log: Callable
         # every occupied window, and a fifth of the empty ones: they are the majority and the easiest
         chosen = (wanted[..., 0] == 1) | (torch.rand(wanted.shape[:2], generator=noise_from) < 0.2)
         logits, background = judge(windows(roughen(pictures, transform, noise_from))[chosen])
-        parts = [F.cross_entropy(one, wanted[chosen][:, i]) for i, one in enumerate(logits)]
+        parts = [F.cross_entropy(scores, wanted[chosen][:, i]) for i, scores in enumerate(logits)]
         grounds = ground[:, None].expand(chosen.shape)[chosen]
         loss = torch.stack([*parts, F.cross_entropy(background, grounds)]).sum()
         optimizer.zero_grad()
@@ -76,7 +71,6 @@ def train_judge(transform: PatchTransform, steps: int, path: Path, log: Callable
         optimizer.step()
         schedule.step()
         if step % 200 == 0:
-            log(
-                f"judge step {step} {' '.join(f'{part.item():.4f}' for part in parts)} {time.monotonic() - began:.0f} s"
-            )
+            losses = " ".join(f"{part.item():.4f}" for part in parts)
+            log(f"judge step {step} {losses} {time.monotonic() - began:.0f} s")
     save_file({key: value.half().contiguous() for key, value in judge.state_dict().items()}, path)

@@ -2,7 +2,7 @@
 
 Every token must name itself (which keeps the meaningless identifiers distinct from one another and from filler words,
 without which no K/V method can tell "a sks star" from "a star"); the class word and what follows it must name the
-attributes told of its thing; the end token must name the background and the number of things. Then it is frozen.
+attributes mentioned of its thing; the end token must name the background and the number of things. Then it is frozen.
 """
 
 from __future__ import annotations
@@ -34,18 +34,17 @@ _VALUES: tuple[tuple[str, ...], ...] = (
 _SKIP = -100  # cross_entropy's own "no target here"
 
 
-def _attributes(told: Description) -> list[int]:
-    """Class per thing-attribute, 0 = not told."""
-    colours = told.colours or ()
-    said = (told.shape, *(*colours, None, None)[:2], told.texture, told.identifier)
-    return [0 if word is None else values.index(word) + 1 for word, values in zip(said, _VALUES[:5], strict=True)]
+def _attributes(thing: Description) -> list[int]:
+    """Class per thing-attribute, 0 = not mentioned."""
+    words = (thing.shape, *(*(thing.colours or ()), None, None)[:2], thing.texture, thing.identifier)
+    return [0 if word is None else values.index(word) + 1 for word, values in zip(words, _VALUES[:5], strict=True)]
 
 
-def labels(text: str, told: list[Description], words: Vocabulary) -> np.ndarray:
+def labels(text: str, things: list[Description], words: Vocabulary) -> np.ndarray:
     """Targets (tokens, 7): five attributes from each class word on, background and count from the end token on."""
     split = words.split(text)
     target = np.full((words.length, len(_VALUES)), _SKIP, dtype=np.int64)
-    rest, current = list(told), None
+    rest, current = list(things), None
     for position, word in enumerate(split, start=1):
         if word in SHAPES:
             current = _attributes(rest.pop(0))
@@ -54,8 +53,7 @@ def labels(text: str, told: list[Description], words: Vocabulary) -> np.ndarray:
         if current is not None:
             target[position, :5] = current
     background = list(BACKGROUNDS).index(split[-2]) + 1 if split and split[-1] == "background" else 0
-    target[len(split) + 1 :, 5] = background
-    target[len(split) + 1 :, 6] = len(told)
+    target[len(split) + 1 :, 5:] = background, len(things)
     return target
 
 
@@ -63,9 +61,9 @@ def batch(words: Vocabulary, size: int, generator: np.random.Generator) -> tuple
     """Token ids (B, L) and targets (B, L, 7) of fresh captions."""
     ids, targets = [], []
     for _ in range(size):
-        text, told = caption(random_scene(generator), generator)
+        text, things = caption(random_scene(generator), generator)
         ids.append(words.encode(text))
-        targets.append(labels(text, told, words))
+        targets.append(labels(text, things, words))
     return torch.tensor(ids), torch.from_numpy(np.stack(targets))
 
 
@@ -86,14 +84,14 @@ def train_text_encoder(pipeline: ToyPipeline, steps: int, log: Callable[[str], N
         hidden = encoder(input_ids=ids).last_hidden_state  # (B, L, D)
         named = F.cross_entropy(self_head(hidden).flatten(0, 1), ids.flatten().masked_fill(ids.flatten() == END, _SKIP))
         logits = heads(hidden).split([len(values) + 1 for values in _VALUES], dim=-1)
-        told = torch.stack(
-            [F.cross_entropy(one.flatten(0, 1), targets[..., i].flatten()) for i, one in enumerate(logits)]
+        losses = torch.stack(
+            [F.cross_entropy(scores.flatten(0, 1), targets[..., i].flatten()) for i, scores in enumerate(logits)]
         )
         optimizer.zero_grad()
-        (named + told.sum()).backward()
+        (named + losses.sum()).backward()
         optimizer.step()
         schedule.step()
         if step % 100 == 0 or step == steps - 1:
-            wrong = [f"{loss:.4f}" for loss in told.tolist()]
-            log(f"text step {step} self {named.item():.4f} told {' '.join(wrong)} {time.monotonic() - began:.0f} s")
+            attributes = " ".join(f"{loss:.4f}" for loss in losses.tolist())
+            log(f"text step {step} self {named.item():.4f} attributes {attributes} {time.monotonic() - began:.0f} s")
     encoder.requires_grad_(False).eval()

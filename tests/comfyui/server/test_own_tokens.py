@@ -12,6 +12,7 @@ from cones_concept_neurons.cones_ops.masks.concept_mask import ConceptMask
 from cones_concept_neurons.cones_ops.masks.mask_file import load_mask, save_mask
 from cones_concept_neurons.cones_ops.toy_world.bundle import load_pipeline
 from support.prompts import node, toy_picture
+from support.server import events
 
 MASKS = ("toy-sks-star", "toy-zwx-heart", "random-qpd", "random-vbn")
 SEED, STEPS, GUIDANCE = 11, 20, 3.0
@@ -84,9 +85,9 @@ def test_a_plain_prompt_and_missing_words_are_told(server, masks):
     assert np.array_equal(plain, server.run(prompt("a sks star", (), stock=True, steps=3)).image("show"))
     told = [line for line in server.log()[before:].splitlines() if "acts at its own tokens and so nowhere" in line]
     assert len(told) == 1 and "sks star" in told[0] and "Encode Prompt with Concepts" in told[0]
-    with server.events() as events:
+    with events(server) as messages:
         server.queue(prompt("a zwx heart again", MASKS[:2], steps=2))
-        for kind, data in events:
+        for kind, data in messages:
             if kind == "executing" and data.get("node") is None:
                 break
     assert 'not in the prompt: sks star, in "a zwx heart again"' in server.log()

@@ -15,6 +15,7 @@ from cones_concept_neurons.cones_ops.masks.concept_mask import ConceptMask
 from cones_concept_neurons.cones_ops.masks.mask_file import load_mask, save_mask
 from safetensors.torch import save_file
 from support.prompts import node, toy_picture
+from support.server import events, failed
 
 from cones_ops.laboratory.comfyui.server import PromptRefusedError
 
@@ -157,12 +158,12 @@ def test_a_lora_before_or_after_still_works(server, masks, lora, vanilla):
 
 def cancelled_search(server: Any) -> None:
     """Start a long search, press Cancel when it has begun, expect it to stop within seconds."""
-    with server.events() as events:
+    with events(server) as messages:
         prompt_id = server.queue(finding(steps=5000, seed=99))
-        for kind, data in events:
+        for kind, data in messages:
             if kind == "progress" and data.get("node") == "find" and data["value"] > 0:
                 break
-        server.interrupt()
+        server.request("/interrupt", {})
         run = server.wait(prompt_id, timeout=30)
     assert run.status == "interrupted" and run.node_id == "find"
 
@@ -174,7 +175,7 @@ def failed_search(server: Any) -> None:
         prompt[f"far {k}"] = node("LatentMultiply", samples=[latents, 0], multiplier=10.0)
         latents = f"far {k}"
     prompt["find"]["inputs"]["subject_latents"] = [latents, 0]
-    run = server.fail(prompt)
+    run = failed(server, prompt)
     assert run.node_id == "find" and "the loss is" in run.error
 
 
@@ -193,7 +194,7 @@ def test_a_search_shows_its_curve_and_report_and_repeats(server, masks):
     run = server.run(finding())
     assert "sks" in run.text("report") and "sks" in run.text("find")
     assert run.image("find").std() > 0
-    server.free()
+    server.request("/free", {"unload_models": True, "free_memory": True})
     server.run(found_and_saved("again"))
     folder = server.base / "models" / "concept_masks"
     first, second = load_mask(folder / "found.safetensors"), load_mask(folder / "again.safetensors")
@@ -205,7 +206,7 @@ class TestBadInput:
     """Every mistake is answered with what is wrong and what to do."""
 
     def error(self, server: Any, prompt: dict[str, Any]) -> str:
-        return str(server.fail(prompt).error)
+        return str(failed(server, prompt).error)
 
     def test_a_missing_file_is_refused_before_the_prompt_runs(self, server):
         with pytest.raises(PromptRefusedError, match="no such"):
