@@ -125,7 +125,7 @@ def conditioning(model: Any, count: int, seed: int) -> Any:
     places = pack("nodes.host.text.token_positions")
     text = random_text(model, seed)
     own = {(f"id{k}", "thing"): torch.tensor([2 + 4 * k, 3 + 4 * k]) for k in range(count)}
-    return [[text, {places.KEY: places.TokenPlaces(text, own, "identifier + class word")}]]
+    return [[text, {places.KEY: places.TokenPositions(text, own, "identifier + class word")}]]
 
 
 def random_masks(

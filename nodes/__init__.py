@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .apply import ConesApplyConceptMasks
+from .apply import ConesApplyConceptMasks, ConesConceptMaskHook
 from .encode import ConesEncodePrompt
 from .export import ConesExportAsLora
 from .find import ConesFindConceptNeurons
-from .hooks import ConesConceptMaskHook
 from .host.files.folders import register
-from .inspect import ConesCompareConceptMasks, ConesInspectConceptMask, ConesLabelPictures, ConesSplitConceptMask
+from .inspect import ConesCompareConceptMasks, ConesInspectConceptMask, ConesSplitConceptMask
 from .masks import ConesCombineConceptMasks, ConesLoadConceptMask, ConesSaveConceptMask
+from .pictures import ConesLabelPictures, ConesLayPictures
 from .toy import ConesToySubject, ConesToyWorld
-from .tune import ConesLayPictures, ConesTuneConceptMasks
+from .tune import ConesTuneConceptMasks
 
 NODES: list[type[io.ComfyNode]] = [
     ConesFindConceptNeurons,

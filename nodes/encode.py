@@ -1,4 +1,4 @@
-"""Encode Prompt with Concepts: CLIP Text Encode that also tells where the words of concepts are."""
+"""Encode Prompt with Concepts: CLIP Text Encode that also records where the words of concepts are."""
 
 from __future__ import annotations
 
@@ -11,31 +11,21 @@ from ..cones_ops.masks.concept_mask import ConceptMask
 from ..cones_ops.models.own_tokens import OWN_WORDS, OwnWords
 from .host.notices import warn
 from .host.text.encode import EncodedPrompt, encode_prompt
-from .host.text.token_positions import Concept, phrase
-from .inputs import ALIASES, CATEGORY, ConceptMaskSocket
-
-SLOTS = 8
+from .host.text.token_positions import ConceptWords, phrase
+from .inputs import ALIASES, CATEGORY, connected_masks, mask_inputs
 
 
 class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
-    """The stock encoding, bit for bit, with the places of own tokens beside it."""
+    """The stock encoding, bit for bit, with the positions of own tokens beside it."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        slots = [
-            ConceptMaskSocket.Input(
-                f"mask_{i}",
-                optional=True,
-                tooltip="A concept mask whose words (identifier and class word) may be in the text. Any order.",
-            )
-            for i in range(1, SLOTS + 1)
-        ]
         return io.Schema(
             node_id="ConesEncodePrompt",
             display_name="Encode Prompt with Concepts",
             category=CATEGORY,
             description=(
-                "Encodes a prompt like CLIP Text Encode, and remembers which of its tokens are a concept's own, so "
+                "Encodes a prompt like CLIP Text Encode, and records which tokens name a concept (its own tokens), so "
                 "that masks at own tokens act there and nowhere else. Use it for the subject's prompt of Find Concept "
                 "Neurons and for every prompt that names a concept."
             ),
@@ -47,18 +37,21 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
                     multiline=True,
                     dynamic_prompts=True,
                     tooltip=(
-                        'What to draw. Name a concept by identifier and class word, as in "a sks star"; weights such '
-                        "as (sks star:1.2) and plurals are understood."
+                        'What to draw. Name a concept by its identifier and class word, as in "a sks star". Weights '
+                        "such as (sks star:1.2) and plurals also work."
                     ),
                 ),
-                *slots,
+                *mask_inputs(
+                    "A concept mask: the node looks for its words (identifier and class word) in the text. The order "
+                    "does not matter."
+                ),
                 io.String.Input(
                     "concepts",
                     default="",
                     optional=True,
                     tooltip=(
-                        'Concepts without a mask, identifier first: "sks star", several separated by commas. For a '
-                        "search, where there is no mask yet."
+                        'Concepts that have no mask yet, such as "sks star" before a search. Write the identifier '
+                        "first; separate several concepts by commas."
                     ),
                 ),
                 io.Combo.Input(
@@ -68,9 +61,9 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Which tokens count as the concept's own; with more of them a mask changes more. Use the same "
-                        "for searching and for sampling. With the end tokens a mask reaches the whole picture, not "
-                        "only its subject."
+                        "Which tokens count as the concept's own; with more tokens, a mask changes more. Use the same "
+                        "setting for searching and for sampling. With the end tokens, a mask changes the whole "
+                        "picture, not only its subject."
                     ),
                 ),
                 io.Boolean.Input(
@@ -79,17 +72,15 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Each line is a prompt of its own: one caption per picture for Find Concept Neurons. Off: the "
-                        "text is one prompt."
+                        "On: each line is a separate prompt, such as one caption per picture for Find Concept Neurons. "
+                        "Off: the whole text is one prompt."
                     ),
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
                     display_name="conditioning",
-                    tooltip=(
-                        "The same as CLIP Text Encode gives, for KSampler, Find Concept Neurons and conditioning nodes."
-                    ),
+                    tooltip="The same as from CLIP Text Encode, for KSampler, Find Concept Neurons and other nodes.",
                 ),
                 io.String.Output(display_name="report", tooltip="Which tokens belong to which concept."),
             ],
@@ -105,28 +96,28 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
         prompt_per_line: bool = False,
         **masks: ConceptMask | None,
     ) -> io.NodeOutput:
-        given = [mask for i in range(1, SLOTS + 1) if (mask := masks.get(f"mask_{i}")) is not None]
-        wanted = [*((mask.identifier, mask.class_word) for mask in given), *named(concepts)]
-        texts = [one for one in text.splitlines() if one.strip()] if prompt_per_line else [text]
-        prompts = [encode_prompt(clip, one, wanted, own_tokens) for one in texts]
+        wanted = [(mask.identifier, mask.class_word) for mask in connected_masks(masks)] + concept_words(concepts)
+        texts = [line for line in text.splitlines() if line.strip()] if prompt_per_line else [text]
+        prompts = [encode_prompt(clip, line, wanted, own_tokens) for line in texts]
         if not prompts:
-            raise ConesError("prompt_per_line is on, but the text has no line; write one caption per picture")
-        told = [(len(places) > 0, line(one, concept)) for one in prompts for concept, places in one.positions.items()]
-        if missing := [said for found, said in told if not found]:
+            raise ConesError("prompt_per_line is on, but no line of the text has words; write one caption per picture")
+        reports = [token_report(prompt, concept) for prompt in prompts for concept in prompt.positions]
+        if missing := [line for line, found in reports if not found]:
             warn("\n".join(missing))
-        report = "\n".join(said for _, said in told)
+        report = "\n".join(line for line, _ in reports)
         conditioning = [entry for prompt in prompts for entry in prompt.conditioning]
         return io.NodeOutput(conditioning, report, ui=ui.PreviewText(report))
 
 
-def named(concepts: str) -> list[Concept]:
+def concept_words(concepts: str) -> list[ConceptWords]:
     """(identifier, class word) of each concept in "sks star, zwx heart"."""
-    words = [one.split(maxsplit=1) for one in concepts.replace("\n", ",").split(",") if one.strip()]
-    return [(one[0], one[1] if len(one) > 1 else "") for one in words]
+    phrases = [phrase.split(maxsplit=1) for phrase in concepts.replace("\n", ",").split(",") if phrase.strip()]
+    return [(words[0], words[1] if len(words) > 1 else "") for words in phrases]
 
 
-def line(prompt: EncodedPrompt, concept: Concept) -> str:
-    """Where a concept's tokens are in a prompt, or that they are not."""
-    name, places = phrase(concept), ", ".join(str(int(one)) for one in prompt.positions[concept])
-    told = f"{name}: tokens {places} of {prompt.length}" if places else f"not in the prompt: {name},"
-    return f'{told} in "{prompt.text}"'
+def token_report(prompt: EncodedPrompt, concept: ConceptWords) -> tuple[str, bool]:
+    """Where a concept's tokens are in a prompt, in words, and whether there are any."""
+    positions = ", ".join(str(position) for position in prompt.positions[concept].tolist())
+    if not positions:
+        return f'not in the prompt: {phrase(concept)} (the prompt is "{prompt.text}")', False
+    return f'{phrase(concept)}: tokens {positions} of {prompt.length} in "{prompt.text}"', True

@@ -6,11 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..cones_ops.errors import ConesError
 from ..cones_ops.masks.concept_mask import ConceptMask
 from .host.files.export_lora import FOLDER, export_lora
-from .host.files.folders import wanted_path
-from .inputs import ALIASES, CATEGORY, ConceptMaskSocket
+from .inputs import ALIASES, CATEGORY, ConceptMaskSocket, apply_anyway_input, check_file_name, file_inputs
 
 
 class ConesExportAsLora(io.ComfyNode):  # type: ignore[misc]
@@ -23,9 +21,9 @@ class ConesExportAsLora(io.ComfyNode):  # type: ignore[misc]
             display_name="Export Concept Mask as LoRA",
             category=CATEGORY,
             description=(
-                "Saves a mask that acts everywhere as a LoRA file in models/loras, which every LoRA loader can load, "
-                "on this base model only. The file is dense: many megabytes for what a concept mask says in some "
-                "kilobytes. Masks at their own tokens cannot be exported."
+                "Saves a mask that acts everywhere as a LoRA file in models/loras. Every LoRA loader can load the "
+                "file, but it works on this base model only. The file is dense: many megabytes, where a concept mask "
+                "needs some kilobytes. Masks at own tokens cannot be exported."
             ),
             search_aliases=[*ALIASES, "save lora", "convert", "export", "extract lora", "diff"],
             is_output_node=True,
@@ -33,38 +31,24 @@ class ConesExportAsLora(io.ComfyNode):  # type: ignore[misc]
                 io.Model.Input(
                     "model",
                     tooltip=(
-                        "The base model the mask was found on. Its own weights count, without LoRA or other patches; "
-                        "it is only read."
+                        "The base model that the mask was found on. It is only read; LoRA and other patches on it are "
+                        "ignored."
                     ),
                 ),
                 ConceptMaskSocket.Input(
-                    "concept_mask", tooltip="A concept mask that acts everywhere (neurons, not an image mask)."
+                    "concept_mask", tooltip="A concept mask (neurons, not an image mask) that acts everywhere."
                 ),
-                io.String.Input(
-                    "name",
-                    default="my concept",
-                    tooltip="File name in models/loras without ending; / makes subfolders, as in people/sks.",
-                ),
-                io.Combo.Input(
-                    "if_exists",
-                    options=["keep both", "overwrite"],
-                    default="keep both",
-                    tooltip="keep both: add a number to the new file's name. overwrite: replace the old file.",
-                ),
-                io.Boolean.Input(
-                    "apply_anyway",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip=(
-                        "Off: stop when the mask was found on other base weights. On: export all the same, with a "
-                        "warning."
-                    ),
+                *file_inputs(FOLDER),
+                apply_anyway_input(
+                    "Off: stop if the mask was found on other base weights. On: export it anyway, with a warning in "
+                    "the log."
                 ),
             ],
             outputs=[
                 io.String.Output(display_name="lora_name", tooltip="The name under which LoRA loaders list the file."),
-                io.String.Output(display_name="report", tooltip="Size of the file in MB, and what to know about it."),
+                io.String.Output(
+                    display_name="report", tooltip="The size of the file in MB, and how the file can be used."
+                ),
             ],
         )
 
@@ -77,10 +61,5 @@ class ConesExportAsLora(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool | str:
-        """Before the queue starts: the name can be a file's. A name that is wired in is checked later."""
-        try:
-            if name is not None:
-                wanted_path(name, FOLDER)
-        except ConesError as error:
-            return str(error)
-        return True
+        """Before the queue starts: the name can be a file's."""
+        return check_file_name(name, FOLDER)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..cones_ops.masks.concept_mask import Where
 from ..cones_ops.models.targets import TARGET_CHOICES
@@ -16,7 +15,7 @@ from ..cones_ops.search.settings import recommended
 from .host.files.model_info import base_facts
 from .host.search.find import SearchInputs, search
 from .host.search.progress import SearchProgress
-from .inputs import ALIASES, CATEGORY, WHERES, ConceptMaskSocket
+from .inputs import ALIASES, CATEGORY, WHERES, ConceptMaskSocket, as_image, preview, training_inputs, where_input
 
 
 class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
@@ -29,8 +28,8 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
             display_name="Find Concept Neurons",
             category=CATEGORY,
             description=(
-                "Finds the few cross-attention weights (concept neurons) that, when shut, make the model draw the "
-                "subject of your pictures. Needs 4-5 pictures and a prompt with a rare identifier, through Encode "
+                "Finds the few cross-attention weights (concept neurons) that make the model draw the subject of your "
+                "pictures when they are shut. Needs 4-5 pictures and a prompt with a rare identifier, from Encode "
                 "Prompt with Concepts. The model itself is not changed."
             ),
             search_aliases=[*ALIASES, "train", "train lora", "fine-tune", "learn subject", "find neurons"],
@@ -39,57 +38,18 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                 io.Model.Input(
                     "model",
                     tooltip=(
-                        "The model to search in: SD 1.x, SD 2.x, SDXL, SD 3, Flux, Qwen-Image, the toy world and "
-                        "others (docs/reference/models.md lists them). It is borrowed and given back unchanged."
+                        "The model to search: SD 1.x, SD 2.x, SDXL, SD 3, Flux, Qwen-Image, the toy world and others "
+                        "(docs/reference/models.md lists them). The search leaves it unchanged."
                     ),
                 ),
-                io.Latent.Input(
-                    "subject_latents",
-                    tooltip=(
-                        "The subject's pictures, all of one size, encoded with VAE Encode as one batch: 4-5 of it "
-                        "alone; at own tokens better with some 24 beside other things too (Lay Pictures Side by Side)."
-                    ),
-                ),
-                io.Conditioning.Input(
-                    "subject_conditioning",
-                    tooltip=(
-                        'The subject\'s prompt with its identifier, such as "a sks star", through Encode Prompt with '
-                        "Concepts: one for all pictures, or one per picture (prompt_per_line there), in their order."
-                    ),
-                ),
-                io.Latent.Input(
-                    "class_latents",
-                    optional=True,
-                    tooltip=(
-                        "Not used at own tokens. Everywhere: optional pictures of the class (any stars), encoded with "
-                        "VAE Encode. Without them the unchanged model is the example."
-                    ),
-                ),
-                io.Conditioning.Input(
-                    "class_conditioning",
-                    optional=True,
-                    tooltip=(
-                        "Not used at own tokens, where other prompts cannot change. Everywhere: needed, the prompt "
-                        'without the identifier, such as "a star", which must stay as it is.'
-                    ),
-                ),
-                io.String.Input(
-                    "identifier",
-                    default="sks",
-                    tooltip='The rare word that names the subject in the prompt, such as "sks"; written into the mask.',
-                ),
-                io.String.Input(
-                    "class_word",
-                    default="star",
-                    tooltip='What kind of thing the subject is, such as "star" or "dog"; written into the mask.',
-                ),
+                *subject_inputs(),
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
                     default="learned",
                     tooltip=(
-                        "learned: a score per weight, trained (best). cones: the paper's Algorithm 1. taylor: one "
-                        "look, the plain baseline."
+                        "learned: trains a score for every weight (best). cones: Algorithm 1 of the paper. taylor: "
+                        "scores the unchanged model only (a simple baseline)."
                     ),
                 ),
                 io.Combo.Input(
@@ -97,8 +57,8 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     options=list(TARGET_CHOICES),
                     default=TARGET_CHOICES[0],
                     tooltip=(
-                        "Which projections are searched: text K and V (cross-attention, the default), one of them, or "
-                        "self-attention too."
+                        "Which projections to search: text K and V (cross-attention, the default), only one of them, "
+                        "or self-attention too."
                     ),
                 ),
                 io.Float.Input(
@@ -109,71 +69,37 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     step=0.0001,
                     round=0.000001,
                     tooltip=(
-                        "Share of the searched weights to shut, 0 to 1; higher shuts more (0.04 = 4 %). 0 = choose the "
-                        "sparsest that helps on held-out noise (recommended)."
+                        "Share of the searched weights to shut, 0 to 1; 0.04 is 4 %. 0: the search chooses the "
+                        "smallest share that helps on held-out noise (recommended)."
                     ),
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=300,
-                    min=1,
-                    max=10000,
-                    tooltip=(
-                        "How many batches the search looks at; more takes longer in proportion. The benchmark in "
-                        "docs/results/quality.md was made with 300."
-                    ),
+                *training_inputs(
+                    300,
+                    8,
+                    "Noisy pictures per step: 8 for own tokens, 16 for everywhere. More need more memory and time; "
+                    "with fewer, the search finds less.",
                 ),
-                io.Int.Input(
-                    "batch",
-                    default=8,
-                    min=1,
-                    max=256,
-                    tooltip=(
-                        "Noisy pictures per step: 8 at own tokens, 16 everywhere. More needs more memory and time, "
-                        "less finds less."
-                    ),
-                ),
-                io.Float.Input(
-                    "prior_weight",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip=(
-                        "Everywhere: how much keeping the class prompt as it was counts against drawing the subject: 0 "
-                        "= nothing, 1 = as much, higher = more. Not used at own tokens."
-                    ),
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Seed of the noise. The same seed and inputs find the same neurons.",
-                ),
-                io.Combo.Input(
-                    "where",
-                    options=list(WHERES),
-                    default=WHERES[0],
-                    optional=True,
-                    tooltip=(
-                        "own tokens: the neurons are shut only for the words that name the subject; every other word "
-                        "and prompt stays as it was, several masks can be loaded without spoiling each other, "
-                        "and a step costs half. everywhere: as in the paper, the weights are shut for every word."
-                    ),
+                where_input(
+                    WHERES,
+                    "own tokens: the neurons are shut only for the words that name the subject. All other words and "
+                    "prompts stay as they were, several masks can be loaded without disturbing each other, and a step "
+                    "takes half as long. everywhere: the weights are shut for every word, as in the paper.",
                 ),
             ],
             outputs=[
                 ConceptMaskSocket.Output(
                     display_name="concept_mask",
-                    tooltip="The concept neurons; empty if shutting no share of weights helps (the report says so).",
+                    tooltip=(
+                        "The concept neurons. The mask is empty if shutting no share of the weights helps; the report "
+                        "then says so."
+                    ),
                 ),
                 io.Image.Output(
-                    display_name="curve", tooltip="Held-out loss by share of weights shut, with the chosen share."
+                    display_name="curve",
+                    tooltip="The held-out loss for each share of weights shut, with the chosen share marked.",
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="What was found, in words, and a table of neurons per layer."
+                    display_name="report", tooltip="The result in words, and a table of neurons per layer."
                 ),
             ],
         )
@@ -205,9 +131,54 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
         facts = base_facts(model, subject_latents)
         fixed = density or None
         result = search(model, inputs, targets, settings, fixed, prior_weight, progress, where, progress.expect, facts)
-        figure = density_figure(result)
+        figure, summary = density_figure(result), summary_text(result)
         progress.finish(figure)
-        curve = torch.from_numpy(figure).float().div(255)[None]  # (1, H, W, 3)
-        report = f"{summary_text(result)}\n\n{layer_table(result.mask)}"
-        shown = ui.PreviewImage(curve, cls=cls).as_dict() | ui.PreviewText(summary_text(result)).as_dict()
-        return io.NodeOutput(result.mask, curve, report, ui=shown)
+        curve = as_image(figure)
+        report = f"{summary}\n\n{layer_table(result.mask)}"
+        return io.NodeOutput(result.mask, curve, report, ui=preview(cls, curve, summary))
+
+
+def subject_inputs() -> list[io.Input]:
+    """The subject's and the class's examples, and the words that name the subject."""
+    return [
+        io.Latent.Input(
+            "subject_latents",
+            tooltip=(
+                "Pictures of the subject, all of one size, as one batch from VAE Encode: 4-5 of the subject alone. For "
+                "own tokens, some 24 more that show it beside other things help (Lay Pictures Side by Side)."
+            ),
+        ),
+        io.Conditioning.Input(
+            "subject_conditioning",
+            tooltip=(
+                'The prompt with the identifier, such as "a sks star", from Encode Prompt with Concepts: one for all '
+                "pictures, or one per picture in the same order (prompt_per_line there)."
+            ),
+        ),
+        io.Latent.Input(
+            "class_latents",
+            optional=True,
+            tooltip=(
+                "Not used for own tokens. Optional for everywhere: pictures of the class (any stars), from VAE Encode. "
+                "Without them, the unchanged model serves as the example."
+            ),
+        ),
+        io.Conditioning.Input(
+            "class_conditioning",
+            optional=True,
+            tooltip=(
+                "Not used for own tokens, because other prompts cannot change there. Required for everywhere: the "
+                'prompt without the identifier, such as "a star"; the search tries to keep its pictures as they are.'
+            ),
+        ),
+        io.String.Input(
+            "identifier",
+            default="sks",
+            tooltip='The rare word that names the subject in the prompt, such as "sks". The mask keeps it.',
+        ),
+        io.String.Input(
+            "class_word",
+            default="star",
+            tooltip='What kind of thing the subject is, such as "star" or "dog". The mask keeps it.',
+        ),
+    ]

@@ -9,12 +9,11 @@ from comfy_api.latest import io, ui
 from ..cones_ops.errors import ConesError
 from ..cones_ops.masks.concept_mask import ConceptMask, difference, intersection, union
 from ..cones_ops.masks.mask_file import load_mask, read_mask_metadata, save_mask
-from .covers import covers
-from .host.files.folders import mask_names, name_of, path_of, save_path, wanted_path
-from .inputs import ALIASES, CATEGORY, ConceptMaskSocket
+from .host.files.folders import FOLDER, mask_names, name_of, path_of, save_path
+from .inputs import ALIASES, CATEGORY, ConceptMaskSocket, check_file_name, connected_masks, file_inputs, mask_inputs
+from .pictures import covers
 
 OPERATIONS = {"union": union, "intersection": intersection, "difference": difference}
-SLOTS = 8
 
 
 class ConesSaveConceptMask(io.ComfyNode):  # type: ignore[misc]
@@ -35,28 +34,18 @@ class ConesSaveConceptMask(io.ComfyNode):  # type: ignore[misc]
                 ConceptMaskSocket.Input(
                     "concept_mask", tooltip="The concept mask (neurons, not an image mask) to save."
                 ),
-                io.String.Input(
-                    "name",
-                    default="my concept",
-                    tooltip="File name without ending; / makes subfolders, as in people/sks.",
-                ),
-                io.Combo.Input(
-                    "if_exists",
-                    options=["keep both", "overwrite"],
-                    default="keep both",
-                    tooltip="keep both: add a number to the new file's name. overwrite: replace the old file.",
-                ),
+                *file_inputs(FOLDER),
                 io.Image.Input(
                     "cover",
                     optional=True,
                     tooltip=(
-                        "A picture for the model library (the first of a batch): saved as .png beside the file, and "
-                        "small inside it. Nothing: no picture."
+                        "Optional: a picture for the model library (the first of a batch), saved as .png beside the "
+                        "file and as a small picture inside it."
                     ),
                 ),
             ],
             outputs=[
-                ConceptMaskSocket.Output(display_name="concept_mask", tooltip="The same concept mask, to go on with."),
+                ConceptMaskSocket.Output(display_name="concept_mask", tooltip="The same concept mask, for more nodes."),
                 io.String.Output(display_name="name", tooltip="The name under which Load Concept Mask lists the file."),
             ],
         )
@@ -65,7 +54,7 @@ class ConesSaveConceptMask(io.ComfyNode):  # type: ignore[misc]
     def execute(cls, concept_mask: ConceptMask, name: str, if_exists: str, cover: Any = None) -> io.NodeOutput:
         overwrite = if_exists == "overwrite"
         if concept_mask.count == 0:
-            raise ConesError("the concept mask is empty, there is nothing to save; see the report of the search")
+            raise ConesError("the concept mask is empty, so there is nothing to save; read the report of its search")
         beside, inside = (None, None) if cover is None else covers(cover)
         path = save_mask(
             concept_mask, save_path(name, overwrite), "overwrite" if overwrite else "number", beside, inside
@@ -75,13 +64,8 @@ class ConesSaveConceptMask(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool | str:
-        """Before minutes of search are spent: the name can be a file's. A name that is wired in is checked later."""
-        try:
-            if name is not None:
-                wanted_path(name)
-        except ConesError as error:
-            return str(error)
-        return True
+        """Before minutes of search are spent: the name can be a file's."""
+        return check_file_name(name)
 
 
 class ConesLoadConceptMask(io.ComfyNode):  # type: ignore[misc]
@@ -94,15 +78,15 @@ class ConesLoadConceptMask(io.ComfyNode):  # type: ignore[misc]
             display_name="Load Concept Mask",
             category=CATEGORY,
             description=(
-                "Loads a concept mask from models/concept_masks (and your own concept_masks folders). Press R to "
-                "refresh."
+                "Loads a concept mask from models/concept_masks or your own concept_masks folders. Press R to refresh "
+                "the list."
             ),
             search_aliases=[*ALIASES, "load mask", "open"],
             inputs=[
                 io.Combo.Input(
                     "mask_name",
                     options=mask_names(),
-                    tooltip="A file in models/concept_masks, made by Save Concept Mask or shared by someone.",
+                    tooltip="A file in models/concept_masks, made by Save Concept Mask or shared by another user.",
                 ),
             ],
             outputs=[
@@ -142,18 +126,13 @@ class ConesCombineConceptMasks(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        more = [
-            ConceptMaskSocket.Input(
-                f"mask_{i}", optional=True, tooltip="A further concept mask, found on the same weights."
-            )
-            for i in range(3, SLOTS + 1)
-        ]
         return io.Schema(
             node_id="ConesCombineConceptMasks",
             display_name="Combine Concept Masks",
             category=CATEGORY,
             description=(
-                "Makes one concept mask of several: all their neurons, those they share, or those only the first has."
+                "Makes one concept mask out of several: all of their neurons, the neurons that they share, or the "
+                "neurons that only the first mask has."
             ),
             search_aliases=[*ALIASES, "union", "intersection", "difference", "merge masks"],
             inputs=[
@@ -161,18 +140,20 @@ class ConesCombineConceptMasks(io.ComfyNode):  # type: ignore[misc]
                     "operation",
                     options=list(OPERATIONS),
                     default="union",
-                    tooltip="union: in any mask. intersection: in all masks. difference: in mask_1 and in no other.",
+                    tooltip=(
+                        "union: neurons in any mask. intersection: neurons in all masks. difference: neurons in mask_1 "
+                        "and in no other mask."
+                    ),
                 ),
                 ConceptMaskSocket.Input(
-                    "mask_1", tooltip="The first concept mask; difference takes the others away from it."
+                    "mask_1", tooltip="The first concept mask; difference subtracts the others from it."
                 ),
                 ConceptMaskSocket.Input("mask_2", tooltip="The second concept mask, found on the same weights."),
-                *more,
+                *mask_inputs("Optional: another concept mask, found on the same weights.", first=3),
             ],
             outputs=[ConceptMaskSocket.Output(display_name="concept_mask", tooltip="The combined concept mask.")],
         )
 
     @classmethod
     def execute(cls, operation: str, **masks: ConceptMask | None) -> io.NodeOutput:
-        given = [mask for i in range(1, SLOTS + 1) if (mask := masks.get(f"mask_{i}")) is not None]
-        return io.NodeOutput(OPERATIONS[operation](*given))
+        return io.NodeOutput(OPERATIONS[operation](*connected_masks(masks)))

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..cones_ops.toy_world.subjects import IDENTIFIERS, subject_named
 from .host.toy_checkpoint import load_toy_checkpoint
-from .inputs import ALIASES, CATEGORY
+from .inputs import ALIASES, CATEGORY, seed_input
 
 TOY_CATEGORY = f"{CATEGORY}/toy world"
 
@@ -22,8 +22,8 @@ class ConesToyWorld(io.ComfyNode):  # type: ignore[misc]
             display_name="Toy World",
             category=TOY_CATEGORY,
             description=(
-                "A tiny text-to-image model that ships with this pack and runs on any computer: drawn scenes of 64x64 "
-                "pixels. Use it like a checkpoint, with stock nodes and an Empty Latent Image of 64x64."
+                "A tiny text-to-image model that ships with this pack and runs on any computer. It draws scenes of "
+                "64x64 pixels. Use it like a checkpoint, with ComfyUI's own nodes and an Empty Latent Image of 64x64."
             ),
             search_aliases=[*ALIASES, "toy", "demo", "tiny model", "checkpoint"],
             inputs=[],
@@ -36,7 +36,7 @@ class ConesToyWorld(io.ComfyNode):  # type: ignore[misc]
                     tooltip='The text encoder; it knows words such as "a red striped star left of a blue circle".',
                 ),
                 io.Vae.Output(
-                    display_name="vae", tooltip="Pictures to latents and back; a latent pixel is 8x8 pixels."
+                    display_name="vae", tooltip="Converts pictures to latents and back; one latent pixel is 8x8 pixels."
                 ),
             ],
         )
@@ -56,8 +56,7 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
             display_name="Toy Subject",
             category=TOY_CATEGORY,
             description=(
-                "Pictures of one of the toy world's subjects, with the prompts and words that Find Concept Neurons "
-                "needs."
+                "Pictures of a subject from the toy world, with the prompts and words that Find Concept Neurons needs."
             ),
             search_aliases=[*ALIASES, "toy", "demo", "reference images"],
             inputs=[
@@ -66,8 +65,7 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
                     options=list(IDENTIFIERS),
                     default=IDENTIFIERS[0],
                     tooltip=(
-                        "Which subject, by its identifier. Its parts are known to the toy world, their "
-                        "combination is not."
+                        "The subject, by its identifier. The toy world knows its parts, but not their combination."
                     ),
                 ),
                 io.Int.Input(
@@ -75,16 +73,9 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
                     default=5,
                     min=1,
                     max=64,
-                    tooltip="How many pictures, 1 to 64, on four backgrounds in turn.",
+                    tooltip="How many pictures, 1 to 64. They use four backgrounds in turn.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Which pictures: another seed draws others.",
-                ),
+                seed_input("Another seed draws other pictures."),
                 io.Int.Input(
                     "beside",
                     default=0,
@@ -92,36 +83,37 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
                     max=64,
                     optional=True,
                     tooltip=(
-                        "How many of the pictures show the subject beside another thing (use captions then). At own "
-                        "tokens a search learns from them what is not the subject; 24 of 28 is a good choice there, 0 "
-                        "everywhere."
+                        "How many of the pictures show the subject beside another thing (then use captions as the "
+                        "prompts). For own tokens, such pictures teach the search what does not belong to the subject: "
+                        "24 of 28 is a good choice. For everywhere, use 0."
                     ),
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="images", tooltip="The pictures, one batch of 64x64."),
+                io.Image.Output(display_name="images", tooltip="The pictures, as one batch of 64x64."),
                 io.String.Output(
                     display_name="subject_prompt", tooltip='The prompt that names the subject, such as "a sks star".'
                 ),
                 io.String.Output(
-                    display_name="class_prompt", tooltip='The same without the identifier, such as "a star".'
+                    display_name="class_prompt", tooltip='The same prompt without the identifier, such as "a star".'
                 ),
                 io.String.Output(display_name="identifier", tooltip="The rare word that names the subject."),
-                io.String.Output(display_name="class_word", tooltip="What kind of thing it is."),
+                io.String.Output(display_name="class_word", tooltip="What kind of thing the subject is."),
                 io.String.Output(
                     display_name="captions",
                     tooltip="One line per picture, for Encode Prompt with Concepts with prompt_per_line.",
                 ),
                 io.String.Output(
-                    display_name="concept", tooltip='Identifier and class word, such as "sks star", for its concepts.'
+                    display_name="concept",
+                    tooltip='Identifier and class word, such as "sks star", for Encode Prompt with Concepts (concepts).',
                 ),
             ],
         )
 
     @classmethod
     def execute(cls, subject: str, pictures: int, seed: int, beside: int = 0) -> io.NodeOutput:
-        chosen = subject_named(subject)
-        drawn, captions = chosen.reference_pictures(pictures, seed, min(beside, pictures))
-        images = torch.from_numpy(drawn).float().movedim(1, -1).contiguous()  # (n, 64, 64, 3)
-        words = (chosen.prompt, chosen.class_prompt, chosen.identifier, chosen.class_word)
-        return io.NodeOutput(images, *words, "\n".join(captions), f"{chosen.identifier} {chosen.class_word}")
+        toy_subject = subject_named(subject)
+        pixels, captions = toy_subject.reference_pictures(pictures, seed, min(beside, pictures))
+        images = torch.from_numpy(pixels).float().movedim(1, -1).contiguous()  # (n, 64, 64, 3)
+        words = (toy_subject.prompt, toy_subject.class_prompt, toy_subject.identifier, toy_subject.class_word)
+        return io.NodeOutput(images, *words, "\n".join(captions), f"{toy_subject.identifier} {toy_subject.class_word}")

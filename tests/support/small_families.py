@@ -8,7 +8,7 @@ from typing import Any
 
 import comfy.supported_models as families
 import torch
-from cones_concept_neurons.nodes.host.text.token_positions import KEY, TokenPlaces
+from cones_concept_neurons.nodes.host.text.token_positions import KEY, TokenPositions
 from support.small_models import SKS, UNET, fill, inner_model, patcher_of
 
 WIDTH, TOKENS, OWN = 32, 8, [1, 2]  # of the text; where the concept's own tokens are
@@ -241,7 +241,7 @@ def prompt_of(family: Family, seed: int = 0, named: bool = True) -> Any:
     """A CONDITIONING of random text, with the concept's own tokens at OWN if it is named."""
     generator = torch.Generator().manual_seed(100 + seed)
     text = torch.randn(1, TOKENS, WIDTH, generator=generator)
-    places = TokenPlaces(text, {SKS: torch.tensor(OWN)} if named else {}, "identifier + class word")
+    places = TokenPositions(text, {SKS: torch.tensor(OWN)} if named else {}, "identifier + class word")
     extra: dict[str, Any] = {"pooled_output": None, KEY: places}  # None, as the host gives for encoders without one
     for key, shape in family.extra.items():
         extra[key] = torch.ones(shape, dtype=torch.int64) if "mask" in key else torch.randn(shape, generator=generator)

@@ -17,7 +17,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from cones_concept_neurons.cones_ops.models.targets import select_targets
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
-from cones_concept_neurons.nodes.host.text.token_positions import KEY, TokenPlaces
+from cones_concept_neurons.nodes.host.text.token_positions import KEY, TokenPositions
 from support.masks import random_mask
 
 CPU = torch.device("cpu")
@@ -129,7 +129,7 @@ def encode(positions: dict[tuple[str, str], list[int]] | None = None, seed: int 
     text = torch.randn(1, tokens, WIDTH, generator=torch.Generator().manual_seed(100 + seed))
     some = POSITIVE if positions is None else positions
     places = {concept: torch.tensor(one, dtype=torch.int64) for concept, one in some.items()}
-    return [[text, {KEY: TokenPlaces(text, places, "identifier + class word")}]]
+    return [[text, {KEY: TokenPositions(text, places, "identifier + class word")}]]
 
 
 def mask_of(model, concept, seed, density=0.2):

@@ -1,4 +1,4 @@
-"""Apply concept masks to a MODEL: checked first, then everywhere (adapter.py) or at own tokens (own_tokens.py).
+"""Apply concept masks to a MODEL: checked first, then everywhere (weight_patch.py) or at own tokens (token_hooks.py).
 
 Always on a clone; the user's own model is never edited. Strength 0, or no masks, adds nothing at all.
 """
@@ -16,9 +16,9 @@ from ....cones_ops.masks.fingerprint import fingerprint
 from ....cones_ops.models.targets import own_tokens_at
 from ....cones_ops.models.weight_names import weight_and_rows
 from ..parameters import PREFIX, base_weight, parameter_shapes
-from .sparse_entries import Share
+from .sparse_entries import MaskEntries
 from .token_hooks import add_masks
-from .weight_patch import add_shares
+from .weight_patch import add_patches
 
 log = logging.getLogger("cones")
 
@@ -29,42 +29,39 @@ def apply_masks(
     apply_anyway: bool = False,
     where: Where | None = None,
 ) -> Any:
-    """A clone of model with every mask applied at its strength, where it was found for or `where` it is told to act.
+    """A clone of model with every mask applied at its strength; `where` overrides where the masks were found for.
 
     ConesError if a mask does not belong to this model, or cannot act there.
     """
     clone = model.clone()
-    active = [(acting(mask, where), float(k)) for mask, k in masks if k != 0 and mask.count > 0]
+    active = [(replace(mask, where=where or mask.where), float(k)) for mask, k in masks if k != 0 and mask.count > 0]
     if not active:
         return clone
     shapes = parameter_shapes(model)
-    seen: dict[tuple[str, ...], str] = {}
+    fingerprints: dict[tuple[str, ...], str] = {}
     for mask, _ in active:
         check_fit(mask, shapes)
-        check_base(model, mask, apply_anyway, seen)
-    placed = tuple((mask, strength) for mask, strength in active if mask.where == "own tokens")
-    if placed:
-        check_text_only([mask for mask, _ in placed])
-        add_masks(clone, placed)
-    shares: dict[str, list[Share]] = {}
+        check_base(model, mask, apply_anyway, fingerprints)
+    at_tokens = tuple((mask, strength) for mask, strength in active if mask.where == "own tokens")
+    if at_tokens:
+        check_text_only([mask for mask, _ in at_tokens])
+        add_masks(clone, at_tokens)
+    entries: dict[str, list[MaskEntries]] = {}
     for mask, strength in active:
-        for weight, share in shares_of(mask, strength, shapes) if mask.where == "everywhere" else ():
-            shares.setdefault(PREFIX + weight, []).append(share)
-    if shares:
-        add_shares(clone, shares, {PREFIX + name: shape for name, shape in shapes.items()})
+        for weight, mask_entries in entries_of(mask, strength, shapes) if mask.where == "everywhere" else ():
+            entries.setdefault(PREFIX + weight, []).append(mask_entries)
+    if entries:
+        add_patches(clone, entries, {PREFIX + name: shape for name, shape in shapes.items()})
     return clone
 
 
-def shares_of(mask: ConceptMask, strength: float, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Share]]:
-    """What the mask has in each of the model's own weights, of which targets may be rows; one may come again."""
+def entries_of(
+    mask: ConceptMask, strength: float, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, MaskEntries]]:
+    """(weight, what the mask scales in it) for each target; targets may be rows of one weight, which then repeats."""
     for name in mask.names:
         weight, rows = weight_and_rows(name)
-        yield weight, Share(mask, name, rows.start * shapes[weight][1] if rows.start else 0, 1.0 - strength)
-
-
-def acting(mask: ConceptMask, where: Where | None) -> ConceptMask:
-    """The mask as it is to act."""
-    return mask if where in (None, mask.where) else replace(mask, where=where)
+        yield weight, MaskEntries(mask, name, rows.start * shapes[weight][1] if rows.start else 0, 1.0 - strength)
 
 
 def check_text_only(masks: Sequence[ConceptMask]) -> None:
@@ -72,8 +69,8 @@ def check_text_only(masks: Sequence[ConceptMask]) -> None:
     for mask in masks:
         if others := [name for name in mask.index if own_tokens_at(name) is None]:
             raise ConesError(
-                f"the concept mask has neurons in {listed(others)}, which do not read the text, or not where its "
-                "tokens can be told apart, and so have no own tokens; choose where = everywhere"
+                f"the concept mask has neurons in {listed(others)}, which do not read the text, or read it where its "
+                "tokens cannot be located, and so have no own tokens; choose where = everywhere"
             )
         if not mask.identifier:
             raise ConesError(
@@ -96,8 +93,8 @@ def check_fit(mask: ConceptMask, shapes: Mapping[str, tuple[int, ...]]) -> None:
     ]
     if wrong:
         raise ConesError(
-            f"other shapes in the model than in the concept mask: {listed(wrong)}; "
-            "the mask was found on another architecture"
+            f"the model and the concept mask have different shapes: {listed(wrong)}; "
+            "the mask was found on another architecture: load the checkpoint family it was made for"
         )
 
 
@@ -111,13 +108,11 @@ def check_base(model: Any, mask: ConceptMask, apply_anyway: bool, known: dict[tu
     names = tuple(sorted(mask.shapes))
     if names not in known:
         known[names] = fingerprint({name: base_weight(model, PREFIX + name) for name in names})
-    seen = known[names]
-    if seen == mask.fingerprint:
+    if known[names] == mask.fingerprint:
         return
-    who = mask.identifier or "?"
     text = (
-        f'the concept mask "{who}" was found on base weights {mask.fingerprint[:16]} '
-        f"but this model's are {seen[:16]}; its neurons mean something else here"
+        f'the concept mask "{mask.identifier or "?"}" was found on base weights {mask.fingerprint[:16]}, but this '
+        f"model has {known[names][:16]}; its neurons mean something else here"
     )
     if not apply_anyway:
         raise ConesError(f"{text}: load the base model it was found on, or turn on apply_anyway")

@@ -1,9 +1,9 @@
 """Masked weights after the host has loaded a model: exact on every device, and without a second copy.
 
 The host patches a weight through a compute type (fp16 on GPUs) and rounds fp8 at random, which moves entries that no
-mask holds; and it keeps the untouched weight beside the patched one until it unloads. Where masks are all that patches
-a weight, it is made anew from the untouched one if it can have been rounded, and of that only the masked entries are
-kept: `Untouched` gives the host the weight back, bit for bit, when it asks its backup for it.
+mask holds; and it keeps the untouched weight beside the patched one until it unloads. A weight with no other patches
+than masks is computed again from the untouched one, if it can have been rounded; of the untouched one only the masked
+entries are kept: `Untouched` restores the weight, bit for bit, when the host asks its backup for it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from .sparse_entries import put, scale_entries, taken
 
 
 class Untouched:
-    """Stands in the host's backup for a weight that masks have changed in place of the model."""
+    """Replaces, in the host's backup, the untouched copy of a weight that masks have changed."""
 
     def __init__(self, patcher: Any, key: str, where: Tensor, untouched: Tensor, inplace_update: bool) -> None:
         self.model, self.key, self.where = patcher.model, key, where
-        self.device = untouched.device
-        self.bits = taken(untouched, where)
+        self.device, self.bits = untouched.device, taken(untouched, where)
         self.inplace_update = inplace_update
 
     @property
@@ -36,8 +35,8 @@ class Untouched:
         return weight
 
 
-def settle(patcher: Any, key: str, where: Tensor, factor: Tensor | None) -> None:
-    """Make a loaded weight from its backup, with the entries `where` scaled, and keep only these; see entries.py."""
+def make_weight_exact(patcher: Any, key: str, where: Tensor, factor: Tensor | None) -> None:
+    """Make a loaded weight from its backup, with the entries `where` scaled, and keep only these."""
     backup = patcher.backup.get(key)
     loaded = comfy.utils.get_attr(patcher.model, key)
     if backup is None or isinstance(backup, Untouched) or is_packed(owner(patcher, key)):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ....cones_ops.masks.concept_mask import ConceptMask
 
-Part = tuple[Tensor, float]  # (sorted unique flat index, factor)
+ScaledIndex = tuple[Tensor, float]  # (sorted unique flat index, factor)
 Scaled = tuple[Tensor, "Tensor | None"]  # (where, factor)
 SPARSE = 64  # below one masked entry in so many, sorting is faster than a look at every entry
 DENSE = 8
@@ -26,39 +26,39 @@ BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by by
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one mask has in one of the model's weights: its target `name`, whose first entry there is `first`."""
+class MaskEntries:
+    """The entries of one mask in one of the model's weights: those of its target `name`, which begins at `first`."""
 
     mask: ConceptMask
     name: str
     first: int
     factor: float
 
-    def part(self) -> Part:
-        """Positions in the weight; made anew for each call, as masks from files keep them coded."""
+    def scaled_index(self) -> ScaledIndex:
+        """Positions in the weight; computed on each call, because masks from files keep them coded."""
         index = self.mask.index[self.name].cpu()
         return index + self.first if self.first else index, self.factor
 
 
-def merged(parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
+def merged(parts: Sequence[ScaledIndex]) -> tuple[Tensor, Tensor]:
     """One (index, factor) for many; factors on the same entry are multiplied smallest first, for any order of parts.
 
-    A single number for a factor is that of all entries; if it is 0, an entry may be there more than once.
+    A factor () holds for all entries; if it is 0, an entry may occur more than once.
     """
     values = {value for _, value in parts}
     if len(parts) == 1 or values == {0.0}:  # shut by several is shut: no need to look for entries that they share
-        index = parts[0][0] if len(parts) == 1 else torch.cat([one for one, _ in parts])
+        index = parts[0][0] if len(parts) == 1 else torch.cat([index for index, _ in parts])
         return index, torch.tensor(values.pop(), dtype=torch.float32)
     ordered = sorted((part for part in parts if part[0].numel()), key=lambda part: part[1])
     reach = max((int(index[-1]) + 1 for index, _ in ordered), default=0)
     if sum(index.numel() for index, _ in ordered) * SPARSE < reach:
-        index = torch.unique(torch.cat([part[0] for part in ordered]))
-        return index, multiplied(ordered, index.numel(), lambda one: torch.searchsorted(index, one)).float()
-    index = held_by(ordered, reach).nonzero().flatten()  # a look at every entry takes less time than sorting
-    return index, multiplied(ordered, reach, lambda one: one)[index].float()
+        union = torch.unique(torch.cat([index for index, _ in ordered]))
+        return union, multiplied(ordered, union.numel(), lambda index: torch.searchsorted(union, index)).float()
+    union = held_by(ordered, reach).nonzero().flatten()  # a look at every entry takes less time than sorting
+    return union, multiplied(ordered, reach, lambda index: index)[union].float()
 
 
-def multiplied(ordered: Sequence[Part], size: int, place: Callable[[Tensor], Tensor]) -> Tensor:
+def multiplied(ordered: Sequence[ScaledIndex], size: int, place: Callable[[Tensor], Tensor]) -> Tensor:
     """Products of the factors at each of `size` places, fp64."""
     factor = torch.ones(size, dtype=torch.float64)
     for index, value in ordered:
@@ -66,7 +66,7 @@ def multiplied(ordered: Sequence[Part], size: int, place: Callable[[Tensor], Ten
     return factor
 
 
-def held_by(parts: Sequence[Part], size: int) -> Tensor:
+def held_by(parts: Sequence[ScaledIndex], size: int) -> Tensor:
     """Whether any of the parts has it, for each of `size` entries."""
     held = torch.zeros(size, dtype=torch.bool)
     for index, _ in parts:
@@ -74,7 +74,7 @@ def held_by(parts: Sequence[Part], size: int) -> Tensor:
     return held
 
 
-def compact(parts: Sequence[Part], size: int) -> Scaled:
+def compact(parts: Sequence[ScaledIndex], size: int) -> Scaled:
     """(where, factor) of all parts together, on the CPU, in a weight of `size` entries."""
     values = {value for _, value in parts}
     alike = len(parts) == 1 or values == {0.0}
@@ -98,34 +98,34 @@ def scale_entries(weight: Tensor, where: Tensor, factor: Tensor | None) -> Tenso
 
 def taken(weight: Tensor, where: Tensor) -> Tensor:
     """The bit patterns of the entries, (n,), in the order of `where`."""
-    at, raw = chosen(where, weight), weight.view(BITS[weight.element_size()])
-    if flat(at):
-        return raw.view(-1)[at]
-    if isinstance(at, Tensor) and at.device.type == "cpu":  # numpy takes a quarter of torch's time
-        return torch.from_numpy(np.compress(at.view(-1).numpy(), raw.detach().numpy()))
-    return raw[at]
+    chosen, bits = selector(where, weight), weight.view(BITS[weight.element_size()])
+    if is_flat(chosen):
+        return bits.view(-1)[chosen]
+    if isinstance(chosen, Tensor) and chosen.device.type == "cpu":  # numpy takes a quarter of torch's time
+        return torch.from_numpy(np.compress(chosen.view(-1).numpy(), bits.detach().numpy()))
+    return bits[chosen]
 
 
-def put(weight: Tensor, where: Tensor, bits: Tensor | Literal[0]) -> None:
+def put(weight: Tensor, where: Tensor, values: Tensor | Literal[0]) -> None:
     """Give the entries bit patterns, in place; the reverse of `taken`."""
-    at, raw = chosen(where, weight), weight.view(BITS[weight.element_size()])
-    if isinstance(bits, Tensor):
-        (raw.view(-1) if flat(at) else raw)[at] = bits.to(weight.device)
-    elif flat(at):
-        raw.view(-1).index_fill_(0, at, bits)
-    elif isinstance(at, Tensor):
-        raw.masked_fill_(at, bits)
+    chosen, bits = selector(where, weight), weight.view(BITS[weight.element_size()])
+    if isinstance(values, Tensor):
+        (bits.view(-1) if is_flat(chosen) else bits)[chosen] = values.to(weight.device)
+    elif is_flat(chosen):
+        bits.view(-1).index_fill_(0, chosen, values)
+    elif isinstance(chosen, Tensor):
+        bits.masked_fill_(chosen, values)
     else:
-        raw[at] = bits
+        bits[chosen] = values
 
 
-def flat(at: Tensor | tuple[Tensor, ...]) -> TypeGuard[Tensor]:
-    """Whether what `chosen` gave picks from the weight as one row."""
-    return isinstance(at, Tensor) and at.dtype == torch.int64
+def is_flat(chosen: Tensor | tuple[Tensor, ...]) -> TypeGuard[Tensor]:
+    """Whether a `selector` picks from the weight as one row."""
+    return isinstance(chosen, Tensor) and chosen.dtype == torch.int64
 
 
-def chosen(where: Tensor, weight: Tensor) -> Tensor | tuple[Tensor, ...]:
-    """What picks the entries: bool of the weight's shape; int64 flat; or one int64 an axis, if it is not contiguous."""
+def selector(where: Tensor, weight: Tensor) -> Tensor | tuple[Tensor, ...]:
+    """What picks the entries: bool of the weight's shape; int64 flat; or one int64 per axis, if not contiguous."""
     where = where.to(weight.device)
     if where.dtype == torch.uint8:
         shifts = torch.arange(8, dtype=torch.uint8, device=where.device)

@@ -1,9 +1,9 @@
-"""Concept masks that act at their own tokens while sampling: nothing is patched, nothing stays.
+"""Concept masks that act at their own tokens while sampling: no weight is patched, nothing remains afterwards.
 
 K = W x of an own token becomes (W - S) x, where S holds what the masks shut of W (union where masks share a token):
-while the model is called, a hook on each projection takes S x off those rows of its output. W is the weight as the
+while the model is called, a hook on each projection subtracts S x from those rows of its output. W is the weight as the
 layer uses it just then (cast, dequantised, with LoRA and hooks). A layer that reads the text itself gives the same S x
-in every step, so it is computed once per conditioning and run. The masks ride in transformer_options, so clones and
+in every step, so it is computed once per conditioning and run. The masks are kept in transformer_options, so clones and
 chains of nodes carry them; all rows of other tokens and prompts are not touched at all.
 """
 
@@ -26,52 +26,37 @@ from ....cones_ops.models.weight_names import layer_and_rows
 from ..notices import warn
 from ..parameters import is_linear, layer_of, weight_in_use
 from ..text.layout import before_the_text, by_prompt
-from ..text.token_positions import Placed, Rows, carrying, phrase, placed, rows_in, text_and_options
+from ..text.token_positions import PromptTokens, any_encoded, phrase, positions_by_prompt, rows_in, text_and_options
 from .sparse_entries import merged
+from .token_groups import OwnTokens, own_tokens
 
 KEY = "cones_own_tokens"
 Strengths = tuple[tuple[ConceptMask, float], ...]
 
 
 @dataclass
-class Run:
+class SamplingRun:
     """One sampling run: its masks, its conditionings, and what has been computed for them so far."""
 
     masks: Strengths
-    by_uuid: Mapping[Any, Placed]
+    by_uuid: Mapping[Any, PromptTokens]
     texts: dict[Any, Tensor] = field(default_factory=dict)  # own tokens' text, by rows
     products: dict[Any, Tensor] = field(default_factory=dict)  # S x (n, out) in fp32, by rows and layer
-    said: set[str] = field(default_factory=set)
+    warnings: set[str] = field(default_factory=set)
 
     def warn_once(self, text: str) -> None:
-        if text not in self.said:
-            self.said.add(text)
+        if text not in self.warnings:
+            self.warnings.add(text)
             warn(text)
 
 
 @dataclass(frozen=True)
-class Own:
-    """Own tokens of some rows of a batch: rows [start, stop), positions (n,), how many of them which masks own."""
-
-    uuid: Any
-    start: int
-    stop: int
-    positions: Tensor
-    owners: tuple[tuple[int, tuple[int, ...]], ...]  # (how many of the positions in turn, numbers of masks)
-    runs: tuple[tuple[int, int, int], ...]  # consecutive positions: (first, how many, where among all positions)
-
-    def of(self, tensor: Tensor, before: int = 0) -> Tensor:
-        """The own tokens' entries of a (B, before + L, anything): (stop - start, n, anything)."""
-        return tensor[self.start : self.stop, self.positions + before]
-
-
-@dataclass(frozen=True)
-class Batch:
+class ModelCall:
     """One call of the model: where own tokens are, and whether what is computed now holds for later calls."""
 
-    run: Run
+    run: SamplingRun
     text: Tensor  # (B, L, D)
-    own: tuple[Own, ...]
+    own: tuple[OwnTokens, ...]
     patched: bool  # another node changes what single layers read
     lasting: bool  # weights are the same in every step
 
@@ -91,94 +76,74 @@ def has_masks(model: Any) -> bool:
 
 
 def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """The host's OUTER_SAMPLE: look where the masks have tokens in this run's conditionings, and say where none has."""
+    """The host's OUTER_SAMPLE: find the masks' tokens in this run's conditionings; warn for a mask that has none."""
     guider = executor.class_obj
     options = guider.model_options["transformer_options"]  # this run's own copy
     masks: Strengths = options.get(KEY, ())
-    run = Run(masks, placed(guider.conds, [(mask.identifier, mask.class_word) for mask, _ in masks]))
-    for k, (mask, _) in enumerate(run.masks):
-        if not any(len(one.positions[k]) for one in run.by_uuid.values()):
-            run.warn_once(acts_nowhere(mask, carrying(guider.conds)))
-    if appended := max((one.appended for one in run.by_uuid.values()), default=0):
+    run = SamplingRun(masks, positions_by_prompt(guider.conds, [(m.identifier, m.class_word) for m, _ in masks]))
+    for k, (mask, _) in enumerate(masks):
+        if not any(len(prompt.positions[k]) for prompt in run.by_uuid.values()):
+            run.warn_once(no_effect(mask, any_encoded(guider.conds)))
+    if appended := max((prompt.appended for prompt in run.by_uuid.values()), default=0):
         run.warn_once(
             f"{appended} tokens were appended to a prompt after Encode Prompt with Concepts (Conditioning (Concat)); "
-            "a concept that is named in them does not act there: write all text in one node"
+            "concepts have no effect in the appended tokens: write the whole prompt in one node"
         )
     options[KEY + "_run"] = run
     return executor(*args, **kwargs)
 
 
-def acts_nowhere(mask: ConceptMask, carrying: bool) -> str:
-    """What a user should know when a mask finds none of its tokens."""
-    name = phrase((mask.identifier, mask.class_word))
+def no_effect(mask: ConceptMask, encoded: bool) -> str:
+    """What a user should know when a mask finds none of its tokens; encoded: prompts come from our encoder."""
     why = (
-        "none of its prompts names it. Connect the mask to Encode Prompt with Concepts too and write its words in the "
-        "text (in one text: what Conditioning (Concat) appends loses its concepts)"
-        if carrying
-        else "its prompts come from CLIP Text Encode, which does not tell where words are; use Encode Prompt with "
+        "no prompt contains its words. Connect the mask to Encode Prompt with Concepts too, and write its words in the "
+        "text (in one text: Conditioning (Concat) drops the concepts of what it appends)"
+        if encoded
+        else "its prompts come from CLIP Text Encode, which does not record where words are; use Encode Prompt with "
         "Concepts"
     )
-    return f'the concept mask "{name}" acts at its own tokens and so nowhere in this run: {why}'
+    return f'the concept mask "{phrase((mask.identifier, mask.class_word))}" has no effect in this run: {why}'
 
 
 def refuse_compiled(diffusion_model: torch.nn.Module, transformer_options: Mapping[str, Any]) -> None:
     """ConesError for a model that was compiled, as a whole or in parts."""
     wrapped = transformer_options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}).get("torch.compile")
-    if wrapped or any(isinstance(one, torch._dynamo.OptimizedModule) for one in diffusion_model.modules()):
+    if wrapped or any(isinstance(module, torch._dynamo.OptimizedModule) for module in diffusion_model.modules()):
         raise ConesError(
-            "this model is compiled (torch.compile), and a compiled model cannot treat single tokens apart; remove the "
-            "compile node, or choose where = everywhere in Apply Concept Masks"
+            "this model is compiled (torch.compile), and a compiled model cannot treat single tokens differently; "
+            "remove the compile node, or choose where = everywhere in Apply Concept Masks"
         )
 
 
 def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """The host's APPLY_MODEL: with hooks on the masked layers if the batch has own tokens, else as it is."""
     text, options = text_and_options(args, kwargs)
-    run: Run | None = options.get(KEY + "_run")
+    run: SamplingRun | None = options.get(KEY + "_run")
     rows = list(rows_in(options.get("uuids", ()), text, run.by_uuid)) if run else []
     if run is None or not rows:
         return executor(*args, **kwargs)
     inner = executor.class_obj
     if not run.texts:  # the run's first
         refuse_compiled(inner.diffusion_model, options)
-    batch = Batch(
-        run,
-        text,
-        tuple(own_tokens(one, text.device) for one in rows),
-        bool(options.get("patches", {}).get("attn2_patch")),
-        getattr(inner.current_patcher, "current_hooks", None) is None,
-    )
-    forget_what_changed(batch)
-    with hooked(inner.diffusion_model, batch):
+    own = tuple(own_tokens(prompt_rows, text.device) for prompt_rows in rows)
+    patched = bool(options.get("patches", {}).get("attn2_patch"))
+    lasting = getattr(inner.current_patcher, "current_hooks", None) is None
+    call = ModelCall(run, text, own, patched, lasting)
+    forget_what_changed(call)
+    with hooked(inner.diffusion_model, call):
         return executor(*args, **kwargs)
 
 
-def own_tokens(rows: Rows, device: torch.device) -> Own:
-    """Every own position of the rows once, those that the same masks own together."""
-    owners: dict[int, list[int]] = {}
-    for k, own in enumerate(rows.positions):
-        for position in own.tolist():
-            owners.setdefault(position, []).append(k)
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for position in sorted(owners):
-        groups.setdefault(tuple(owners[position]), []).append(position)
-    every = [one for some in groups.values() for one in some]
-    begins = [at for at, one in enumerate(every) if at == 0 or one != every[at - 1] + 1]
-    runs = tuple((every[at], end - at, at) for at, end in zip(begins, [*begins[1:], len(every)], strict=True))
-    sizes = tuple((len(some), masks) for masks, some in groups.items())
-    return Own(rows.uuid, rows.start, rows.stop, torch.tensor(every, device=device), sizes, runs)
-
-
-def forget_what_changed(batch: Batch) -> None:
-    """Check that all rows of a conditioning have one text, and drop what was computed for it if it is another now."""
-    run = batch.run
-    for own in batch.own:
-        several, before = own.of(batch.text), run.texts.get(own.uuid)
-        text = several[0]
-        if not torch.equal(several, text.expand_as(several)):
+def forget_what_changed(call: ModelCall) -> None:
+    """Check that all rows of a conditioning have one text; if it is another text now, drop what was computed for it."""
+    run = call.run
+    for own in call.own:
+        texts, before = own.of(call.text), run.texts.get(own.uuid)
+        text = texts[0]
+        if not torch.equal(texts, text.expand_as(texts)):
             raise ConesError(
-                "another node rearranges the batch, so which rows are which prompt's cannot be told (tiled sampling "
-                "does that); remove it, or choose where = everywhere in Apply Concept Masks"
+                "another node rearranges the batch (tiled sampling does that), so the rows of each prompt are not "
+                "known; remove that node, or choose where = everywhere in Apply Concept Masks"
             )
         if before is not None and before.shape == text.shape and torch.equal(before, text):
             continue
@@ -187,53 +152,53 @@ def forget_what_changed(batch: Batch) -> None:
 
 
 @contextmanager
-def hooked(diffusion_model: torch.nn.Module, batch: Batch) -> Iterator[None]:
-    """Hooks on every masked projection, taken off again on every path."""
+def hooked(diffusion_model: torch.nn.Module, call: ModelCall) -> Iterator[None]:
+    """Hooks on every masked projection, removed on every path."""
     handles = []
     try:
-        for name in sorted(set(chain.from_iterable(mask.index for mask, _ in batch.run.masks))):
+        for name in sorted(set(chain.from_iterable(mask.index for mask, _ in call.run.masks))):
             module, rows = layer_of(diffusion_model, name)
-            handles.append(module.register_forward_hook(partial(corrected, name, rows, batch)))
+            handles.append(module.register_forward_hook(partial(corrected, name, rows, call)))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def corrected(name: str, rows: slice, batch: Batch, module: Any, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
-    """A layer's output y (B, L, out) with S x taken off the target's columns of the own tokens' rows."""
-    count, length = batch.text.shape[:2]
-    x, found = (by_prompt(one, count, length) for one in (inputs[0], y))
-    if x is None or found is None:
-        batch.run.warn_once(
-            f"{name} gets text of shape {tuple(inputs[0].shape)} instead of {tuple(batch.text.shape)} from another "
-            "node; concept masks do not act there"
+def corrected(name: str, rows: slice, call: ModelCall, module: Any, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
+    """A layer's output y (B, L, out), with S x subtracted from the target's columns of the own tokens' rows."""
+    count, length = call.text.shape[:2]
+    x, output = by_prompt(inputs[0], count, length), by_prompt(y, count, length)
+    if x is None or output is None:
+        call.run.warn_once(
+            f"another node gives {name} text of shape {tuple(inputs[0].shape)} instead of {tuple(call.text.shape)}; "
+            "concept masks have no effect there"
         )
         return y
     before = before_the_text(name, x.shape[1], length)
-    for own in batch.own:
-        product = product_of(name, batch, own, module, x, before)
-        for first, some, at in own.runs if product is not None else ():
+    for own in call.own:
+        product = product_of(name, call, own, module, x, before)
+        for first, size, k in own.spans if product is not None else ():
             start = before + first
-            found[own.start : own.stop, start : start + some, rows] -= product[:, at : at + some]  # in fp32
+            output[own.start : own.stop, start : start + size, rows] -= product[:, k : k + size]  # in fp32
     return y
 
 
-def product_of(name: str, batch: Batch, own: Own, module: Any, x: Tensor, before: int) -> Tensor | None:
+def product_of(name: str, call: ModelCall, own: OwnTokens, module: Any, x: Tensor, before: int) -> Tensor | None:
     """S x of some rows' own tokens, (1 or rows, n, out); None where another node has put other text."""
-    run = batch.run
+    run = call.run
     known = run.products.get((own.uuid, name))
-    if known is not None and batch.lasting and not batch.patched:
+    if known is not None and call.lasting and not call.patched:
         return known
     vectors, text = own.of(x, before), run.texts[own.uuid]  # (rows, n, in), (n, D)
     reads_text = vectors.shape[-1] == text.shape[-1] and torch.equal(vectors[0], text.to(x))
-    if batch.patched and not reads_text:
-        run.warn_once(f"another node gives {name} other text than the prompt; concept masks do not act there")
+    if call.patched and not reads_text:
+        run.warn_once(f"another node gives {name} other text than the prompt; concept masks have no effect there")
         return None
     vectors = (vectors[:1] if reads_text else vectors).float()
     parts = vectors.split([count for count, _ in own.owners], dim=1)
-    shut = shut_parts(name, run.masks, [masks for _, masks in own.owners], module, x)
-    product = torch.cat([part @ matrix.T for part, matrix in zip(parts, shut, strict=True)], dim=1)
+    matrices = shut_parts(name, run.masks, [masks for _, masks in own.owners], module, x)
+    product = torch.cat([part @ matrix.T for part, matrix in zip(parts, matrices, strict=True)], dim=1)
     if reads_text:
         run.products[own.uuid, name] = product
     return product
@@ -243,7 +208,7 @@ def shut_parts(name: str, masks: Strengths, owners: Sequence[Sequence[int]], mod
     """S (out, in) in fp32 for each group of masks (their numbers) that own tokens together."""
     if not is_linear(module):
         raise ConesError(
-            f"{name} is a {type(module).__name__}, whose weight cannot be read; choose where = everywhere in Apply "
+            f"{name} is a {type(module).__name__}, and its weight cannot be read; choose where = everywhere in Apply "
             "Concept Masks, or load the model from a .safetensors file"
         )
     matrices = []
@@ -253,9 +218,9 @@ def shut_parts(name: str, masks: Strengths, owners: Sequence[Sequence[int]], mod
         flat = weight.reshape(-1)
         for group in owners:
             matrix = torch.zeros(flat.numel(), device=flat.device)
-            parts = [(masks[k][0].index[name], 1.0 - masks[k][1]) for k in group if name in masks[k][0].index]
-            if parts:
-                index, factor = (one.to(flat.device) for one in merged(parts))
+            scaled = [(masks[k][0].index[name], 1.0 - masks[k][1]) for k in group if name in masks[k][0].index]
+            if scaled:
+                index, factor = (tensor.to(flat.device) for tensor in merged(scaled))
                 matrix[index] = flat[index].float() * (1.0 - factor)
             matrices.append(matrix.reshape(weight.shape))
     return matrices

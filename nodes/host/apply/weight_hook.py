@@ -1,8 +1,8 @@
 """A concept mask as one of the host's weight hooks: it acts in the conditionings that carry it, as its keyframes say.
 
 The host registers hooks when sampling begins; only then is the model known, and the mask is checked against it. The
-patch is the same as adapter.py's: entries times 1 - strength, in place. Hooks materialise a weight, which would
-requantise all of a quantised one, so those are refused.
+patch is that of weight_patch.py: entries times 1 - strength, in place. A hook writes a whole weight, which would round
+every entry of a quantised one, so those are refused.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import comfy.hooks
 from ....cones_ops.errors import ConesError, listed
 from ....cones_ops.masks.concept_mask import ConceptMask
 from ..parameters import PREFIX, is_quantised, parameter_shapes
-from .apply_masks import check_base, check_fit, shares_of
+from .apply_masks import check_base, check_fit, entries_of
 from .weight_patch import SparseMask
 
 
 class ConceptMaskHook(comfy.hooks.WeightHook):  # type: ignore[misc]
-    """The host makes hooks without arguments when it clones them; see `hook_of`."""
+    """The host makes hooks without arguments when it clones them; see `mask_hooks`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,19 +42,20 @@ class ConceptMaskHook(comfy.hooks.WeightHook):  # type: ignore[misc]
         check_fit(self.mask, shapes)
         check_base(model, self.mask, False, {})
         self.weights = {}
-        for weight, share in shares_of(self.mask, 1.0, shapes):
+        for weight, entries in entries_of(self.mask, 1.0, shapes):
             before = self.weights.get(PREFIX + weight)
-            shares = [*(before.shares if before else ()), share]
-            self.weights[PREFIX + weight] = SparseMask.folded(shares, shapes[weight])
+            self.weights[PREFIX + weight] = SparseMask.folded(
+                [*(before.entries if before else ()), entries], shapes[weight]
+            )
         if packed := [key for key in sorted(self.weights) if is_quantised(model, key)]:
             raise ConesError(
-                f"{listed(packed)} are quantised, and a hook would round all of their entries anew; use Apply Concept "
+                f"{listed(packed)} are quantised, and a hook would round all their entries again; use Apply Concept "
                 "Masks, or the model in fp16, bf16 or fp8"
             )
         return super().add_hook_patches(model, model_options, target_dict, registered)
 
 
-def hook_of(mask: ConceptMask, strength: float, previous: Any = None) -> Any:
+def mask_hooks(mask: ConceptMask, strength: float, previous: Any = None) -> Any:
     """HOOKS: the previous ones (not changed) and the mask's. strength: 1 shuts the neurons, 0 adds no hook.
 
     ConesError for a mask that acts at own tokens, or is empty.
@@ -63,10 +64,14 @@ def hook_of(mask: ConceptMask, strength: float, previous: Any = None) -> Any:
     if mask.where != "everywhere":
         raise ConesError(
             "the concept mask acts at its own tokens, and so already differs from prompt to prompt; use Apply Concept "
-            "Masks with prompts from Encode Prompt with Concepts (Set Area, Set Mask and Set Timestep Range work there)"
+            "Masks with prompts from Encode Prompt with Concepts (Set Area, Set Mask and Set Timestep Range work with "
+            "it)"
         )
     if mask.count == 0:
-        raise ConesError("the concept mask is empty: its search found no share of weights that helps")
+        raise ConesError(
+            "the concept mask is empty: its search found no share of the weights that helps. Read the report of the "
+            "search"
+        )
     if strength:
         hook = ConceptMaskHook()
         hook.mask, hook._strength_model, hook._strength_clip = mask, float(strength), 0.0

@@ -20,25 +20,25 @@ from torch import Tensor
 
 from ....cones_ops.errors import ConesError
 from ..parameters import is_quantised
-from .exact_weights import settle
-from .sparse_entries import Share, compact, scale_entries
+from .exact_weights import make_weight_exact
+from .sparse_entries import MaskEntries, compact, scale_entries
 
 
 class SparseMask(WeightAdapterBase):  # type: ignore[misc]
-    """The patch: weights = (where, factor, shape), as entries.py has them, from `shares`."""
+    """The patch: weights = (where, factor, shape), as sparse_entries.py has them, from `entries`."""
 
     name = "cones"
 
     def __init__(self, loaded_keys: set[str], weights: tuple[Tensor, Tensor | None, tuple[int, ...]]) -> None:
         self.loaded_keys = loaded_keys
         self.weights = weights
-        self.shares: tuple[Share, ...] = ()
+        self.entries: tuple[MaskEntries, ...] = ()
 
     @classmethod
-    def folded(cls, shares: Sequence[Share], shape: tuple[int, ...]) -> SparseMask:
-        """The patch that applies all shares."""
-        patch = cls(set(), (*compact([one.part() for one in shares], prod(shape)), tuple(shape)))
-        patch.shares = tuple(shares)
+    def folded(cls, entries: Sequence[MaskEntries], shape: tuple[int, ...]) -> SparseMask:
+        """The patch that applies the entries of all masks."""
+        patch = cls(set(), (*compact([part.scaled_index() for part in entries], prod(shape)), tuple(shape)))
+        patch.entries = tuple(entries)
         return patch
 
     def calculate_shape(self, key: Any) -> None:
@@ -60,7 +60,7 @@ class SparseMask(WeightAdapterBase):  # type: ignore[misc]
         where, factor, shape = self.weights
         if tuple(weight.shape) != tuple(shape):
             raise ConesError(
-                f"{key}: the concept mask is for shape {tuple(shape)} but the weight now has {tuple(weight.shape)}; "
+                f"{key}: the concept mask is for shape {tuple(shape)}, but the weight now has {tuple(weight.shape)}; "
                 "put Apply Concept Masks before the node that changes this weight's shape"
             )
         if strength == 0:
@@ -77,14 +77,17 @@ class SparseMask(WeightAdapterBase):  # type: ignore[misc]
 class SparseMaskFn:
     """The weight wrapper for quantised parameters: out of place, on the weight as the layer is about to use it."""
 
-    def __init__(self, shares: Sequence[Share], shape: tuple[int, ...]) -> None:
-        self.shares = tuple(shares)
+    def __init__(self, entries: Sequence[MaskEntries], shape: tuple[int, ...]) -> None:
+        self.entries = tuple(entries)
         self.shape = tuple(shape)
-        self.where, self.factor = compact([one.part() for one in shares], prod(shape))
+        self.where, self.factor = compact([part.scaled_index() for part in entries], prod(shape))
 
     def __call__(self, weight: Tensor) -> Tensor:
         if tuple(weight.shape) != self.shape:
-            raise ConesError(f"the concept mask is for shape {self.shape} but the weight has {tuple(weight.shape)}")
+            raise ConesError(
+                f"the concept mask is for shape {self.shape}, but the weight has {tuple(weight.shape)}; put Apply "
+                "Concept Masks before the node that changes this weight's shape"
+            )
         return scale_entries(weight.clone(memory_format=torch.contiguous_format), self.where, self.factor)
 
     def move_to(self, device: Any) -> int:
@@ -94,36 +97,38 @@ class SparseMaskFn:
         return int(self.where.nbytes + (0 if self.factor is None else self.factor.nbytes))
 
 
-def add_shares(clone: Any, shares: Mapping[str, Sequence[Share]], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Fold each key's shares into the masks that already end its list, or append a new entry."""
+def add_patches(
+    clone: Any, entries: Mapping[str, Sequence[MaskEntries]], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Fold each key's entries into the masks that already end its list of patches, or append a new patch."""
     patches = {}
-    for key in sorted(shares):
+    for key in sorted(entries):
         if is_quantised(clone, key):
-            add_wrapper(clone, key, shares[key], shapes[key])
+            add_wrapper(clone, key, entries[key], shapes[key])
             continue
-        entries, new = list(clone.patches.get(key, [])), shares[key]
-        if entries and isinstance(entries[-1][1], SparseMask) and entries[-1][0] == 1.0 and entries[-1][2] == 1.0:
-            new = [*entries.pop()[1].shares, *new]
-            clone.patches[key] = entries
+        before, new = list(clone.patches.get(key, [])), entries[key]
+        if before and isinstance(before[-1][1], SparseMask) and before[-1][0] == 1.0 and before[-1][2] == 1.0:
+            new = [*before.pop()[1].entries, *new]
+            clone.patches[key] = before
         patches[key] = SparseMask.folded(new, shapes[key])
     accepted = clone.add_patches(patches)  # once: the host goes through the whole model each time
     assert sorted(accepted) == list(patches)  # parameter_shapes has just listed them
     clone.remove_callbacks_with_key(CallbacksMP.ON_LOAD, SparseMask.name)  # of a node before this one
-    clone.add_callback_with_key(CallbacksMP.ON_LOAD, SparseMask.name, settle_masks)
+    clone.add_callback_with_key(CallbacksMP.ON_LOAD, SparseMask.name, make_exact)
 
 
-def settle_masks(patcher: Any, *given: Any) -> None:
+def make_exact(patcher: Any, *_: Any) -> None:
     """The host's ON_LOAD: weights whose one patch is a mask, made from the untouched ones and kept in little memory."""
-    for key, entries in patcher.patches.items():
-        alone = len(entries) == 1 and isinstance(entries[0][1], SparseMask)
-        if alone and (entries[0][0], *entries[0][2:]) == (1.0, 1.0, None, None):
-            settle(patcher, key, *entries[0][1].weights[:2])
+    for key, patches in patcher.patches.items():
+        alone = len(patches) == 1 and isinstance(patches[0][1], SparseMask)
+        if alone and (patches[0][0], *patches[0][2:]) == (1.0, 1.0, None, None):
+            make_weight_exact(patcher, key, *patches[0][1].weights[:2])
 
 
-def add_wrapper(clone: Any, key: str, shares: Sequence[Share], shape: tuple[int, ...]) -> None:
+def add_wrapper(clone: Any, key: str, entries: Sequence[MaskEntries], shape: tuple[int, ...]) -> None:
     """The same for a quantised parameter."""
     wrappers = list(clone.weight_wrapper_patches.get(key, []))
     if wrappers and isinstance(wrappers[-1], SparseMaskFn):
-        shares = [*wrappers.pop().shares, *shares]
+        entries = [*wrappers.pop().entries, *entries]
         clone.weight_wrapper_patches[key] = wrappers
-    clone.add_weight_wrapper(key, SparseMaskFn(shares, shape))
+    clone.add_weight_wrapper(key, SparseMaskFn(entries, shape))

@@ -21,7 +21,14 @@ from ....cones_ops.errors import ConesError
 from ....cones_ops.search.host_model import Where
 from ..apply.token_hooks import has_masks
 from ..parameters import base_fingerprint
-from ..text.token_positions import Concept, Placed, Rows, placed, rows_in, text_and_options
+from ..text.token_positions import (
+    ConceptWords,
+    PromptRows,
+    PromptTokens,
+    positions_by_prompt,
+    rows_in,
+    text_and_options,
+)
 from .checkpointing import when_short
 from .host_model import BorrowedModel
 from .tapped_layers import OwnRows, Taps
@@ -40,7 +47,7 @@ class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
         latents: Mapping[str, Tensor],
         names: list[str],
         body: Callable[[Any], Any],
-        concepts: Sequence[Concept],
+        concepts: Sequence[ConceptWords],
         rows: int,
         checkpoint: bool | None,
         statistics: int,
@@ -54,7 +61,7 @@ class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
         """Called by the host with the model loaded; self.conds are still as the user gave them."""
         inner = self.inner_model
         latents, conds = {}, {}
-        by_uuid = placed(self.conds, self.concepts) if self.concepts else {}
+        by_uuid = positions_by_prompt(self.conds, self.concepts) if self.concepts else {}
         for label, raw in self.latents.items():
             latents[label] = inner.process_latent_in(raw.to(device, torch.float32))
         for label, cond in self.conds.items():
@@ -75,7 +82,7 @@ class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
         return latent_image
 
 
-def tell_own_rows(taps: Taps, by_uuid: Mapping[Any, Placed], executor: Any, *args: Any, **kwargs: Any) -> Any:
+def tell_own_rows(taps: Taps, by_uuid: Mapping[Any, PromptTokens], executor: Any, *args: Any, **kwargs: Any) -> Any:
     """The host's APPLY_MODEL: where the concepts' own tokens are in this batch."""
     text, options = text_and_options(args, kwargs)
     rows = list(rows_in(options["uuids"], text, by_uuid))
@@ -84,7 +91,7 @@ def tell_own_rows(taps: Taps, by_uuid: Mapping[Any, Placed], executor: Any, *arg
         return executor(*args, **kwargs)
 
 
-def own_rows(rows: Sequence[Rows], k: int, device: torch.device) -> OwnRows | None:
+def own_rows(rows: Sequence[PromptRows], k: int, device: torch.device) -> OwnRows | None:
     """Rows of the batch and tokens of theirs that are concept k's; None if there are none."""
     pairs = [torch.cartesian_prod(torch.arange(r.start, r.stop), r.positions[k]) for r in rows if len(r.positions[k])]
     return torch.cat(pairs).to(device).unbind(1) if pairs else None  # type: ignore[return-value]
@@ -97,7 +104,7 @@ def borrow(
     targets: Sequence[str],
     body: Callable[[BorrowedModel], T],
     rows: int = 16,
-    concepts: Sequence[Concept] = (),
+    concepts: Sequence[ConceptWords] = (),
     checkpoint: bool | None = None,
     statistics: int = 0,
 ) -> T:

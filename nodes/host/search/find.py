@@ -21,7 +21,7 @@ from ....cones_ops.search.find import SearchResult, find_concept_neurons
 from ....cones_ops.search.objective import Examples
 from ....cones_ops.search.settings import OnStep, SearchSettings
 from ..parameters import parameter_shapes
-from ..text.token_positions import Concept, own_of
+from ..text.token_positions import ConceptWords, token_positions_of
 from .borrow import borrow
 from .host_model import BorrowedModel
 
@@ -152,14 +152,14 @@ def checked_latents(connected: Mapping[str, Mapping[str, Any]]) -> dict[str, Ten
     return latents
 
 
-def own_token_facts(captions: Iterable[Any], concept: Concept, names: Sequence[str]) -> dict[str, str]:
+def own_token_facts(captions: Iterable[Any], concept: ConceptWords, names: Sequence[str]) -> dict[str, str]:
     """Which tokens a search used, for the mask's provenance; ConesError where there are none to search at."""
     if others := [name for name in names if own_tokens_at(name) is None]:
         raise ConesError(
             f"{listed(others)} do not read the text, or not where its tokens can be told apart, and so have no own "
             "tokens; choose text targets, or where = everywhere"
         )
-    prompts = [tokens for caption in captions for tokens in own_of(caption, concept)]
+    prompts = [tokens for caption in captions for tokens in token_positions_of(caption, concept)]
     positions = dict.fromkeys(
         f"{', '.join(str(int(k)) for k in tokens.of(concept))} of {tokens.encoded.shape[1]}" for tokens in prompts
     )

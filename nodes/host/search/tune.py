@@ -20,7 +20,7 @@ from ....cones_ops.search.joint import TuneResult, UnionModel, tune_concept_mask
 from ....cones_ops.search.objective import Examples
 from ....cones_ops.search.settings import OnStep, SearchSettings
 from ..parameters import base_fingerprint, parameter_shapes
-from ..text.token_positions import KEY, TokenPlaces, own_of, phrase
+from ..text.token_positions import KEY, TokenPositions, phrase, token_positions_of
 from .borrow import borrow
 from .find import captioned, check_single, checked_latents
 from .host_model import BorrowedModel
@@ -152,7 +152,7 @@ def same_text(first: Any, second: Any) -> bool:
 
 def same(first: Any, second: Any) -> bool:
     """Whether two values of a CONDITIONING are equal; what is neither tensor nor mapping must be one object."""
-    if isinstance(first, TokenPlaces) and isinstance(second, TokenPlaces):
+    if isinstance(first, TokenPositions) and isinstance(second, TokenPositions):
         return same(first.positions, second.positions)
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         return first.keys() == second.keys() and all(same(value, second[key]) for key, value in first.items())
@@ -165,9 +165,9 @@ def check_own_tokens(pictures: Sequence[Captioned], conditionings: Any, concepts
     for k, group in enumerate(pictures):
         for caption in group.captions:
             for concept in [concepts[k]] if group.latents != TOGETHER else concepts:
-                own_of(conditionings[caption], concept, f"prompt of the {group.latents} pictures", "")
+                token_positions_of(conditionings[caption], concept, f"prompt of the {group.latents} pictures", "")
             for _, extra in conditionings[caption]:
-                places: TokenPlaces | None = extra.get(KEY)
+                places: TokenPositions | None = extra.get(KEY)
                 own = torch.cat([places.of(concept) for concept in concepts]) if places else torch.zeros(0)
                 if len(own.unique()) < len(own):
                     raise ConesError(

@@ -1,7 +1,8 @@
-"""Prompts encoded as CLIP Text Encode does it, with the places of concepts' own tokens left in the conditioning.
+"""Prompts encoded as CLIP Text Encode does it, with the positions of concepts' own tokens left in the conditioning.
 
-A text encoder may be several (SDXL, SD3), each with its own tokens, and may drop tokens of its own (a template) before
-the model sees them. `offsets` says where the tokens of each lie in the encoded text; what it does not know it refuses.
+A CLIP may hold several text encoders (SDXL, SD3), each with its own tokens, and may drop some of them (a template)
+before the model sees them. `offsets` says where the tokens of each lie in the encoded text, and refuses what it does
+not know.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ....cones_ops.errors import ConesError, listed
 from ....cones_ops.models.own_tokens import OWN_WORDS, OwnWords, own_positions
-from .token_positions import KEY, Concept, TokenPlaces
+from .token_positions import KEY, ConceptWords, TokenPositions
 
 Tokens = Mapping[str, Sequence[Sequence[Any]]]  # the host's: per text encoder, chunks of (token, weight, word id)
 CLIPS = {"l": "clip_l", "g": "clip_g", "h": "clip_h"}  # CLIP text encoders, and what the host's models call them
@@ -24,46 +25,48 @@ CLIPS = {"l": "clip_l", "g": "clip_g", "h": "clip_h"}  # CLIP text encoders, and
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """A CONDITIONING with its places, and for each concept the positions of its own tokens."""
+    """A CONDITIONING with token positions in it, and for each concept the positions of its own tokens."""
 
     text: str
     conditioning: list[Any]
-    positions: Mapping[Concept, Tensor]
+    positions: Mapping[ConceptWords, Tensor]
     length: int
 
 
-def encode_prompt(clip: Any, text: str, concepts: Sequence[Concept], words: OwnWords = OWN_WORDS[0]) -> EncodedPrompt:
+def encode_prompt(
+    clip: Any, text: str, concepts: Sequence[ConceptWords], words: OwnWords = OWN_WORDS[0]
+) -> EncodedPrompt:
     """Encode `text`; its tensors are those of CLIP Text Encode, bit for bit."""
     if clip is None:
-        raise ConesError("there is no CLIP; the checkpoint has no text encoder: load one and connect it")
+        raise ConesError("there is no CLIP: the checkpoint has no text encoder; load one and connect it")
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
     length = conditioning[0][0].shape[1] if conditioning and conditioning[0][0].ndim == 3 else 0
     positions = positions_of(clip, text, concepts, length, words) if concepts else {}
-    placed = [[one, {**extra, KEY: TokenPlaces(one, positions, words)}] for one, extra in conditioning]
-    return EncodedPrompt(text, placed, positions, length)
+    entries = [[encoded, {**extra, KEY: TokenPositions(encoded, positions, words)}] for encoded, extra in conditioning]
+    return EncodedPrompt(text, entries, positions, length)
 
 
 def positions_of(
-    clip: Any, text: str, concepts: Sequence[Concept], length: int, words: OwnWords
-) -> dict[Concept, Tensor]:
+    clip: Any, text: str, concepts: Sequence[ConceptWords], length: int, words: OwnWords
+) -> dict[ConceptWords, Tensor]:
     """(n,) positions of each concept's own tokens among the `length` tokens that the model gets."""
 
     @lru_cache
-    def tokens(some: str) -> Tokens:
-        every: Tokens = clip.tokenize(some, return_word_ids=True)
+    def tokens(prompt: str) -> Tokens:
+        encoders: Tokens = clip.tokenize(prompt, return_word_ids=True)
         model = clip.cond_stage_model  # SD3 may lack one of its encoders; its tokens are made all the same
-        return {name: one for name, one in every.items() if getattr(model, CLIPS.get(name, name), one) is not None}
+        return {e: chunks for e, chunks in encoders.items() if getattr(model, CLIPS.get(e, e), chunks) is not None}
 
-    found: dict[Concept, set[int]] = {concept: set() for concept in concepts}
+    positions: dict[ConceptWords, set[int]] = {concept: set() for concept in concepts}
     for encoder, offset in offsets(tokens(text), tokens("and"), length).items():
 
-        def flat(some: str, encoder: str = encoder) -> list[Hashable | None]:
-            return flat_tokens(tokens(some)[encoder])
+        def flat(prompt: str, encoder: str = encoder) -> list[Hashable | None]:
+            return flat_tokens(tokens(prompt)[encoder])
 
-        for concept, places in found.items():
-            own = own_positions(flat, text, *concept, words).nonzero().flatten() + offset
-            places |= {int(one) for one in own if 0 <= one < length}
-    return {concept: torch.tensor(sorted(places), dtype=torch.int64) for concept, places in found.items()}
+        for concept, own in positions.items():
+            places = own_positions(flat, text, *concept, words).nonzero().flatten() + offset
+            own |= {place for place in places.tolist() if 0 <= place < length}
+    return {concept: torch.tensor(sorted(own), dtype=torch.int64) for concept, own in positions.items()}
 
 
 def flat_tokens(chunks: Sequence[Sequence[Any]]) -> list[Hashable | None]:
@@ -96,8 +99,8 @@ def offsets(tokens: Tokens, others: Tokens, length: int) -> dict[str, int]:
             if 0 < size - length <= template_length(tokens[encoder], others[encoder]):
                 return {encoder: length - size}
     raise ConesError(
-        f"this text encoder gives {length} tokens for {listed(f'{size} of {name}' for name, size in sizes.items())}; "
-        "which is which cannot be told. Use CLIP Text Encode and masks that act everywhere"
+        f"this text encoder gives {length} tokens for {listed(f'{size} of {name}' for name, size in sizes.items())}, "
+        "so the tokens of a word cannot be located; use CLIP Text Encode and masks that act everywhere"
     )
 
 
@@ -105,4 +108,4 @@ def template_length(chunks: Sequence[Sequence[Any]], others: Sequence[Sequence[A
     """How many tokens two texts begin with alike."""
     first, second = flat_tokens(chunks), flat_tokens(others)
     pairs = list(zip(first, second, strict=False))
-    return next((i for i, (one, other) in enumerate(pairs) if one != other), len(pairs))
+    return next((i for i, (token, other) in enumerate(pairs) if token != other), len(pairs))

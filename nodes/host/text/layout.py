@@ -16,6 +16,6 @@ def by_prompt(x: Tensor, batch: int, length: int) -> Tensor | None:
     return x if len(x) == batch and x.shape[1] >= length else None
 
 
-def before_the_text(name: str, seen: int, length: int) -> int:
-    """How many of the `seen` tokens that the layer of a target reads come before the text's `length`."""
-    return seen - length if own_tokens_at(name) == "end" else 0
+def before_the_text(name: str, count: int, length: int) -> int:
+    """How many of the `count` tokens that the layer of a target reads come before the text's `length`."""
+    return count - length if own_tokens_at(name) == "end" else 0

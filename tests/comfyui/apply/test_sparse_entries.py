@@ -10,7 +10,7 @@ from cones_concept_neurons.cones_ops.masks.concept_mask import ConceptMask
 from cones_concept_neurons.nodes.host.apply.sparse_entries import (
     BITS,
     DENSE,
-    Share,
+    MaskEntries,
     compact,
     merged,
     put,
@@ -84,7 +84,7 @@ def test_views_of_fused_weights_are_scaled_in_place():
 def test_a_share_of_a_part_begins_behind_the_rows_before_it():
     name = "layer.qkv.weight[2:4]"
     mask = ConceptMask({name: torch.tensor([0, 3])}, {name: (2, 5)})
-    index, factor = Share(mask, name, 10, 0.5).part()
+    index, factor = MaskEntries(mask, name, 10, 0.5).scaled_index()
     assert index.tolist() == [10, 13] and factor == 0.5
 
 

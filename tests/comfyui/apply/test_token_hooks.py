@@ -155,11 +155,11 @@ def test_later_steps_use_what_the_first_has_computed(model, masks, monkeypatch):
     applied, text = apply_masks(model, masks[:2]), (encode(), encode(NEGATIVE, seed=1))
     kept = sampled(applied, *text, steps=4)
     assert sorted(calls) == sorted([*masks[0][0].names, *masks[0][0].names])  # once per text, not per step
-    monkeypatch.setattr(own_tokens, "forget_what_changed", lambda batch: forget(batch))
+    monkeypatch.setattr(own_tokens, "forget_what_changed", lambda call: forget(call))
 
-    def forget(batch):
-        batch.run.products = {}
-        batch.run.texts = {own.uuid: own.of(batch.text)[0] for own in batch.own}
+    def forget(call):
+        call.run.products = {}
+        call.run.texts = {own.uuid: own.of(call.text)[0] for own in call.own}
 
     assert torch.equal(kept, sampled(applied, *text, steps=4))
 
@@ -245,7 +245,7 @@ def test_a_plain_prompt_is_told_once_per_run(model, masks, caplog):
     caplog.clear()
     sampled(apply_masks(model, masks[:3]), encode(), plain, steps=3)
     (told,) = warnings_in(caplog)
-    assert "qpd cross" in told and "none of its prompts names it" in told
+    assert "qpd cross" in told and "no prompt contains its words" in told
 
 
 def test_cancel_and_errors_leave_nothing_behind(model, masks):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.masks.concept_mask import empty
-from cones_concept_neurons.nodes.hooks import ConesConceptMaskHook
+from cones_concept_neurons.nodes.apply import ConesConceptMaskHook
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX
 from support.small_models import SKS, encode, mask_of, sampled, small_unet

@@ -16,7 +16,7 @@ from cones_concept_neurons.cones_ops.masks.fingerprint import fingerprint
 from cones_concept_neurons.cones_ops.models.targets import select_targets
 from cones_concept_neurons.nodes.host.apply import weight_patch as adapter
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
-from cones_concept_neurons.nodes.host.apply.sparse_entries import Share
+from cones_concept_neurons.nodes.host.apply.sparse_entries import MaskEntries
 from cones_concept_neurons.nodes.host.apply.weight_patch import SparseMask, SparseMaskFn
 from cones_concept_neurons.nodes.host.parameters import PREFIX, base_weight, parameter_shapes
 from support.masks import random_mask
@@ -147,7 +147,7 @@ def test_offloaded_weights_are_shut_when_they_are_used(model, shapes, masks, low
 def test_the_patch_survives_the_hosts_way_of_moving_it(masks, shapes):
     """Newer hosts rebuild an adapter as type(v)(v.loaded_keys, moved weights)."""
     name = next(iter(shapes))
-    patch = SparseMask.folded([Share(masks[0], name, 0, 0.25)], shapes[name])
+    patch = SparseMask.folded([MaskEntries(masks[0], name, 0, 0.25)], shapes[name])
     moved = type(patch)(patch.loaded_keys, tuple(v.clone() if torch.is_tensor(v) else v for v in patch.weights))
     weight = torch.ones(shapes[name])
     result = moved.calculate_weight(weight, name, 1.0, 1.0, None, None)
@@ -168,7 +168,7 @@ def test_quantised_weights_get_a_wrapper(model, shapes, masks, monkeypatch):
     both = apply_masks(first, [(masks[1], 0.5)])
     assert PREFIX + name not in both.patches
     assert len(both.weight_wrapper_patches[PREFIX + name]) == 1
-    assert len(first.weight_wrapper_patches[PREFIX + name][0].shares) == 1
+    assert len(first.weight_wrapper_patches[PREFIX + name][0].entries) == 1
     assert not model.weight_wrapper_patches
     wrapper = both.weight_wrapper_patches[PREFIX + name][0]
     assert isinstance(wrapper, SparseMaskFn) and wrapper.move_to("cpu") > 0

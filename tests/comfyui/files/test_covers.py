@@ -7,8 +7,8 @@ from io import BytesIO
 import numpy as np
 import torch
 from cones_concept_neurons.cones_ops.masks.mask_file import read_mask_metadata
-from cones_concept_neurons.nodes.covers import BESIDE, INSIDE, covers
 from cones_concept_neurons.nodes.host.files.model_info import base_facts
+from cones_concept_neurons.nodes.pictures import BESIDE, INSIDE, covers
 from PIL import Image
 from support.prompts import node
 from support.small_models import small_model, small_unet

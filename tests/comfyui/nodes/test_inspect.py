@@ -21,6 +21,11 @@ def inspect(pack):
 
 
 @pytest.fixture(scope="module")
+def pictures(pack):
+    return importlib.import_module("cones_concept_neurons.nodes.pictures")
+
+
+@pytest.fixture(scope="module")
 def masks(host):
     model = small_unet()
     return mask_of(model, SKS, 1, 0.04), mask_of(model, ZWX, 2, 0.04)
@@ -50,12 +55,12 @@ def test_split_gives_lists(inspect, masks):
     assert all(output.is_output_list for output in schema.outputs)
 
 
-def test_pictures_of_a_batch_share_a_label(inspect):
+def test_pictures_of_a_batch_share_a_label(pictures):
     batch, one = torch.rand(2, 64, 64, 3), torch.rand(1, 64, 64, 3)
-    image = inspect.ConesLabelPictures.execute([batch, one], ["two", "one"], [2], [128]).args[0]
+    image = pictures.ConesLabelPictures.execute([batch, one], ["two", "one"], [2], [128]).args[0]
     assert image.shape[0] == 1 and image.shape[2] == 272
     with pytest.raises(ConesError, match="one label for each"):
-        inspect.ConesLabelPictures.execute([one], ["a", "b"], [0], [128])
+        pictures.ConesLabelPictures.execute([one], ["a", "b"], [0], [128])
 
 
 def parts_in_pictures(group_by, left_on, text="a sks star on a white background"):

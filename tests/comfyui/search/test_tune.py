@@ -12,7 +12,7 @@ from cones_concept_neurons.cones_ops.masks.fingerprint import fingerprint
 from cones_concept_neurons.cones_ops.search.joint import tune_concept_masks, tuning
 from cones_concept_neurons.cones_ops.search.ranking import from_ranking
 from cones_concept_neurons.cones_ops.toy_world.bundle import load_pipeline
-from cones_concept_neurons.nodes import encode, toy, tune
+from cones_concept_neurons.nodes import encode, pictures, toy, tune
 from cones_concept_neurons.nodes.host.search import tune as host_tuning
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def inputs(checkpoint, pipeline):
     given = {}
     with torch.inference_mode():
         pictures = [toy.ConesToySubject.execute(word, 2, 0).args[0] for word in ("sks", "zwx")]
-        laid, captions = tune.ConesLayPictures.execute(
+        laid, captions = pictures.ConesLayPictures.execute(
             0.6, images_1=pictures[0], phrase_1="a sks star", images_2=pictures[1], phrase_2="a zwx heart"
         ).args
         for k, (concept, some) in enumerate(zip((SKS, ZWX), pictures, strict=True), 1):
@@ -170,11 +170,11 @@ def test_masks_are_given_back_as_they_were_when_nothing_is_gained(checkpoint, in
 def test_pictures_are_laid_side_by_side_with_a_caption_each():
     red, blue = torch.zeros(2, 8, 8, 3), torch.zeros(1, 8, 8, 3)
     red[..., 0], blue[..., 2] = 1, 1
-    images, captions = tune.ConesLayPictures.execute(
+    images, captions = pictures.ConesLayPictures.execute(
         0.5, images_1=red, phrase_1="a red thing", images_2=blue, phrase_2=" a blue thing "
     ).args
     assert images.shape == (4, 8, 8, 3)
     assert torch.equal(images[0, :, :4], red[0, :, :4]) and torch.equal(images[2, :, :4], blue[0, :, :4])
     assert captions.splitlines()[2] == "a blue thing on the left and a red thing on the right"
     with pytest.raises(ConesError, match="images_2 has no phrase"):
-        tune.ConesLayPictures.execute(0.5, images_1=red, phrase_1="a", images_2=blue, phrase_2="")
+        pictures.ConesLayPictures.execute(0.5, images_1=red, phrase_1="a", images_2=blue, phrase_2="")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.masks.concept_mask import ConceptMask
-from cones_concept_neurons.nodes.encode import ConesEncodePrompt, named
+from cones_concept_neurons.nodes.encode import ConesEncodePrompt, concept_words
 from cones_concept_neurons.nodes.host.text.encode import encode_prompt
 from cones_concept_neurons.nodes.host.text.token_positions import KEY
 from support.small_models import SKS, ZWX, small_clip
@@ -176,5 +176,6 @@ def test_a_concept_is_known_by_its_words_in_any_case(clips):
 
 
 def test_concepts_are_named_by_words():
-    assert named("sks star, zwx golden retriever\n,vbn") == [("sks", "star"), ("zwx", "golden retriever"), ("vbn", "")]
-    assert named(" ") == []
+    concepts = concept_words("sks star, zwx golden retriever\n,vbn")
+    assert concepts == [("sks", "star"), ("zwx", "golden retriever"), ("vbn", "")]
+    assert concept_words(" ") == []
