@@ -105,7 +105,7 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
                 ),
                 io.String.Output(
                     display_name="concept",
-                    tooltip='Identifier and class word, such as "sks star", for Encode Prompt with Concepts (concepts).',
+                    tooltip='Identifier and class word, such as "sks star", for Encode Prompt with Concepts.',
                 ),
             ],
         )
