@@ -9,7 +9,8 @@ from comfy_api.latest import io
 
 from ..cones_ops.masks.concept_mask import Where
 from ..cones_ops.models.targets import TARGET_CHOICES
-from ..cones_ops.reports.text import density_figure, layer_table, summary_text
+from ..cones_ops.reports.figures import density_figure
+from ..cones_ops.reports.text import layer_table, summary_text
 from ..cones_ops.search.methods import METHODS
 from ..cones_ops.search.settings import recommended
 from .host.files.model_info import base_facts

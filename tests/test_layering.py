@@ -20,7 +20,7 @@ SKIPPED = {".venv", ".git", "node_modules", "build", "dist"}
 CORE = {"torch", "numpy", "safetensors", "einops", "__future__", *sys.stdlib_module_names}
 HOST = {"comfy", "comfy_extras", "comfy_execution", "folder_paths", "execution", "server", "latent_preview", "nodes"}
 DIFFUSERS = {"diffusers", "transformers"}
-FIGURES = ("cones_ops/reports/text.py", "cones_ops/reports/figures.py")  # may import matplotlib, on first use
+FIGURES = ("cones_ops/reports/figures.py",)  # may import matplotlib, on first use
 TOP_OF_TREE = {"benchmarks", "tests", "tools"}
 LIBRARY_HOSTS = {"diffusers"}
 

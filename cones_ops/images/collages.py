@@ -1,7 +1,7 @@
-"""Collages: pictures of single things laid side by side, as examples of a concept beside something else.
+"""Collages: pictures of single things side by side, as examples of a concept beside something else.
 
-A search learns from them what is not the subject's, and joint steps how several subjects share a picture
-(Cut-Mix-Unmix of SVDiff, Han et al. 2023, is the idea). Only pixels are moved; captions are the caller's.
+From them a search learns what does not belong to the subject, and joint steps learn how several subjects share a
+picture (after Cut-Mix-Unmix of SVDiff, Han et al. 2023). Only pixels are moved.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ ZOOM = 0.6
 _PLACES = ("top left", "top right", "bottom left", "bottom right")
 
 
-def placed(phrases: Sequence[str]) -> str:
+def layout_caption(phrases: Sequence[str]) -> str:
     """Noun phrases of 1 to 4 things as a caption, in the order in which `collages` lays them out."""
     if not 1 <= len(phrases) <= 4:
-        raise ConesError(f"{len(phrases)} things in one picture; 1 to 4 have places")
+        raise ConesError(f"{len(phrases)} things in one picture; give 1 to 4 phrases")
     if len(phrases) == 1:
         return phrases[0]
     if len(phrases) == 2:
@@ -34,15 +34,15 @@ def collages(
 ) -> tuple[Tensor, list[str]]:
     """Pictures of 2 to 4 things together: each thing at every place in turn, as often as the largest batch is long.
 
-    batches: one per thing, (n, C, H, W), shorter ones go round; phrases: what each shows, such as "a sks star".
+    batches: one per thing, (n, C, H, W), shorter ones are repeated; phrases: what each shows, such as "a sks star".
     empty: (n, C, H, W) for the fourth corner of three things, default the first thing's first pixel.
     -> pictures (N, C, H, W) and N captions.
     """
     count = len(batches)
-    if not 2 <= count <= 4 or count != len(phrases) or any(one.ndim != 4 or not len(one) for one in batches):
-        sizes = ", ".join(str(tuple(one.shape)) for one in batches)
+    if not 2 <= count <= 4 or count != len(phrases) or any(b.ndim != 4 or not len(b) for b in batches):
+        sizes = ", ".join(str(tuple(batch.shape)) for batch in batches)
         raise ConesError(f"{len(phrases)} phrases for batches {sizes}; give 2 to 4 batches (n, C, H, W), a phrase each")
-    laid, captions = [], []
+    pictures, captions = [], []
     for shift in range(count):
         order = [(k + shift) % count for k in range(count)]
         for i in range(max(map(len, batches))):
@@ -50,9 +50,9 @@ def collages(
             if count == 3:
                 corner = empty if empty is not None else batches[0][:, :, :1, :1].expand_as(batches[0])
                 cells.append(corner[i % len(corner)])
-            laid.append(collage(cells, 2, zoom))
-            captions.append(placed([phrases[k] for k in order]))
-    return torch.stack(laid), captions
+            pictures.append(collage(cells, 2, zoom))
+            captions.append(layout_caption([phrases[k] for k in order]))
+    return torch.stack(pictures), captions
 
 
 def collage(pictures: Sequence[Tensor], columns: int, zoom: float = ZOOM) -> Tensor:
@@ -63,16 +63,20 @@ def collage(pictures: Sequence[Tensor], columns: int, zoom: float = ZOOM) -> Ten
     """
     rows = len(pictures) // max(columns, 1)
     if columns < 1 or rows * columns != len(pictures) or not rows:
-        raise ConesError(f"{len(pictures)} pictures in {columns} columns do not fill rows; give a multiple of it")
-    if len({tuple(one.shape) for one in pictures}) > 1 or not 0 < zoom <= 1:
-        sizes = sorted({tuple(one.shape) for one in pictures})
-        raise ConesError(f"a collage of sizes {sizes} at zoom {zoom}; use pictures of one size and a zoom above 0 to 1")
+        raise ConesError(
+            f"{len(pictures)} pictures in {columns} columns do not fill rows; give a multiple of {columns}"
+        )
+    sizes = sorted({tuple(picture.shape) for picture in pictures})
+    if len(sizes) > 1 or not 0 < zoom <= 1:
+        raise ConesError(
+            f"a collage of sizes {sizes} at zoom {zoom}; use pictures of one size and a zoom above 0 and up to 1"
+        )
     height, width = pictures[0].shape[1:]
-    cells = [_cell(one, height // rows, width // columns, zoom) for one in pictures]
+    cells = [_cell(picture, height // rows, width // columns, zoom) for picture in pictures]
     strips = [torch.cat(cells[i : i + columns], dim=2) for i in range(0, len(cells), columns)]
-    laid = torch.cat(strips, dim=1)
-    missing = (0, width - laid.shape[2], 0, height - laid.shape[1])  # of sides that do not divide
-    return F.pad(laid[None], missing, mode="replicate")[0] if any(missing) else laid
+    whole = torch.cat(strips, dim=1)
+    missing = (0, width - whole.shape[2], 0, height - whole.shape[1])  # of sides that do not divide
+    return F.pad(whole[None], missing, mode="replicate")[0] if any(missing) else whole
 
 
 def _cell(picture: Tensor, height: int, width: int, zoom: float) -> Tensor:
@@ -81,6 +85,6 @@ def _cell(picture: Tensor, height: int, width: int, zoom: float) -> Tensor:
     small = F.interpolate(picture[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
     for dim, side in ((1, height), (2, width)):
         spare = small.shape[dim] - side
-        at = torch.arange(side) + spare // 2  # negative or beyond the end: the edge again
-        small = small.index_select(dim, at.clamp(0, small.shape[dim] - 1).to(small.device))
+        index = torch.arange(side) + spare // 2  # negative or beyond the end: the edge again
+        small = small.index_select(dim, index.clamp(0, small.shape[dim] - 1).to(small.device))
     return small

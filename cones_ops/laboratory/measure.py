@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from ..hosts.diffusers.apply_masks import Strengths
-from ..images.collages import placed
+from ..images.collages import layout_caption
 from ..toy_world.bundle import ToyPipeline
 from ..toy_world.captions import Description, describe
 from ..toy_world.subjects import Subject
@@ -115,14 +115,14 @@ def second_object(subject: Subject, samples: int) -> PictureRequest:
 
 def all_shown(subjects: Sequence[Subject], samples: int) -> PictureRequest:
     """One picture should show all subjects, named by their identifiers."""
-    return _on_backgrounds(placed([subject.prompt for subject in subjects]), subjects, samples)
+    return _on_backgrounds(layout_caption([subject.prompt for subject in subjects]), subjects, samples)
 
 
 def all_described(subjects: Sequence[Subject], samples: int) -> PictureRequest:
     """The same with every attribute spelled out instead: the untouched model's own best."""
     scenes = [Scene((("centre", subject.thing),), "grey") for subject in subjects]
     phrases = [describe(scene).removesuffix(" on a grey background") for scene in scenes]
-    return _on_backgrounds(placed(phrases), subjects, samples)
+    return _on_backgrounds(layout_caption(phrases), subjects, samples)
 
 
 THREE_MEASURES = {"subject_share": subject_shown, "class_share": class_leak, "second_object": second_object}

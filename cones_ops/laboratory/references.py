@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images.collages import collage, collages, placed
+from ..images.collages import collage, collages, layout_caption
 from ..toy_world.bundle import ToyPipeline
 from ..toy_world.subjects import Subject
 from ..toy_world.world import BACKGROUNDS, SHAPES
@@ -82,4 +82,4 @@ def alone(subject: Subject, seed: int = 0) -> Captioned:
 
 
 def _captioned(prompts: Sequence[str], background: str) -> str:
-    return f"{placed(prompts)} on a {background} background"
+    return f"{layout_caption(prompts)} on a {background} background"

@@ -1,4 +1,4 @@
-"""Figures about concept masks, as (H, W, 3) uint8 arrays: reads masks and pictures, changes nothing.
+"""Figures about searches and concept masks, as (H, W, 3) uint8 arrays: reads them and pictures, changes nothing.
 
 Drawn by matplotlib's Agg canvas (imported here on first use only, no global state), 640 pixels wide so that a node's
 preview is readable, in colours that stay apart for colour-blind eyes and in print.
@@ -16,30 +16,33 @@ import numpy as np
 from ..errors import ConesError
 from ..masks.concept_mask import ConceptMask
 from ..models.weight_names import SearchedWeight, block_of, layers, searched_weights, short_for
+from ..search.density import DensityCurve
+from ..search.find import SearchResult
 from .compare import shared
+from .text import acting, count_in
 
 COLOURS = {"K": "#0072B2", "V": "#E69F00", "picture K": "#56B4E9", "picture V": "#F0E442"}  # Okabe-Ito
 PAIRS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"
-GREY = "#666666"
+BLUE, ORANGE, GREY = PAIRS[0], PAIRS[1], "#666666"
 WIDTH, DPI = 6.4, 100
 
 
 def layer_figure(mask: ConceptMask) -> np.ndarray:
-    """Neurons by depth: what share of each weight is shut above, how many neurons each block has below; K, V "
-    "apart."""
-    weights = searched_weights(mask.shapes)
-    if not weights:
-        raise ConesError("the concept mask knows no weights, so there is nothing to draw; was it loaded whole?")
+    """Neurons by depth, K and V apart. Above, the share of each weight that is shut; below, the neurons per block."""
+    searched = searched_weights(mask.shapes)
+    if not searched:
+        raise ConesError("the concept mask lists no weights, so there is nothing to draw; load its file again")
     figure = _figure(5.4)
     shares, counts = figure.subplots(2, 1, height_ratios=(3, 2))
-    of_layers = layers(weights)
-    _bars(shares, [(weight.row, of_layers.index(weight.layer), 100 * _share(mask, weight)) for weight in weights])
+    of_layers = layers(searched)
+    _bars(shares, [(weight.row, of_layers.index(weight.layer), 100 * _share(mask, weight)) for weight in searched])
     shares.set_ylabel("% of the weight shut")
     _depth_axis(shares, of_layers)
-    _zeros(shares, mask, weights, of_layers)
-    blocks = list(dict.fromkeys(weight.block for weight in weights))
-    _bars(counts, [(weight.row, blocks.index(weight.block), _count(mask, weight)) for weight in weights], stacked=True)
+    _zeros(shares, mask, searched, of_layers)
+    blocks = list(dict.fromkeys(weight.block for weight in searched))
+    bars = [(weight.row, blocks.index(weight.block), count_in(mask, weight.name)) for weight in searched]
+    _bars(counts, bars, stacked=True)
     counts.set_ylabel("neurons")
     counts.set_xticks(range(len(blocks)))
     counts.set_xlim(-0.6, len(blocks) - 0.4)
@@ -52,16 +55,35 @@ def layer_figure(mask: ConceptMask) -> np.ndarray:
     return _pixels(figure)
 
 
+def density_figure(result: SearchResult | DensityCurve) -> np.ndarray:
+    """Held-out loss by density with paired error bars and the chosen density; (H, W, 3) uint8."""
+    curve = result.curve if isinstance(result, SearchResult) else result
+    figure = _figure(4.0)
+    axes = figure.add_subplot()
+    percent = [100 * density for density in curve.densities]
+    axes.errorbar(percent, curve.losses, yerr=curve.standard_errors, color=BLUE, marker="o", ms=4, capsize=2, lw=1.5)
+    axes.axhline(curve.losses[0], color=GREY, ls=":", lw=1.2, label="nothing shut")
+    k = curve.chosen_at
+    choice = f"chosen: {percent[k]:.3g} % shut" if curve.helps or k else "nothing shut"
+    axes.plot(percent[k], curve.losses[k], color=ORANGE, marker="D", ms=10, ls="none", label=choice)
+    axes.set_xscale("symlog", linthresh=max(percent[1] if len(percent) > 1 else 1.0, 1e-6))
+    axes.set_xlim(left=0)
+    axes.set_xlabel("neurons shut (% of the searched weights)")
+    axes.set_ylabel("held-out loss (bars: paired standard error)")
+    axes.legend(frameon=False)
+    return _pixels(figure)
+
+
 def overlap_figure(masks: Sequence[ConceptMask], names: Sequence[str]) -> np.ndarray:
-    """Above, what share of each mask's neurons every other has too; below, where along the model pairs share."""
+    """Above, the share of each mask's neurons that each other mask has too; below, where pairs share them, by depth."""
     size = len(masks)
     figure = _figure(3.0 + 0.42 * size + 2.6)
     matrix, depth = figure.subplots(2, 1, height_ratios=(1.2 + 0.42 * size, 2.2))
-    shares = np.array([[_shared_share(one, other) for other in masks] for one in masks])  # of the row's neurons
+    shares = np.array([[_shared_share(mask, other) for other in masks] for mask in masks])  # of the row's neurons
     matrix.imshow(np.where(np.eye(size, dtype=bool), 0, shares), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for row, one in enumerate(masks):
+    for row, mask in enumerate(masks):
         for column, other in enumerate(masks):
-            text = f"{one.count:,}\nneurons" if row == column else f"{shares[row, column]:.0%}"
+            text = f"{mask.count:,}\nneurons" if row == column else f"{shares[row, column]:.0%}"
             if row != column:
                 text += f"\nchance {other.density:.1%}"
             dark = row != column and shares[row, column] > 0.55
@@ -93,14 +115,14 @@ def labelled_grid(
 
 
 def _pairs_by_depth(axes: Any, masks: Sequence[ConceptMask], names: Sequence[str]) -> None:
-    """One line per pair (of many pairs the mean alone): shared neurons of each layer, as % of those of either "
-    "there."""
-    weights = searched_weights({name: shape for mask in masks for name, shape in mask.shapes.items()})
-    of_layers = layers(weights)
+    """A line for each pair (for many pairs, their mean): in each layer, shared neurons as % of those in either mask."""
+    searched = searched_weights({name: shape for mask in masks for name, shape in mask.shapes.items()})
+    of_layers = layers(searched)
     lines = {}
-    for (a, one), (b, other) in combinations(enumerate(masks), 2):
+    for (a, first), (b, second) in combinations(enumerate(masks), 2):
         lines[f"{names[a]} and {names[b]}"] = [
-            100 * _jaccard_in(one, other, [p.name for p in weights if p.layer == layer]) for layer in of_layers
+            100 * _jaccard_in(first, second, [weight.name for weight in searched if weight.layer == layer])
+            for layer in of_layers
         ]
     if len(lines) > len(PAIRS):
         lines = {f"mean of {len(lines)} pairs": [float(np.nanmean(v)) for v in zip(*lines.values(), strict=True)]}
@@ -114,14 +136,14 @@ def _pairs_by_depth(axes: Any, masks: Sequence[ConceptMask], names: Sequence[str
 
 
 def _bars(axes: Any, entries: Sequence[tuple[str, int, float]], stacked: bool = False) -> None:
-    """Bars of (row of the legend, place on the axis, height); several of a row at one place add up."""
+    """Bars of (row of the legend, position on the axis, height); bars of a row at one position add up."""
     rows = [row for row in COLOURS if any(entry[0] == row for entry in entries)]
-    size = 1 + max(at for _, at, _ in entries)
+    size = 1 + max(position for _, position, _ in entries)
     below: Any = np.zeros(size)
     for k, row in enumerate(rows):
         heights: Any = np.zeros(size)
-        for _, at, height in (entry for entry in entries if entry[0] == row):
-            heights[at] += height
+        for _, position, height in (entry for entry in entries if entry[0] == row):
+            heights[position] += height
         width = 0.8 if stacked else 0.8 / len(rows)
         centres = np.arange(size) + (0 if stacked else width * (k - (len(rows) - 1) / 2))
         axes.bar(centres, heights, width, bottom=below if stacked else 0, color=COLOURS[row], label=row, lw=0)
@@ -129,12 +151,12 @@ def _bars(axes: Any, entries: Sequence[tuple[str, int, float]], stacked: bool = 
             below += heights
 
 
-def _zeros(axes: Any, mask: ConceptMask, weights: Sequence[SearchedWeight], of_layers: Sequence[str]) -> None:
+def _zeros(axes: Any, mask: ConceptMask, searched: Sequence[SearchedWeight], of_layers: Sequence[str]) -> None:
     """A small 0 where a layer was searched and nothing was found."""
-    full = {weight.layer for weight in weights if _count(mask, weight)}
-    for at, layer in enumerate(of_layers):
+    full = {weight.layer for weight in searched if count_in(mask, weight.name)}
+    for position, layer in enumerate(of_layers):
         if layer not in full:
-            axes.text(at, 0, "0", ha="center", va="bottom", fontsize=8, color=GREY)
+            axes.text(position, 0, "0", ha="center", va="bottom", fontsize=8, color=GREY)
 
 
 def _depth_axis(axes: Any, of_layers: Sequence[str]) -> None:
@@ -154,29 +176,22 @@ def _thin_labels(axes: Any, labels: Sequence[str], most: int = 16) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _count(mask: ConceptMask, weight: SearchedWeight) -> int:
-    return mask.index[weight.name].numel() if weight.name in mask.index else 0
-
-
 def _share(mask: ConceptMask, weight: SearchedWeight) -> float:
-    return _count(mask, weight) / max(prod(mask.shapes[weight.name]), 1)
+    return count_in(mask, weight.name) / max(prod(mask.shapes[weight.name]), 1)
 
 
-def _shared_share(one: ConceptMask, other: ConceptMask) -> float:
-    return shared(one, other).count / max(one.count, 1)
+def _shared_share(mask: ConceptMask, other: ConceptMask) -> float:
+    return shared(mask, other).count / max(mask.count, 1)
 
 
-def _jaccard_in(one: ConceptMask, other: ConceptMask, names: Sequence[str]) -> float:
-    first, second = (sum(m.index[n].numel() for n in names if n in m.index) for m in (one, other))
-    common = shared(one, other)
-    both = sum(common.index[n].numel() for n in names if n in common.index)
-    return both / (first + second - both) if both else 0.0
+def _jaccard_in(first: ConceptMask, second: ConceptMask, names: Sequence[str]) -> float:
+    both = count_in(shared(first, second), *names)
+    return both / (count_in(first, *names) + count_in(second, *names) - both) if both else 0.0
 
 
 def _title(mask: ConceptMask) -> str:
-    place = "everywhere" if mask.where == "everywhere" else "at its own tokens"
-    who = f"{mask.identifier} {mask.class_word}".strip() or "concept mask"
-    return f"{who}: {mask.count:,} of {mask.size:,} neurons ({mask.density:.2%}), {place}"
+    name = f"{mask.identifier} {mask.class_word}".strip() or "concept mask"
+    return f"{name}: {mask.count:,} of {mask.size:,} neurons ({mask.density:.2%}), {acting(mask)}"
 
 
 def _broken(text: str, most: int = 16) -> str:

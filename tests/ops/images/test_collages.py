@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cones_ops.errors import ConesError
-from cones_ops.images.collages import collage, collages, placed
+from cones_ops.images.collages import collage, collages, layout_caption
 
 
 def flat(value: float, height: int = 8, width: int = 8) -> torch.Tensor:
@@ -70,9 +70,9 @@ def test_the_fourth_corner_of_three_is_empty():
 
 
 def test_captions_and_batches_belong_together():
-    assert placed(["a dog"]) == "a dog"
+    assert layout_caption(["a dog"]) == "a dog"
     with pytest.raises(ConesError, match="1 to 4"):
-        placed(["a"] * 5)
+        layout_caption(["a"] * 5)
     with pytest.raises(ConesError, match="a phrase each"):
         collages([flat(1.0)[None]] * 2, ["a"])
     with pytest.raises(ConesError, match="2 to 4"):

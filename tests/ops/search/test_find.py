@@ -9,7 +9,8 @@ import torch
 from cones_ops import ConesError, Examples, SearchSettings, Step, find_concept_neurons, load_mask, save_mask
 from cones_ops.masks.concept_mask import same_neurons
 from cones_ops.masks.fingerprint import fingerprint
-from cones_ops.reports.text import density_figure, layer_table, summary_text
+from cones_ops.reports.figures import density_figure
+from cones_ops.reports.text import layer_table, summary_text
 from cones_ops.search.objective import Term, held_out_loss
 
 QUICK = SearchSettings(steps=60, batch=12, held_out=24)
