@@ -1,4 +1,4 @@
-"""What a user should see: in the log, and as text on the node that is being run."""
+"""Messages for the user: in the log, and as text on the node that is running."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ log = logging.getLogger("cones")
 
 
 def warn(text: str) -> None:
-    """Say `text` as a warning."""
+    """Show `text` as a warning."""
     tell(text, logging.WARNING)
 
 
 def tell(text: str, level: int = logging.INFO) -> None:
-    """Say `text` in the log and, where a server runs the prompt, on the node under way."""
+    """Show `text` in the log and, where a server runs the prompt, on the node that is running."""
     log.log(level, "%s", text)
     context = get_executing_context()
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)

@@ -34,7 +34,7 @@ def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     diffusion_model = getattr(model.model, "diffusion_model", None)
     if diffusion_model is None:
         kind = type(model.model).__name__
-        raise ConesError(f"{kind} has no diffusion model inside; connect the MODEL of a checkpoint loader")
+        raise ConesError(f"{kind} contains no diffusion model; connect the MODEL of a checkpoint loader")
     return shapes_of(diffusion_model)
 
 
@@ -78,14 +78,14 @@ def is_packed(layer: Any) -> bool:
 
 
 def unpacked(layer: Any) -> Tensor:
-    """A packed layer's weight without the patches that ride on it, fp32."""
+    """A packed layer's weight without the patches attached to it, fp32."""
     packed = layer.weight
-    riding, packed.patches = getattr(packed, "patches", []), []
+    patches, packed.patches = getattr(packed, "patches", []), []
     try:
         weight: Tensor = layer.get_weight(packed, torch.float32)
         return weight
     finally:
-        packed.patches = riding
+        packed.patches = patches
 
 
 @contextmanager

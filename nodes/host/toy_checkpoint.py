@@ -56,7 +56,9 @@ def host_unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """UNet2DConditionModel arguments -> the host's UNetModel arguments."""
     widths = config["block_out_channels"]
     if any(width % widths[0] for width in widths):
-        raise ConesError(f"UNet widths {widths} are not multiples of the first; the host's UNet cannot be built so")
+        raise ConesError(
+            f"UNet widths {widths} are not multiples of the first, as the host needs; load another toy world file"
+        )
     layers = config["layers_per_block"]
     depths = [int(kind.startswith("CrossAttn")) for kind in config["down_block_types"]]
     return {
@@ -84,7 +86,10 @@ def toy_model(bundle: Bundle) -> Any:
     """The UNet as a ModelPatcher."""
     schedule = bundle.schedule
     if schedule["prediction_type"] != "v_prediction" or schedule["beta_schedule"] != "scaled_linear":
-        raise ConesError(f"the toy world's schedule is {schedule}; this pack knows scaled_linear with v_prediction")
+        raise ConesError(
+            f"the toy world's schedule is {schedule}, but this pack knows only scaled_linear with "
+            "v_prediction; update the pack"
+        )
     config = ToyConfig(host_unet_config(bundle.unet_config))
     config.latent_format = latent_format(bundle)
     config.sampling_settings = {
@@ -108,7 +113,9 @@ def unet_tensors(bundle: Bundle, host_config: dict[str, Any]) -> dict[str, Tenso
     names = comfy.utils.unet_to_diffusers(host_config)
     tensors = bundle.part("unet")
     if unknown := set(tensors) - set(names):
-        raise ConesError(f"UNet weights the host has no place for: {listed(unknown)}; the file is for another UNet")
+        raise ConesError(
+            f"the host's UNet has no {listed(unknown)}; the toy world's file is for another UNet: load the shipped one"
+        )
     return {names[key]: value for key, value in tensors.items()}
 
 
@@ -117,17 +124,19 @@ def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
     try:
         module.load_state_dict({key: value.float() for key, value in tensors.items()})
     except RuntimeError as error:
-        raise ConesError(f"the toy world's file does not fit its configuration: {error}") from error
+        raise ConesError(
+            f"the toy world's file does not fit its configuration; load the shipped one: {error}"
+        ) from error
 
 
 def latent_format(bundle: Bundle) -> Any:
     """C channels, 8 pixels per step, and the mean colour of a patch for previews."""
     transform = bundle.patch_transform()
-    made = comfy.latent_formats.LatentFormat()
-    made.latent_channels = transform.channels
-    made.latent_rgb_factors = transform.decode_weight.mean((2, 3)).tolist()  # (C, 3)
-    made.latent_rgb_factors_bias = transform.decode_bias.tolist()
-    return made
+    latents = comfy.latent_formats.LatentFormat()
+    latents.latent_channels = transform.channels
+    latents.latent_rgb_factors = transform.decode_weight.mean((2, 3)).tolist()  # (C, 3)
+    latents.latent_rgb_factors_bias = transform.decode_bias.tolist()
+    return latents
 
 
 class ToyTokenizer:
@@ -145,11 +154,11 @@ class ToyTokenizer:
 
     def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
         first = 3 if skip_special_tokens else 0
-        return " ".join(self.vocabulary.words[one] for one in token_ids if one >= first)
+        return " ".join(self.vocabulary.words[token] for token in token_ids if token >= first)
 
 
 class ClipParts:
-    """What comfy.sd.CLIP wants as its target."""
+    """What comfy.sd.CLIP expects as its target."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.params: dict[str, Any] = {}
@@ -203,7 +212,7 @@ def clip_tensors(bundle: Bundle) -> dict[str, Tensor]:
 
 @contextmanager
 def warnings_off() -> Iterator[None]:
-    """Silence the host's warning that a VAE without known weights was asked for."""
+    """Silence the host's warning about a VAE without known weights."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

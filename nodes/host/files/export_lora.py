@@ -21,12 +21,12 @@ def export_lora(model: Any, mask: ConceptMask, name: str, overwrite: bool, apply
     check_exportable(mask)
     check_fit(mask, parameter_shapes(model))
     check_base(model, mask, apply_anyway, {})
-    weights = {weight_and_rows(name)[0] for name in mask.index}
-    if packed := [one for one in weights if is_quantised(model, PREFIX + one)]:
+    weights = {weight_and_rows(target)[0] for target in mask.index}
+    if packed := [weight for weight in weights if is_quantised(model, PREFIX + weight)]:
         raise ConesError(
-            f"{listed(packed)} are quantised, and adding a delta would quantise them anew; export with the checkpoint "
-            "in 16 or 32 bit, or use Apply Concept Masks, which is exact here too"
+            f"{listed(packed)} are quantised, and adding a LoRA would quantise them again; export with the checkpoint "
+            "in 16 or 32 bit, or use Apply Concept Masks, which is exact for quantised weights too"
         )
-    tensors = lora_tensors(mask, lambda one: base_weight(model, PREFIX + one))
+    tensors = lora_tensors(mask, lambda weight: base_weight(model, PREFIX + weight))
     path: Path = save_lora(mask, tensors, save_path(name, overwrite, FOLDER), "overwrite" if overwrite else "number")
     return name_of(path, FOLDER), export_text(mask, path)

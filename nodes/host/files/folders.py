@@ -1,8 +1,8 @@
 """The model folder `concept_masks`: from names in a list to paths, and safe paths to save to.
 
-The user's own folders from extra_model_paths.yaml stay; `models/concept_masks` is searched, and saved to, first; the
-examples that ship with the pack come last. Only .safetensors files are listed. A name may have subfolders
-("people/sks") but never leaves the folder.
+The user's own folders from extra_model_paths.yaml are kept; `models/concept_masks` is the first to be searched, and the
+one to save to; the examples that ship with the pack come last. Only .safetensors files are listed. A name may have
+subfolders ("people/sks") but never leaves the folder.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ SHIPPED = Path(__file__).absolute().parents[3] / FOLDER  # examples
 
 def register() -> None:
     """Make the host know the folder; safe to call any number of times."""
-    own = str(Path(folder_paths.models_dir) / FOLDER)
+    default = str(Path(folder_paths.models_dir) / FOLDER)
     paths, _ = folder_paths.folder_names_and_paths.get(FOLDER, ([], set()))
-    if own not in paths:
-        paths = [own, *paths]
-        Path(own).mkdir(parents=True, exist_ok=True)
+    if default not in paths:
+        paths = [default, *paths]
+        Path(default).mkdir(parents=True, exist_ok=True)
     if SHIPPED.is_dir() and str(SHIPPED) not in paths:
         paths = [*paths, str(SHIPPED)]
     folder_paths.folder_names_and_paths[FOLDER] = (paths, {SUFFIX})
@@ -40,14 +40,14 @@ def mask_names() -> list[str]:
 def path_of(name: str) -> Path:
     """The file of a listed name; ConesError when there is none."""
     register()
-    found = folder_paths.get_full_path(FOLDER, name)
-    if found is None or not name.endswith(SUFFIX):
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None or not name.endswith(SUFFIX):
         known = listed(mask_names()) or "none"
         raise ConesError(
-            f'no concept mask "{name}" in {", ".join(folder_paths.get_folder_paths(FOLDER))}; there are: {known}. '
-            "Save one with Save Concept Mask, then refresh the list with R"
+            f'no concept mask "{name}" in {", ".join(folder_paths.get_folder_paths(FOLDER))}; the files are: {known}. '
+            "Save a mask with Save Concept Mask, then press R to refresh the list"
         )
-    return Path(found)
+    return Path(path)
 
 
 def wanted_path(name: str, kind: str = FOLDER) -> Path:
@@ -63,7 +63,7 @@ def wanted_path(name: str, kind: str = FOLDER) -> Path:
         )
     path = root.joinpath(*parts[:-1], parts[-1] + SUFFIX)
     if root not in path.resolve().parents:
-        raise ConesError(f'"{name}" leads out of {root}; choose a name inside it')
+        raise ConesError(f'"{name}" leads out of {root}; choose a name inside this folder')
     return path
 
 

@@ -1,4 +1,4 @@
-"""Which kind of model a MODEL is, in the words of programs that list model files; for a mask's provenance."""
+"""Which kind of model a MODEL is, in the words of programs that list model files; part of a mask's provenance."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def base_facts(model: Any, latents: Any) -> dict[str, str]:
     name = type(config).__name__
     architecture, version = KNOWN.get(name, (name.lower(), name.lower()))
     facts = {"architecture": architecture, "base_model_version": version}
-    format_of = getattr(model.model, "latent_format", None)
-    ratio = getattr(format_of, "spacial_downscale_ratio", None)
+    latent_format = getattr(model.model, "latent_format", None)
+    ratio = getattr(latent_format, "spacial_downscale_ratio", None)
     if ratio:
         height, width = (int(side) * int(ratio) for side in latents["samples"].shape[-2:])
         facts["resolution"] = f"{width}x{height}"
