@@ -12,10 +12,9 @@ from typing import Any
 
 from ....cones_ops.errors import ConesError, listed
 from ....cones_ops.masks.concept_mask import ConceptMask, Where
-from ....cones_ops.masks.fingerprint import fingerprint
 from ....cones_ops.models.targets import own_tokens_at
 from ....cones_ops.models.weight_names import weight_and_rows
-from ..parameters import PREFIX, base_weight, parameter_shapes
+from ..parameters import PREFIX, base_fingerprint, parameter_shapes
 from .sparse_entries import MaskEntries
 from .token_hooks import add_masks
 from .weight_patch import add_patches
@@ -34,7 +33,7 @@ def apply_masks(
     ConesError if a mask does not belong to this model, or cannot act there.
     """
     clone = model.clone()
-    active = [(replace(mask, where=where or mask.where), float(k)) for mask, k in masks if k != 0 and mask.count > 0]
+    active = [(acting(mask, where), float(k)) for mask, k in masks if k != 0 and mask.count > 0]
     if not active:
         return clone
     shapes = parameter_shapes(model)
@@ -53,6 +52,11 @@ def apply_masks(
     if entries:
         add_patches(clone, entries, {PREFIX + name: shape for name, shape in shapes.items()})
     return clone
+
+
+def acting(mask: ConceptMask, where: Where | None) -> ConceptMask:
+    """The mask as it is to act."""
+    return mask if where in (None, mask.where) else replace(mask, where=where)
 
 
 def entries_of(
@@ -107,7 +111,7 @@ def check_base(model: Any, mask: ConceptMask, apply_anyway: bool, known: dict[tu
         return
     names = tuple(sorted(mask.shapes))
     if names not in known:
-        known[names] = fingerprint({name: base_weight(model, PREFIX + name) for name in names})
+        known[names] = base_fingerprint(model, names)
     if known[names] == mask.fingerprint:
         return
     text = (
