@@ -52,11 +52,11 @@ def inputs(checkpoint, pipeline):
     _, clip, vae = checkpoint
     given = {}
     with torch.inference_mode():
-        pictures = [toy.ConesToySubject.execute(word, 2, 0).args[0] for word in ("sks", "zwx")]
+        subjects = [toy.ConesToySubject.execute(word, 2, 0).args[0] for word in ("sks", "zwx")]
         laid, captions = pictures.ConesLayPictures.execute(
-            0.6, images_1=pictures[0], phrase_1="a sks star", images_2=pictures[1], phrase_2="a zwx heart"
+            0.6, images_1=subjects[0], phrase_1="a sks star", images_2=subjects[1], phrase_2="a zwx heart"
         ).args
-        for k, (concept, some) in enumerate(zip((SKS, ZWX), pictures, strict=True), 1):
+        for k, (concept, some) in enumerate(zip((SKS, ZWX), subjects, strict=True), 1):
             given |= {
                 f"mask_{k}": random_mask(pipeline, concept, k),
                 f"latents_{k}": {"samples": vae.encode(some)},
