@@ -8,7 +8,7 @@ masks cluster by weight and row and take less. Nothing but the library is needed
 `index` is the coded positions alone, `file` the whole file, its header and the shapes of all weights included.
 """
 
-# ruff: noqa: T201 - a benchmark answers by printing
+# ruff: noqa: T201 - a benchmark prints its report
 
 from __future__ import annotations
 
@@ -35,44 +35,44 @@ from cones_ops.masks.rice_coding import entropy_bytes
 Shapes = dict[str, tuple[int, ...]]
 DENSITIES = (0.001, 0.01, 0.05, 0.2)
 MILLION = 1_000_000
-SD15_BLOCKS = {  # width: the blocks that have it, each with one transformer block
-    320: ("input_blocks.1", "input_blocks.2", "output_blocks.9", "output_blocks.10", "output_blocks.11"),
-    640: ("input_blocks.4", "input_blocks.5", "output_blocks.6", "output_blocks.7", "output_blocks.8"),
-    1280: ("input_blocks.7", "input_blocks.8", "middle_block", *(f"output_blocks.{n}" for n in (3, 4, 5))),
+SD15_BLOCKS = {  # (width, transformer blocks in each): blocks
+    (320, 1): ("input_blocks.1", "input_blocks.2", "output_blocks.9", "output_blocks.10", "output_blocks.11"),
+    (640, 1): ("input_blocks.4", "input_blocks.5", "output_blocks.6", "output_blocks.7", "output_blocks.8"),
+    (1280, 1): ("input_blocks.7", "input_blocks.8", "middle_block", *(f"output_blocks.{n}" for n in (3, 4, 5))),
 }
-SDXL_BLOCKS = {  # width, transformer blocks
+SDXL_BLOCKS = {
     (640, 2): ("input_blocks.4", "input_blocks.5", "output_blocks.3", "output_blocks.4", "output_blocks.5"),
     (1280, 10): ("input_blocks.7", "input_blocks.8", "middle_block", *(f"output_blocks.{n}" for n in (0, 1, 2))),
 }
 
 
-def sd15_kv() -> Shapes:
-    """Text K and V of Stable Diffusion 1.5."""
-    return kv({(width, 1): blocks for width, blocks in SD15_BLOCKS.items()}, 768)
-
-
-def sdxl_kv() -> Shapes:
-    """Text K and V of SDXL."""
-    return kv(SDXL_BLOCKS, 2048)
-
-
-def kv(blocks: dict[tuple[int, int], tuple[str, ...]], text_width: int) -> Shapes:
+def text_kv(blocks: dict[tuple[int, int], tuple[str, ...]], text_width: int) -> Shapes:
+    """Name -> shape of the text K and V in these blocks."""
     return {
         f"{block}.1.transformer_blocks.{k}.attn2.to_{kind}.weight": (width, text_width)
-        for (width, depth), some in blocks.items()
-        for block in some
+        for (width, depth), names in blocks.items()
+        for block in names
         for k in range(depth)
         for kind in "kv"
     }
+
+
+SD15_KV, SDXL_KV = text_kv(SD15_BLOCKS, 768), text_kv(SDXL_BLOCKS, 2048)
 
 
 def random_mask(shapes: Shapes, density: float, seed: int = 0) -> ConceptMask:
     """A mask that has every entry with the chance `density`, with provenance as a search writes it."""
     rng = np.random.default_rng(seed)
     chosen = {name: rng.random(prod(shape), dtype=np.float32) < density for name, shape in shapes.items()}
-    index = {name: torch.from_numpy(np.flatnonzero(some)) for name, some in chosen.items()}
-    told = {"method": "learned", "architecture": "stable-diffusion-v1", "seed": "0", "steps": "150", "rank": "uniform"}
-    return ConceptMask(index, shapes, "sks", "star", "own tokens", "0" * 64, told)
+    index = {name: torch.from_numpy(np.flatnonzero(entries)) for name, entries in chosen.items()}
+    provenance = {
+        "method": "learned",
+        "architecture": "stable-diffusion-v1",
+        "seed": "0",
+        "steps": "150",
+        "rank": "uniform",
+    }
+    return ConceptMask(index, shapes, "sks", "star", "own tokens", "0" * 64, provenance)
 
 
 def sizes(mask: ConceptMask, folder: Path) -> dict[str, float]:
@@ -88,16 +88,6 @@ def sizes(mask: ConceptMask, folder: Path) -> dict[str, float]:
         "bound_bytes": round(bound),
         "neurons": mask.count,
     }
-
-
-def file_over_entropy(shapes: Shapes, folder: Path) -> dict[str, dict[str, float]]:
-    """`sizes` by density."""
-    return {str(density): sizes(random_mask(shapes, density), folder) for density in DENSITIES}
-
-
-def file_bytes_sd15_kv_1pct(folder: Path) -> int:
-    """Bytes of a file with 1 % of Stable Diffusion 1.5's text K and V."""
-    return int(sizes(random_mask(sd15_kv(), 0.01), folder)["file_bytes"])
 
 
 def load_seconds(shapes: Shapes, neurons: int, folder: Path, repetitions: int = 5) -> dict[str, float]:
@@ -127,24 +117,25 @@ def timed(action: Callable[[], object], repetitions: int) -> dict[str, float]:
 
 def report(folder: Path, repetitions: int = 5, only: str | None = None) -> dict[str, Any]:
     """All figures of this benchmark; `only` "bytes" or "seconds"."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     if only != "seconds":
-        found["file_over_entropy"] = file_over_entropy(sd15_kv(), folder)
-        found["file_over_entropy_sdxl"] = {"0.01": sizes(random_mask(sdxl_kv(), 0.01), folder)}
-        found["file_bytes_sd15_kv_1pct"] = file_bytes_sd15_kv_1pct(folder)
+        by_density = {str(density): sizes(random_mask(SD15_KV, density), folder) for density in DENSITIES}
+        figures["file_over_entropy"] = by_density
+        figures["file_over_entropy_sdxl"] = {"0.01": sizes(random_mask(SDXL_KV, 0.01), folder)}
+        figures["file_bytes_sd15_kv_1pct"] = by_density["0.01"]["file_bytes"]
     if only != "bytes":
-        found["load_1m_neurons_seconds"] = load_seconds(sd15_kv(), MILLION, folder, repetitions)
-        found["load_20m_neurons_seconds"] = load_seconds(sdxl_kv(), 20 * MILLION, folder, repetitions)
-    return found | {"threads": torch.get_num_threads()}
+        figures["load_1m_neurons_seconds"] = load_seconds(SD15_KV, MILLION, folder, repetitions)
+        figures["load_20m_neurons_seconds"] = load_seconds(SDXL_KV, 20 * MILLION, folder, repetitions)
+    return figures | {"threads": torch.get_num_threads()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=5, help="how often each timed thing is done")
     parser.add_argument("--only", choices=("bytes", "seconds"))
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(report(Path(folder), given.repetitions, given.only), indent=1))
+        print(json.dumps(report(Path(folder), options.repetitions, options.only), indent=1))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@
 
 Needs a ComfyUI (COMFYUI_PATH, or ~/comfy/ComfyUI) and its requirements, and 16 GB of memory. One UNet of the host's own
 class in the size of Stable Diffusion 1.5, random weights, fp32, 32x32 latents, on the CPU; with --gpu on the GPU, bf16,
-64x64, all weights loaded. Everything is measured pair by pair in this one process; each ratio is given as min, median
-and max of its pairs. Goals stand beside them.
+64x64, all weights loaded. Everything is measured pair by pair in this one process; each ratio is the min, median
+and max of its pairs. The table has the goals.
 """
 
-# ruff: noqa: T201 - a benchmark answers by printing
+# ruff: noqa: T201 - a benchmark prints its report
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speed_model import SD15, TINY, load_pack, parameters_of, unet_model
+from speed_model import SD15, TINY, load_pack, unet_model
 
 GOALS = {
     "search_step_over_forward": (0.0, 2.1),
@@ -44,45 +44,47 @@ def files() -> dict[str, Any]:
     benchmark = Path(__file__).with_name("files.py")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(benchmark.parents[1])}
     ran = subprocess.run([sys.executable, str(benchmark)], env=environment, capture_output=True, check=True, text=True)
-    found: dict[str, Any] = json.loads(ran.stdout)
-    found["files_threads"] = found.pop("threads")
-    return found
+    figures: dict[str, Any] = json.loads(ran.stdout)
+    figures["files_threads"] = figures.pop("threads")
+    return figures
 
 
-def measured(given: argparse.Namespace) -> dict[str, Any]:
+def measured(options: argparse.Namespace) -> dict[str, Any]:
     """Everything, or the parts that were asked for."""
     import speed_apply
     import speed_sampling
     import speed_search
 
-    side = 8 if given.quick else given.latent or (64 if given.gpu else 32)
-    model = unet_model(TINY if given.quick else SD15, torch.bfloat16 if given.gpu else torch.float32)
-    pairs, apply_pairs, sampling_pairs = (2, 2, 2) if given.quick else (given.pairs, 3 * given.pairs, 6 * given.pairs)
+    side = 8 if options.quick else options.latent or (64 if options.gpu else 32)
+    model = unet_model(TINY if options.quick else SD15, torch.bfloat16 if options.gpu else torch.float32)
+    pairs, apply_pairs, sampling_pairs = (
+        (2, 2, 2) if options.quick else (options.pairs, 3 * options.pairs, 6 * options.pairs)
+    )
     parts = {
         "search": lambda: speed_search.measured(model, side, pairs),
-        "sampling": lambda: speed_sampling.measured(model, side, sampling_pairs, given.density, given.own_density),
-        "apply": lambda: speed_apply.measured(model, apply_pairs, given.density),
-        "files": lambda: {} if given.quick else files(),
+        "sampling": lambda: speed_sampling.measured(model, side, sampling_pairs, options.density, options.own_density),
+        "apply": lambda: speed_apply.measured(model, apply_pairs, options.density),
+        "files": lambda: {} if options.quick else files(),
     }
     report: dict[str, Any] = {
         "machine": {
-            "processor": torch.cuda.get_device_name() if given.gpu else platform.processor() or platform.machine(),
+            "processor": torch.cuda.get_device_name() if options.gpu else platform.processor() or platform.machine(),
             "threads": torch.get_num_threads(),
         },
         "torch": torch.__version__,
-        "unet_parameters": parameters_of(model),
+        "unet_parameters": sum(value.numel() for value in model.model.diffusion_model.parameters()),
         "latent": side,
     }
     for name, part in parts.items():
-        if name in given.only:
+        if name in options.only:
             report |= part()
             print(f"{name} done", file=sys.stderr, flush=True)
-            write(report, given.json)
+            write(report, options.json)
     return report
 
 
 def write(report: dict[str, Any], file: Path | None) -> None:
-    """After each part, so that an interrupted run leaves something; parts of an earlier run that are not new stay."""
+    """Save the figures after each part; figures of an earlier run that are not measured again are kept."""
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -94,9 +96,9 @@ def table(report: dict[str, Any]) -> str:
     lines = ["| figure | median | min | max | goal | met |", "|---|---|---|---|---|---|"]
     for name, (low, high) in GOALS.items():
         if name in report:
-            found, goal = report[name], f"<= {high:g}" if not low else f"{low:g} - {high:g}"
-            values = " | ".join(f"{found[key]:.3f}" for key in ("median", "min", "max"))
-            met = "yes" if low <= found["median"] <= high else "**no**"
+            figure, goal = report[name], f"<= {high:g}" if not low else f"{low:g} - {high:g}"
+            values = " | ".join(f"{figure[key]:.3f}" for key in ("median", "min", "max"))
+            met = "yes" if low <= figure["median"] <= high else "**no**"
             lines.append(f"| `{name}` | {values} | {goal} | {met} |")
     return "\n".join(lines)
 
@@ -118,9 +120,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=kinds, default=kinds, help="these parts")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
     parser.add_argument("--comfyui", type=Path, help="the ComfyUI checkout")
-    given = parser.parse_args()
-    load_pack(given.comfyui, given.gpu)
-    report = measured(given)
+    options = parser.parse_args()
+    load_pack(options.comfyui, options.gpu)
+    report = measured(options)
     print(json.dumps(report, indent=1))
     print(table(report), file=sys.stderr)
 

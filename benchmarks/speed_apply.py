@@ -76,7 +76,7 @@ def click(model: Any, patched: Callable[[], Any]) -> float:
 
 
 def kept_beside(model: Any, patched: Callable[[], Any], where: Callable[[], int | None]) -> int | None:
-    """Bytes that a patched model adds to a vanilla one; where: what tells the bytes in use."""
+    """Bytes that a patched model adds to a vanilla one; where: reads the bytes in use."""
     with torch.inference_mode():
         loaded(model)
         gc.collect()
@@ -97,17 +97,17 @@ def measured(model: Any, pairs: int, density: float) -> dict[str, Any]:
         makes = {f"{n}_masks": lambda n=n: with_masks(model, files[:n]) for n in COUNTS}
         makes["lora"] = lambda: with_lora(model, lora)
         taken: dict[str, list[float]] = {name: [] for name in makes}
-        for k in range(-1, pairs):  # the first to warm up
+        for k in range(-1, pairs):  # the first is a warm-up
             for name in makes if k % 2 else reversed(makes):
-                one = click(model, makes[name])
-                taken[name] += [one] if k >= 0 else []
+                clicked = click(model, makes[name])
+                taken[name] += [clicked] if k >= 0 else []
         kept = {name: kept_beside(model, make, resident) for name, make in makes.items()}
         in_ram = {name: kept_beside(model, make, resident_in_ram) for name, make in makes.items()} if on_gpu() else kept
     size = sum(value.nbytes for value in model.model.diffusion_model.parameters())
     return {
         **{f"apply_{n}_masks_over_lora": ratios(taken[f"{n}_masks"], taken["lora"]) for n in COUNTS},
         "apply_seconds": {name: spread(values) for name, values in taken.items()},
-        "apply_kept_over_model": {name: None if one is None else one / size for name, one in kept.items()},
-        "apply_kept_in_ram_over_model": {name: None if one is None else one / size for name, one in in_ram.items()},
+        "apply_kept_over_model": {name: n if n is None else n / size for name, n in kept.items()},
+        "apply_kept_in_ram_over_model": {name: n if n is None else n / size for name, n in in_ram.items()},
         "apply_density": density,
     }

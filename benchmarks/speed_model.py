@@ -74,8 +74,7 @@ def device() -> torch.device:
     """Where the host's models run."""
     import comfy.model_management
 
-    found: torch.device = comfy.model_management.get_torch_device()
-    return found
+    return torch.device(comfy.model_management.get_torch_device())
 
 
 def on_gpu() -> bool:
@@ -100,15 +99,6 @@ def unet_model(unet: dict[str, Any], dtype: torch.dtype = torch.float32, **ignor
     return patcher
 
 
-def parameters_of(model: Any) -> int:
-    return sum(value.numel() for value in model.model.diffusion_model.parameters())
-
-
-def width_of(model: Any) -> int:
-    """Numbers in a token of the text that the model reads."""
-    return int(model.model.model_config.unet_config["context_dim"])
-
-
 def targets_of(model: Any) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the text K and V."""
     every = pack("nodes.host.parameters").parameter_shapes(model)
@@ -117,7 +107,8 @@ def targets_of(model: Any) -> dict[str, tuple[int, ...]]:
 
 def random_text(model: Any, seed: int) -> torch.Tensor:
     """What a text encoder would give, (1, TOKENS, width)."""
-    return torch.randn(1, TOKENS, width_of(model), generator=torch.Generator().manual_seed(seed))
+    width = int(model.model.model_config.unet_config["context_dim"])
+    return torch.randn(1, TOKENS, width, generator=torch.Generator().manual_seed(seed))
 
 
 def conditioning(model: Any, count: int, seed: int) -> Any:

@@ -21,26 +21,14 @@ from speed_model import device, finish, on_gpu, pack, random_latent, random_text
 
 Steps = dict[str, Callable[[], Any]]
 Around = Callable[[torch.nn.Module, int], AbstractContextManager[None]]
-NATIVE = {
-    "batch_size": 1,
-    "grad_accumulation_steps": 1,
+NATIVE = {  # inputs of the host's Train LoRA node that are not at their defaults; on a GPU, bf16 as the model
     "learning_rate": 1e-4,
     "rank": 4,
-    "optimizer": "AdamW",
-    "loss_function": "MSE",
-    "seed": 0,
+    "algorithm": "LoRA",
     "training_dtype": "fp32",
     "lora_dtype": "fp32",
-    "quantized_backward": False,
-    "algorithm": "LoRA",
-    "checkpoint_depth": 1,
-    "offloading": False,
-    "existing_lora": "[None]",
-    "bucket_mode": False,
-    "bypass_mode": False,
 }
-
-HALF = {"training_dtype": "bf16", "lora_dtype": "bf16"}  # on a GPU, as the model is
+HALF = {"training_dtype": "bf16", "lora_dtype": "bf16"}
 
 
 @dataclass
@@ -63,7 +51,9 @@ def plain_steps(model: Any, side: int) -> Steps:
     import comfy.model_management
 
     inner = model.model
-    x, text, sigma = (one.to(device()) for one in (random_latent(side), random_text(model, 2), torch.tensor([1.0])))
+    x, text, sigma = (
+        tensor.to(device()) for tensor in (random_latent(side), random_text(model, 2), torch.tensor([1.0]))
+    )
 
     def forward() -> Any:
         return inner.apply_model(x, sigma, c_crossattn=text, transformer_options=options())
@@ -79,10 +69,10 @@ def plain_steps(model: Any, side: int) -> Steps:
                 value.requires_grad_(False)
                 value.grad = None
 
-    def loaded(run: Callable[..., Any], *given: Any) -> Callable[[], Any]:
+    def loaded(run: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
         def step() -> None:
             with torch.inference_mode(False), torch.no_grad():
-                run(*given)
+                run(*arguments)
 
         return step
 
@@ -108,17 +98,17 @@ def search_step(host: Any) -> Callable[[], None]:
     def step() -> None:
         draws = loss.draw(examples, 1, generator)
         _, moved = settings.measured(host, lambda: loss.per_draw_loss(host, examples, draws).mean(), None)
-        for name, one in moved.items():
-            score[name].add_(one)
+        for name, change in moved.items():
+            score[name].add_(change)
 
     return step
 
 
 def borrowed(model: Any, side: int, checkpoint: bool, run: Callable[[Callable[[], None]], Any]) -> Any:
     """run(step) while the model is borrowed for a search."""
-    given = {"subject": [[random_text(model, 2), {}]]}, {"subject": random_latent(side)}, sorted(targets_of(model))
-    borrow = pack("nodes.host.search.borrow").borrow
-    return borrow(model, *given, lambda host: run(search_step(host)), checkpoint=checkpoint)
+    conditionings, latents = {"subject": [[random_text(model, 2), {}]]}, {"subject": random_latent(side)}
+    borrow, names = pack("nodes.host.search.borrow").borrow, sorted(targets_of(model))
+    return borrow(model, conditionings, latents, names, lambda host: run(search_step(host)), checkpoint=checkpoint)
 
 
 def once(name: str, model: Any, side: int, run: Callable[[Callable[[], None]], Any]) -> Any:
@@ -140,7 +130,8 @@ def trained(model: Any, side: int, steps: int, checkpointing: bool, around: Arou
             under_way.enter_context(around(model_wrap.inner_model.diffusion_model, next(count)))
             super()._train_step_standard_mode(model_wrap, *args)
 
-    inputs = NATIVE | (HALF if on_gpu() else {}) | {"steps": steps, "gradient_checkpointing": checkpointing}
+    defaults = {entry.id: getattr(entry, "default", None) for entry in native.TrainLoraNode.define_schema().inputs}
+    inputs = defaults | NATIVE | (HALF if on_gpu() else {}) | {"steps": steps, "gradient_checkpointing": checkpointing}
     inputs |= {"model": model, "latents": {"samples": random_latent(side)}, "positive": [[random_text(model, 2), {}]]}
     original, native.TrainSampler = native.TrainSampler, Watched
     try:
@@ -151,7 +142,7 @@ def trained(model: Any, side: int, steps: int, checkpointing: bool, around: Arou
         gc.collect()
 
 
-def paired(model: Any, side: int, pairs: int, checkpointing: bool, kinds: tuple[str, ...], found: Measured) -> None:
+def paired(model: Any, side: int, pairs: int, checkpointing: bool, kinds: tuple[str, ...], result: Measured) -> None:
     """Time each kind of step beside each of the trainer's, and what one of the trainer's keeps."""
     name = "native_checkpointed" if checkpointing else "native"
 
@@ -159,10 +150,10 @@ def paired(model: Any, side: int, pairs: int, checkpointing: bool, kinds: tuple[
     def around(unet: torch.nn.Module, k: int) -> Iterator[None]:
         for kind in kinds if k % 2 else reversed(kinds):
             taken = once(kind, model, side, seconds)
-            if 0 < k <= pairs:  # the first are to warm up
-                found.seconds.setdefault(kind, []).append(taken)
+            if 0 < k <= pairs:  # the first is a warm-up
+                result.seconds.setdefault(kind, []).append(taken)
         if k > pairs:
-            with keeping(unet) as found.kept[name]:
+            with keeping(unet) as result.kept[name]:
                 yield
             return
         finish()
@@ -170,18 +161,18 @@ def paired(model: Any, side: int, pairs: int, checkpointing: bool, kinds: tuple[
         yield
         finish()
         if k:
-            found.seconds.setdefault(name, []).append(time.perf_counter() - began)
+            result.seconds.setdefault(name, []).append(time.perf_counter() - began)
 
     trained(model, side, pairs + 2, checkpointing, around)
 
 
-def in_turn(model: Any, side: int, rounds: int, kinds: tuple[str, ...], found: Measured) -> None:
-    """Time each kind of step once a round, in an order that turns around; the first round is to warm up."""
+def in_turn(model: Any, side: int, rounds: int, kinds: tuple[str, ...], result: Measured) -> None:
+    """Time each kind of step once a round, in alternating order; the first round is a warm-up."""
     for k in range(rounds + 1):
         for kind in kinds if k % 2 else reversed(kinds):
             taken = once(kind, model, side, seconds)
             if k:
-                found.seconds.setdefault(kind, []).append(taken)
+                result.seconds.setdefault(kind, []).append(taken)
 
 
 def kept_by(model: Any, side: int, kind: str) -> Kept:
@@ -204,6 +195,7 @@ def measured(model: Any, side: int, pairs: int) -> dict[str, Any]:
     paired(model, side, max(2, pairs // 2), True, ("search", "checkpointed_search"), second)
     kept = first.kept | second.kept | {kind: kept_by(model, side, kind) for kind in ours}
     taken, beside = alone.seconds, first.seconds
+    checkpointed, native_checkpointed = second.seconds, second.seconds["native_checkpointed"]
     search, native = kept["search"], kept["native"]
     return {
         "search_step_over_forward": ratios(taken["search"], taken["forward"]),
@@ -214,14 +206,13 @@ def measured(model: Any, side: int, pairs: int) -> dict[str, Any]:
         "saved_bytes_over_native": spread([search.saved / native.saved]),
         "checkpointed_saved_bytes_over_native": spread([kept["checkpointed_search"].saved / native.saved]),
         "checkpointed_step_over_plain": ratios(taken["checkpointed_search"], taken["search"]),
-        "search_step_over_native_checkpointed_step": ratios(
-            second.seconds["search"], second.seconds["native_checkpointed"]
-        ),
+        "search_step_over_native_checkpointed_step": ratios(checkpointed["search"], native_checkpointed),
         "checkpointed_step_over_native_checkpointed_step": ratios(
-            second.seconds["checkpointed_search"], second.seconds["native_checkpointed"]
+            checkpointed["checkpointed_search"], native_checkpointed
         ),
-        "step_seconds": {name: spread(values) for name, values in (second.seconds | beside | taken).items()},
+        "step_seconds": {name: spread(values) for name, values in (checkpointed | beside | taken).items()},
         "step_memory": {
-            name: {"saved_bytes": one.saved, "resident_peak_bytes": one.resident} for name, one in sorted(kept.items())
+            name: {"saved_bytes": memory.saved, "resident_peak_bytes": memory.resident}
+            for name, memory in sorted(kept.items())
         },
     }

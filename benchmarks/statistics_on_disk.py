@@ -9,7 +9,7 @@ step of each phase.
 Run it with --only disk under a limit of memory to see that it fits, and with --only memory to see that it does not.
 """
 
-# ruff: noqa: T201 - a benchmark answers by printing
+# ruff: noqa: T201 - a benchmark prints its report
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from files import sd15_kv, sdxl_kv
+from files import SD15_KV, SDXL_KV
 from speed_memory import resident_in_ram, status
 from torch import Tensor
 
@@ -47,8 +47,8 @@ class NoModel:
 
     where = "everywhere"
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], room: NewStatistic) -> None:
-        self.new_statistic, self.generator = room, torch.Generator().manual_seed(0)
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], new_statistic: NewStatistic) -> None:
+        self.new_statistic, self.generator = new_statistic, torch.Generator().manual_seed(0)
         self.weights = {(0, name): self._random(torch.empty(shape)) for name, shape in shapes.items()}
 
     def _random(self, like: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class NoModel:
         return loss(), {key: self._random(weight) for key, weight in self.weights.items()}
 
 
-def measured(shapes: Mapping[str, tuple[int, ...]], room: NewStatistic, steps: int) -> dict[str, Any]:
+def measured(shapes: Mapping[str, tuple[int, ...]], new_statistic: NewStatistic, steps: int) -> dict[str, Any]:
     """Seconds of each step, of each density and of making the mask; the most anonymous memory of each phase, bytes."""
     resident_in_ram()  # gives free memory back first
     before, taken = status("RssAnon"), {"search": [], "choose": [], "mask": []}
@@ -75,7 +75,7 @@ def measured(shapes: Mapping[str, tuple[int, ...]], room: NewStatistic, steps: i
         anonymous[step.phase] = max(anonymous[step.phase], status("RssAnon") - before)
         began = time.perf_counter()
 
-    model: Any = NoModel(shapes, room)
+    model: Any = NoModel(shapes, new_statistic)
     progress = Progress(on_step)
     scores = METHODS["learned"](model, lambda k: lambda: torch.ones(()), SearchSettings(steps=steps), progress)
     density_curve(scores, lambda multiplier: torch.ones(2), DENSITIES, progress=progress)
@@ -83,7 +83,7 @@ def measured(shapes: Mapping[str, tuple[int, ...]], room: NewStatistic, steps: i
     taken["mask"].append(time.perf_counter() - began)
     anonymous["mask"] = status("RssAnon") - before
     return {
-        "seconds": {phase: [round(one, 3) for one in some] for phase, some in taken.items()},
+        "seconds": {phase: [round(value, 3) for value in values] for phase, values in taken.items()},
         "anonymous": anonymous,
         "neurons": mask.count,
     }
@@ -95,13 +95,13 @@ def main() -> None:
     parser.add_argument("--only", choices=("memory", "disk"))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--steps", type=int, default=4)
-    given = parser.parse_args()
-    shapes = sd15_kv() if given.model == "sd15" else sdxl_kv()
-    rooms: dict[str, NewStatistic] = {"memory": in_memory, "disk": on_disk(given.folder)}
+    options = parser.parse_args()
+    shapes = SD15_KV if options.model == "sd15" else SDXL_KV
+    stores: dict[str, NewStatistic] = {"memory": in_memory, "disk": on_disk(options.folder)}
     size = sum(torch.Size(shape).numel() for shape in shapes.values())
-    report = {"model": given.model, "statistics": BYTES["learned"] * size, "threads": torch.get_num_threads()}
-    for kind in [given.only] if given.only else rooms:
-        report[kind] = measured(shapes, rooms[kind], given.steps)
+    report = {"model": options.model, "statistics": BYTES["learned"] * size, "threads": torch.get_num_threads()}
+    for kind in [options.only] if options.only else stores:
+        report[kind] = measured(shapes, stores[kind], options.steps)
     print(json.dumps(report, indent=1))
 
 

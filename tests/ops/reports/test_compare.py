@@ -18,7 +18,7 @@ MIDDLE = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
 LAST = "output_blocks.3.1.transformer_blocks.0.attn2.to_v.weight"
 SHAPES = {MIDDLE: (50, 10), LAST: (50, 10)}  # 1000 entries
 KINDS = {"own tokens": ("at own tokens, tuned", "at own tokens"), "everywhere": ("everywhere, tuned", "everywhere")}
-EVIDENCE = Path(__file__).absolute().parents[3] / "benchmarks" / "results" / "collisions.json"
+EVIDENCE = Path(__file__).absolute().parents[3] / "benchmarks" / "results" / "collisions.jsonl"
 
 
 def mask(middle: range, last: range, identifier: str = "sks", **fields: object) -> ConceptMask:
@@ -114,8 +114,8 @@ def test_bad_input() -> None:
 def test_the_thresholds_and_shares_are_those_of_the_evidence(where: str) -> None:
     if not EVIDENCE.is_file():
         pytest.skip("benchmarks are not part of this package")
-    evidence = json.loads(EVIDENCE.read_text())
-    two, one = (evidence["summary"][where][name] for name in ("two_subjects", "one_subject"))
+    *pairs, last = map(json.loads, EVIDENCE.read_text().splitlines())
+    two, one = (last["summary"][where][name] for name in ("two_subjects", "one_subject"))
     assert two["jaccard"]["most"] < SAME_SUBJECT[where] < one["jaccard"]["least"]
     text = ADVICE["everywhere" if where == "everywhere" else "at own tokens"]
     quoted = [two["both_in_one_picture"][name] for name in ("mean", "least", "most")]
@@ -127,8 +127,8 @@ def test_the_thresholds_and_shares_are_those_of_the_evidence(where: str) -> None
     told = two["rank_correlation"]
     assert all(abs(told[f"jaccard, {seen}"]) < 0.2 for seen in ("both_in_one_picture", "each_with_both_loaded"))
     if where == "everywhere":
-        pairs = [pair for pair in evidence["pairs"] if pair["where"] == where]
-        assert all(pair["each_with_both_loaded"] < pair["each_by_itself"] for pair in pairs)
+        shares = [pair for pair in pairs if pair["where"] == where]
+        assert all(pair["each_with_both_loaded"] < pair["each_by_itself"] for pair in shares)
 
 
 @pytest.mark.parametrize("where", ["own tokens", "everywhere"])

@@ -1,26 +1,19 @@
-"""What masks at own tokens cost while sampling: steps of an SD1.5-size UNet with and without them, in pairs, as JSON.
+"""Sampling steps with masks at own tokens, against the same steps of the vanilla model.
 
-    python benchmarks/own_tokens_speed.py [--pairs 10] [--masks 4] [--density 0.1] [--latent 32] [--comfyui PATH]
-
-Needs a ComfyUI (COMFYUI_PATH, or ~/comfy/ComfyUI) and its requirements. Random weights, fp32, a batch of two texts
-(CFG), two own tokens per mask. Each pair is one call of the model as the host makes it for the vanilla model and one
-with the masks, in turn first, inside one run; the first call with masks, which computes what later ones use, is apart.
-`hooks_over_vanilla_step` is the time inside our hooks alone, which a busy machine disturbs less than a ratio of steps.
+A batch of two texts (CFG), two own tokens per mask. Each pair is two calls of the model as the host makes them, one for
+the vanilla model and one with the masks, in alternating order within one run; the first call with masks, which computes
+what later calls use, is reported apart. `hooks_over_vanilla_step` is the time inside our hooks alone, which a busy
+machine disturbs less than a ratio of steps.
 """
-
-# ruff: noqa: T201 - a benchmark answers by printing
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from speed_model import SD15, conditioning, load_pack, pack, random_latent, random_masks, ratios, seconds, unet_model
+from speed_model import conditioning, pack, random_latent, random_masks, ratios, seconds
 
 
 class Paired:
@@ -72,7 +65,7 @@ def vanilla(options: dict[str, Any]) -> dict[str, Any]:
     transformer = {name: value for name, value in options["transformer_options"].items() if not name.startswith(key)}
     wrappers = transformer.get("wrappers", {})
     transformer["wrappers"] = {
-        kind: {name: some for name, some in given.items() if name != key} for kind, given in wrappers.items()
+        kind: {name: functions for name, functions in named.items() if name != key} for kind, named in wrappers.items()
     }
     return {**options, "transformer_options": transformer}
 
@@ -88,9 +81,9 @@ def measured(model: Any, pairs: int, masks: int, density: float, latent: int) ->
     timing, noise = Paired(pairs), random_latent(latent)
     with torch.inference_mode():
         guider.sample(noise, torch.zeros_like(noise), timing, torch.tensor([10.0, 0.0]))
-    plain = [one for one, _ in timing.seconds]
+    plain, masked = zip(*timing.seconds, strict=True)
     return {
-        "own_tokens_sampling_ratio": ratios([one for _, one in timing.seconds], plain),
+        "own_tokens_sampling_ratio": ratios(masked, plain),
         "hooks_over_vanilla_step": statistics.median(timing.hooks) / statistics.median(plain),
         "first_step_over_vanilla": timing.first / statistics.median(plain),
         "vanilla_step_seconds": statistics.median(plain),
@@ -99,20 +92,3 @@ def measured(model: Any, pairs: int, masks: int, density: float, latent: int) ->
         "latent": latent,
         "threads": torch.get_num_threads(),
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--masks", type=int, default=4)
-    parser.add_argument("--density", type=float, default=0.1, help="share of the text K and V weights in each mask")
-    parser.add_argument("--latent", type=int, default=32, help="side of the latents")
-    parser.add_argument("--comfyui", type=Path, help="the ComfyUI checkout")
-    given = parser.parse_args()
-    load_pack(given.comfyui)
-    report = measured(unet_model(SD15), given.pairs, given.masks, given.density, given.latent)
-    print(json.dumps(report, indent=1))
-
-
-if __name__ == "__main__":
-    main()
