@@ -10,8 +10,6 @@ subject have in common. cones_ops/reports/compare.py gives the conclusions. Half
 --measured FILE reads the pairs from the lines of an earlier run, and only computes the summary.
 """
 
-# ruff: noqa: T201 - a benchmark prints its report
-
 from __future__ import annotations
 
 import argparse

@@ -8,8 +8,6 @@ masks cluster by weight and row and take less. Nothing but the library is needed
 `index` is the coded positions alone, `file` the whole file, its header and the shapes of all weights included.
 """
 
-# ruff: noqa: T201 - a benchmark prints its report
-
 from __future__ import annotations
 
 import argparse
@@ -100,12 +98,12 @@ def load_seconds(shapes: Shapes, neurons: int, folder: Path, repetitions: int = 
 def timed(action: Callable[[], object], repetitions: int) -> dict[str, float]:
     """Least, median and most seconds, after one call that does not count; `cpu_median` leaves waiting out."""
     action()
-    seconds, processor = [], []
+    samples = []
     for _ in range(repetitions):
         began, used = time.perf_counter(), time.process_time()
         action()
-        seconds.append(time.perf_counter() - began)
-        processor.append(time.process_time() - used)
+        samples.append((time.perf_counter() - began, time.process_time() - used))
+    seconds, processor = zip(*samples, strict=True)
     return {
         "min": min(seconds),
         "median": statistics.median(seconds),

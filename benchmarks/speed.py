@@ -8,8 +8,6 @@ class in the size of Stable Diffusion 1.5, random weights, fp32, 32x32 latents, 
 and max of its pairs. The table has the goals.
 """
 
-# ruff: noqa: T201 - a benchmark prints its report
-
 from __future__ import annotations
 
 import argparse
@@ -55,15 +53,15 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     import speed_sampling
     import speed_search
 
-    side = 8 if options.quick else options.latent or (64 if options.gpu else 32)
+    side = 8 if options.quick else 64 if options.gpu else 32
     model = unet_model(TINY if options.quick else SD15, torch.bfloat16 if options.gpu else torch.float32)
     pairs, apply_pairs, sampling_pairs = (
         (2, 2, 2) if options.quick else (options.pairs, 3 * options.pairs, 6 * options.pairs)
     )
     parts = {
         "search": lambda: speed_search.measured(model, side, pairs),
-        "sampling": lambda: speed_sampling.measured(model, side, sampling_pairs, options.density, options.own_density),
-        "apply": lambda: speed_apply.measured(model, apply_pairs, options.density),
+        "sampling": lambda: speed_sampling.measured(model, side, sampling_pairs),
+        "apply": lambda: speed_apply.measured(model, apply_pairs),
         "files": lambda: {} if options.quick else files(),
     }
     report: dict[str, Any] = {
@@ -106,16 +104,9 @@ def table(report: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="cones bench speed", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tiny UNet and two pairs: to see that it runs")
-    parser.add_argument(
-        "--pairs",
-        type=int,
-        default=5,
-        help="steps beside the host's trainer; thrice as many of the others and of applying, six times of sampling",
-    )
+    pairs = "steps beside the host's trainer; three times as many other steps and clicks, six times as many of sampling"
+    parser.add_argument("--pairs", type=int, default=5, help=pairs)
     parser.add_argument("--gpu", action="store_true", help="on the GPU that ComfyUI takes, bf16")
-    parser.add_argument("--latent", type=int, help="side of the latents (default: 32, on a GPU 64)")
-    parser.add_argument("--density", type=float, default=0.01, help="share of the text K and V in a mask")
-    parser.add_argument("--own-density", type=float, default=0.1, help="the same for masks at own tokens")
     kinds = ("search", "sampling", "apply", "files")
     parser.add_argument("--only", nargs="+", choices=kinds, default=kinds, help="these parts")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from speed_memory import resident, resident_in_ram
-from speed_model import on_gpu, pack, random_masks, ratios, seconds, spread, targets_of
+from speed_model import DENSITY, on_gpu, pack, random_masks, ratios, seconds, spread, targets_of
 
 COUNTS = (1, 8, 64)
 RANK = 16
@@ -35,11 +35,11 @@ def save_lora(model: Any, file: Path) -> None:
     save_file(tensors, file)
 
 
-def save_masks(model: Any, count: int, density: float, folder: Path) -> list[Path]:
+def save_masks(model: Any, count: int, folder: Path) -> list[Path]:
     files = [folder / f"{k}.safetensors" for k in range(count)]
     fingerprint, parameters = pack("cones_ops.masks.fingerprint").fingerprint, pack("nodes.host.parameters")
     base = fingerprint({name: parameters.base_weight(model, parameters.PREFIX + name) for name in targets_of(model)})
-    for file, (mask, _) in zip(files, random_masks(model, count, density, "everywhere", base), strict=True):
+    for file, (mask, _) in zip(files, random_masks(model, count, DENSITY, "everywhere", base), strict=True):
         pack("cones_ops.masks.mask_file").save_mask(mask, file)
     return files
 
@@ -89,10 +89,10 @@ def kept_beside(model: Any, patched: Callable[[], Any], where: Callable[[], int 
     return None if before is None or after is None else max(0, after - before)
 
 
-def measured(model: Any, pairs: int, density: float) -> dict[str, Any]:
+def measured(model: Any, pairs: int) -> dict[str, Any]:
     """The figures of applying, under the names they have in the report."""
     with tempfile.TemporaryDirectory() as folder:
-        lora, files = Path(folder) / "lora.safetensors", save_masks(model, max(COUNTS), density, Path(folder))
+        lora, files = Path(folder) / "lora.safetensors", save_masks(model, max(COUNTS), Path(folder))
         save_lora(model, lora)
         makes = {f"{n}_masks": lambda n=n: with_masks(model, files[:n]) for n in COUNTS}
         makes["lora"] = lambda: with_lora(model, lora)
@@ -109,5 +109,5 @@ def measured(model: Any, pairs: int, density: float) -> dict[str, Any]:
         "apply_seconds": {name: spread(values) for name, values in taken.items()},
         "apply_kept_over_model": {name: n if n is None else n / size for name, n in kept.items()},
         "apply_kept_in_ram_over_model": {name: n if n is None else n / size for name, n in in_ram.items()},
-        "apply_density": density,
+        "apply_density": DENSITY,
     }

@@ -19,6 +19,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 PACK = "cones_concept_neurons"
 TOKENS = 77
+DENSITY = 0.01  # share of the text K and V in a mask that acts everywhere
 SD15 = {
     "image_size": 32,
     "in_channels": 4,

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from speed_apply import loaded
-from speed_model import device, pack, random_latent, random_masks, random_text, ratios, seconds, spread
+from speed_model import DENSITY, device, pack, random_latent, random_masks, random_text, ratios, seconds, spread
 from speed_own_tokens import measured as own_tokens
 
 COUNTS = (1, 8)
+OWN_TOKENS_MASKS, OWN_TOKENS_DENSITY = 4, 0.1
 STEPS = 3  # single ones differ by a tenth and more here
 
 
@@ -33,9 +34,9 @@ def step_of(model: Any, side: int) -> tuple[float, float]:
         return taken / STEPS, (time.process_time() - used) / STEPS
 
 
-def measured(model: Any, side: int, pairs: int, density: float, own_density: float) -> dict[str, Any]:
+def measured(model: Any, side: int, pairs: int) -> dict[str, Any]:
     """The figures of sampling, under the names they have in the report."""
-    masks = random_masks(model, max(COUNTS), density, "everywhere")
+    masks = random_masks(model, max(COUNTS), DENSITY, "everywhere")
     report: dict[str, Any] = {}
     step_of(model, side)
     for count in COUNTS:
@@ -50,6 +51,6 @@ def measured(model: Any, side: int, pairs: int, density: float, own_density: flo
         report[f"sampling_processor_ratio_{name}"] = ratios(cpu, plain_cpu)  # what other programs disturb less
         report[f"sampling_seconds_beside_{count}"] = {"vanilla": spread(plain_wall), "masked": spread(wall)}
     loaded(model)
-    figures = own_tokens(model, pairs, 4, own_density, side)
+    figures = own_tokens(model, pairs, OWN_TOKENS_MASKS, OWN_TOKENS_DENSITY, side)
     ratio = figures.pop("own_tokens_sampling_ratio")
-    return report | {"own_tokens_sampling_ratio_4_masks": ratio, "own_tokens": figures}
+    return report | {f"own_tokens_sampling_ratio_{OWN_TOKENS_MASKS}_masks": ratio, "own_tokens": figures}

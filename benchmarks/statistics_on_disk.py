@@ -9,8 +9,6 @@ step of each phase.
 Run it with --only disk under a limit of memory to see that it fits, and with --only memory to see that it does not.
 """
 
-# ruff: noqa: T201 - a benchmark prints its report
-
 from __future__ import annotations
 
 import argparse

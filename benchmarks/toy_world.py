@@ -101,12 +101,10 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-file", type=Path, help="another toy world file")
     parser.add_argument("--scenes", type=int, default=200, help="scenes per count of things")
     parser.add_argument("--samples", type=int, default=64, help="pictures per cell of the positive control")
-    parser.add_argument("--subjects", type=int, default=len(SUBJECTS))
     parser.add_argument("--markdown", type=Path, help="also write the table there")
     arguments = parser.parse_args()
     began = time.monotonic()
@@ -114,7 +112,7 @@ def main() -> None:
     results: dict[str, Any] = {
         "judge": judge_on_drawings(judge, 1000),
         "described": {n: described(pipeline, judge, n, arguments.scenes) for n in (1, 2, 3, 4)},
-        "positive_control": [controlled(pipeline, judge, s, arguments.samples) for s in SUBJECTS[: arguments.subjects]],
+        "positive_control": [controlled(pipeline, judge, s, arguments.samples) for s in SUBJECTS],
         "torch": torch.__version__,
     }
     results["seconds"] = round(time.monotonic() - began, 1)

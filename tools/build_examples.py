@@ -41,13 +41,19 @@ def write(path: Path, text: str) -> None:
     log.info("wrote %s", path.relative_to(ROOT))
 
 
+def nodes_of(prompt: Prompt, class_type: str) -> list[str]:
+    """The ids of the nodes of a type."""
+    return [node_id for node_id, node in prompt.items() if node["class_type"] == class_type]
+
+
 def only(prompt: Prompt, class_type: str) -> str:
-    (node_id,) = [node_id for node_id, node in prompt.items() if node["class_type"] == class_type]
+    """The id of the only node of a type."""
+    (node_id,) = nodes_of(prompt, class_type)
     return node_id
 
 
 def find_mask(server: Server, object_info: dict[str, Any], name: str) -> tuple[PromptRun, Prompt]:
-    """Run find-a-concept for the subject that a mask's name tells; the mask becomes an example of the pack."""
+    """Run find-a-concept for the subject in a mask's name; the mask becomes an example of the pack."""
     prompt = build_workflows.find_a_concept().api(object_info)
     identifier, class_word, *everywhere = name.split("-")[1:]
     prompt[only(prompt, "ConesToySubject")]["inputs"]["subject"] = identifier
@@ -65,13 +71,6 @@ def find_mask(server: Server, object_info: dict[str, Any], name: str) -> tuple[P
     return run, prompt
 
 
-def without_and_with(run: PromptRun, prompt: Prompt) -> list[list[np.ndarray]]:
-    """Rows of pictures: the last previews (without concepts), the saved ones (with)."""
-    previews = [node_id for node_id, node in prompt.items() if node["class_type"] == "PreviewImage"]
-    saved = [node_id for node_id, node in prompt.items() if node["class_type"] == "SaveImage"]
-    return [run.images(node_id) for node_id in (previews[-1], *saved)]
-
-
 def save_sheet(
     path: Path, rows: Sequence[Sequence[np.ndarray]], side: int = 128, filter: int = Image.Resampling.NEAREST
 ) -> None:
@@ -85,29 +84,29 @@ def save_sheet(
 
 
 def thumbnail(run: PromptRun, prompt: Prompt) -> list[list[np.ndarray]]:
-    """Rows of pictures: what the run learned from, if it shows that first, then without and with the concepts."""
-    previews = [node_id for node_id, node in prompt.items() if node["class_type"] == "PreviewImage"]
-    return [*(run.images(node_id)[:4] for node_id in previews[:-1][:1]), *without_and_with(run, prompt)]
+    """Rows of pictures: what the run learned from, if the workflow shows it, then without and with the concepts."""
+    *references, without = nodes_of(prompt, "PreviewImage")
+    rows = [run.images(node_id)[:4] for node_id in references[:1]]
+    return rows + [run.images(node_id) for node_id in (without, *nodes_of(prompt, "SaveImage"))]
 
 
 def make_pictures(server: Server, object_info: dict[str, Any], wanted: str) -> None:
-    """The example masks and the thumbnails of the toy workflows, or what belongs to the wanted one only."""
+    """The example masks and the thumbnails of the toy workflows, or only those of the wanted workflow."""
     finding = build_workflows.find_a_concept()
     if wanted in ("", finding.name):
-        found = [find_mask(server, object_info, name) for name in build_workflows.MASKS]
-        save_sheet(ROOT / "workflows" / f"{finding.name}.jpg", thumbnail(*found[0]))
+        runs = [find_mask(server, object_info, name) for name in build_workflows.MASKS]
+        save_sheet(ROOT / "workflows" / f"{finding.name}.jpg", thumbnail(*runs[0]))
     for make in build_workflows.WITH_MASKS:
         graph = make()
         if wanted in ("", graph.name):
             prompt = graph.api(object_info)
             run = server.run(prompt, timeout=3600)
-            for node_id in (node_id for node_id, node in prompt.items() if node["class_type"] == "PreviewAny"):
+            for node_id in nodes_of(prompt, "PreviewAny"):
                 log.info("%s\n%s", graph.name, run.text(node_id))
             path = ROOT / "workflows" / f"{graph.name}.jpg"
-            if figures := [one for one in prompt if prompt[one]["class_type"] == "ConesInspectConceptMask"]:
-                save_sheet(
-                    path, [[run.image(figures[0]), run.image(only(prompt, "SaveImage"))]], 360, Image.Resampling.LANCZOS
-                )
+            if figures := nodes_of(prompt, "ConesInspectConceptMask"):
+                row = [run.image(figures[0]), run.image(only(prompt, "SaveImage"))]
+                save_sheet(path, [row], 360, Image.Resampling.LANCZOS)
             else:
                 save_sheet(path, thumbnail(run, prompt))
 
@@ -118,15 +117,17 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("host", nargs="?", help="the ComfyUI checkout")
     parser.add_argument("--pictures", action="store_true", help="also the example masks and all thumbnails")
-    parser.add_argument("--only", default="", choices=[make().name for make in toys], help="also the thumbnail of one")
-    given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as base, started(find_host(given.host), Path(base)) as server:
+    parser.add_argument(
+        "--only", default="", choices=[make().name for make in toys], help="also the thumbnail of this workflow"
+    )
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as base, started(find_host(options.host), Path(base)) as server:
         object_info = server.object_info()
         for path, text in build_workflows.files(object_info).items():
             write(path, text)
         write(ROOT / "locales" / "en" / "nodeDefs.json", build_locales.dumped(build_locales.locale(object_info)))
-        if given.pictures or given.only:
-            make_pictures(server, object_info, given.only)
+        if options.pictures or options.only:
+            make_pictures(server, object_info, options.only)
 
 
 if __name__ == "__main__":

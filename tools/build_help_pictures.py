@@ -16,7 +16,7 @@ import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,60 +44,41 @@ NO_FRILLS = {
     "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
     "Comfy.NodeBadge.NodeLifeCycleBadgeMode": "None",
 }
+RUN = ("ConesInspectConceptMask", "ConesCompareConceptMasks")  # they show a figure, and need no model for it
 EXAMPLES = {
     "find-a-concept": ("ConesFindConceptNeurons", "ConesSaveConceptMask", "ConesToyWorld", "ConesToySubject"),
     "compose-two-concepts": ("ConesEncodePrompt", "ConesApplyConceptMasks", "ConesLoadConceptMask"),
     "tune-two-concepts": ("ConesTuneConceptMasks", "ConesLayPictures"),
-    "inspect-and-compare": (
-        *("ConesInspectConceptMask", "ConesCompareConceptMasks"),
-        *("ConesSplitConceptMask", "ConesLabelPictures"),
-    ),
+    "inspect-and-compare": (*RUN, "ConesSplitConceptMask", "ConesLabelPictures"),
 }
-RUN = ("ConesInspectConceptMask", "ConesCompareConceptMasks")  # they show a figure, and need no model for it
+SMALL = ("ConesCombineConceptMasks", "ConesExportAsLora", "ConesConceptMaskHook")
 
 
-def combine() -> Graph:
-    graph = Graph("combine")
-    first, second = load_masks(graph, (0, 0), *MASKS[:2])
-    graph.add("ConesCombineConceptMasks", (420, 0), mask_1=first[0], mask_2=second[0])
+def small_graph(node_id: str) -> Graph:
+    """A node that no example workflow has, with what it needs at its left."""
+    graph = Graph(node_id)
+    first, second = load_masks(graph, (0, 0), MASKS[0], MASKS[2])
+    world = graph.add("ConesToyWorld", (0, 400))
+    inputs = {
+        "ConesCombineConceptMasks": {"mask_1": first[0], "mask_2": second[0]},
+        "ConesExportAsLora": {"model": world[0], "concept_mask": second[0]},
+        "ConesConceptMaskHook": {"mask": second[0]},
+    }
+    graph.add(node_id, (420, 0), **inputs[node_id])
     return graph
-
-
-def export() -> Graph:
-    graph = Graph("export")
-    world = graph.add("ConesToyWorld", (0, 200))
-    (mask,) = load_masks(graph, (0, 0), EVERYWHERE)
-    graph.add("ConesExportAsLora", (420, 0), model=world[0], concept_mask=mask[0])
-    return graph
-
-
-def hook() -> Graph:
-    graph = Graph("hook")
-    (mask,) = load_masks(graph, (0, 0), EVERYWHERE)
-    graph.add("ConesConceptMaskHook", (420, 0), mask=mask[0])
-    return graph
-
-
-EVERYWHERE = MASKS[2]
-SMALL: dict[str, Callable[[], Graph]] = {
-    "ConesCombineConceptMasks": combine,
-    "ConesExportAsLora": export,
-    "ConesConceptMaskHook": hook,
-}
 
 
 def views(object_info: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], Sequence[str]]]:
     """(name, workflow file, ids of the nodes to cut out of it)."""
     for name, nodes in EXAMPLES.items():
         yield name, json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8")), nodes
-    for node_id, make in SMALL.items():
-        graph = make()
-        yield graph.name, graph.workflow(object_info), (node_id,)
+    for node_id in SMALL:
+        yield node_id, small_graph(node_id).workflow(object_info), (node_id,)
 
 
 @contextmanager
 def opened(server: Server) -> Iterator[Canvas]:
-    """The frontend of a server, loaded and idle; requests that leave the machine are refused."""
+    """The frontend of a server, loaded and idle; requests to other machines are refused."""
     from playwright.sync_api import sync_playwright
 
     server.request("/settings", {**SETTINGS, **NO_FRILLS})
@@ -159,7 +140,7 @@ def encoded(picture: Image.Image) -> bytes:
 def save(picture: bytes, path: Path) -> None:
     """As PNG, with few colours only if it would be too large."""
     shown = Image.open(io.BytesIO(picture)).convert("RGB")
-    content = next((one for one in (encoded(shown), encoded(shown.quantize())) if len(one) <= LARGEST), None)
+    content = next((png for png in (encoded(shown), encoded(shown.quantize())) if len(png) <= LARGEST), None)
     if content is None:
         raise ValueError(f"{path}: more than {LARGEST} bytes; lower SCALE")
     path.parent.mkdir(exist_ok=True)

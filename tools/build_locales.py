@@ -1,8 +1,8 @@
-"""locales/en/nodeDefs.json from the schemas of the pack's nodes, as a running ComfyUI server tells them.
+"""locales/en/nodeDefs.json from the schemas of the pack's nodes, as a running ComfyUI server reports them.
 
 English is generated (tools/build_examples.py writes it), so it is always in step; other languages are written by hand,
-and a test compares their keys with these. Characters that the frontend's message format gives a meaning (braces, @, |)
-are refused.
+and a test compares their keys with these. Characters with a meaning in the frontend's message format (braces, @, |) are
+refused.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def node_texts(info: Mapping[str, Any]) -> dict[str, Any]:
 def locale(object_info: Mapping[str, Any]) -> dict[str, Any]:
     """The whole nodeDefs file in English."""
     texts = {name: node_texts(info) for name, info in pack_nodes(object_info).items()}
-    if found := SPECIAL.search("".join(leaves(texts))):
-        raise ValueError(f"{found[0]!r} in a text has a meaning in the frontend's message format; say it otherwise")
+    if special := SPECIAL.search("".join(leaves(texts))):
+        raise ValueError(f"{special[0]!r} in a text has a meaning in the frontend's message format; replace it")
     return texts
 
 

@@ -10,10 +10,9 @@ of the ComfyUI-Manager that it names, a clone of this checkout's HEAD. Two ways 
 git        from a git address, as "Install via Git URL" does; the clone is served on 127.0.0.1
 registry   from a zip by id and version, as the Manager's window does; a stand-in for the registry answers on 127.0.0.1
 
-It prints what it saw and ends with 1 when something is missing. Not taken: the real registry, GitHub, Manager's window.
+It prints what it checked and ends with 1 when something is missing. It does not cover the real
+registry, GitHub or Manager's window.
 """
-
-# ruff: noqa: T201 - a tool answers by printing
 
 from __future__ import annotations
 
@@ -48,7 +47,7 @@ CM_CLI = "import sys; from comfyui_manager.common import cnr_utils; cnr_utils.ba
 CM_CLI += "from cm_cli import main; main()"
 
 
-def said(command: list[str], **options: Any) -> str:
+def output_of(command: list[str], **options: Any) -> str:
     """Run a command; its output, or the end of the program with it."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **options)
     if done.returncode:
@@ -57,7 +56,7 @@ def said(command: list[str], **options: Any) -> str:
 
 
 def bare_copy(host: Path, to: Path) -> Path:
-    """A ComfyUI as somebody has just downloaded it: no packs, no models."""
+    """A ComfyUI as it is after a download: no packs, no models."""
     shutil.copytree(host, to, ignore=lambda folder, names: LEFT_OUT & {*names} if Path(folder) == host else set())
     for folder in ("custom_nodes", "models/concept_masks", "input", "output", "user/__manager"):
         (to / folder).mkdir(parents=True)
@@ -69,18 +68,18 @@ def environment(host: Path, to: Path) -> str:
     """A Python with the host's requirements and the Manager it asks for; nothing of ours."""
     python = str(to / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
     if not to.exists():
-        said(["uv", "venv", "--quiet", "--seed", str(to)])
+        output_of(["uv", "venv", "--quiet", "--seed", str(to)])
     needed = ["-r", str(host / "requirements.txt"), "-r", str(host / "manager_requirements.txt"), "torch<2.12"]
-    said(["uv", "pip", "install", "--quiet", "--python", python, *needed])
+    output_of(["uv", "pip", "install", "--quiet", "--python", python, *needed])
     return python
 
 
 def packed(clone: Path) -> bytes:
     """The zip that the registry would serve: the tracked files of HEAD minus .comfyignore."""
     work = clone.with_name("work")
-    said(["git", "clone", "--quiet", str(clone), str(work)])
-    tracked = said(["git", "-C", str(work), "ls-files"]).splitlines()
-    ignored = said(["git", "-C", str(work), "ls-files", "-c", "-i", "--exclude-from=.comfyignore"]).splitlines()
+    output_of(["git", "clone", "--quiet", str(clone), str(work)])
+    tracked = output_of(["git", "-C", str(work), "ls-files"]).splitlines()
+    ignored = output_of(["git", "-C", str(work), "ls-files", "-c", "-i", "--exclude-from=.comfyignore"]).splitlines()
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
         for name in sorted({*tracked} - {*ignored}):
@@ -99,76 +98,72 @@ def served(folder: Path, package: bytes, version: str) -> Iterator[str]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             address = f"http://{self.headers['Host']}"
-            here = {"id": NAME, "version": version, "downloadUrl": f"{address}/package.zip"}
-            here |= {"status": "NodeVersionStatusActive"}
-            pack = {"id": NAME, "name": NAME, "repository": f"{address}/elsewhere", "latest_version": here}
+            release = {"id": NAME, "version": version, "downloadUrl": f"{address}/package.zip"}
+            release |= {"status": "NodeVersionStatusActive"}
+            pack = {"id": NAME, "name": NAME, "repository": f"{address}/elsewhere", "latest_version": release}
             answers = {
                 "/nodes": {"nodes": [pack], "totalPages": 1, "total": 1},
-                f"/nodes/{NAME}/install": here,
-                f"/nodes/{NAME}/versions": [here],
+                f"/nodes/{NAME}/install": release,
+                f"/nodes/{NAME}/versions": [release],
             }
-            if path not in answers and path != "/package.zip":
+            bodies = {path: json.dumps(answer).encode() for path, answer in answers.items()}
+            body = (bodies | {"/package.zip": package}).get(path)
+            if body is None:
                 super().do_GET()
                 return
-            body = package if path == "/package.zip" else json.dumps(answers[path]).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            with contextlib.suppress(ConnectionError):  # the installer asks once more only to follow redirections
+            with contextlib.suppress(ConnectionError):  # the installer repeats its request only to follow redirections
                 self.wfile.write(body)
 
         def log_message(self, format: str, *arguments: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
 
 
 def missing_from(server: Server, nodes: set[str]) -> list[str]:
     """What a running ComfyUI with the pack lacks, in words."""
-    found = set(server.object_info())
-    lacking = [f"node {one}" for one in sorted(nodes - found)]
+    present = set(server.object_info())
+    lacking = [f"node {node_id}" for node_id in sorted(nodes - present)]
     templates = server.json("/workflow_templates").get(NAME, [])
     lacking += [] if templates else ["example workflows"]
     page = server.request(f"/extensions/{NAME}/docs/ConesFindConceptNeurons.md")
     lacking += [] if page.startswith(b"#") else ["the help page of Find Concept Neurons"]
     known = server.json("/v2/customnode/installed")
-    lacking += (
-        [] if NAME in known else [f"{NAME} among what the Manager has installed: {', '.join(known) or 'nothing'}"]
-    )
-    print(
-        f"  {len(nodes & found)} of {len(nodes)} nodes, {len(templates)} example workflows; Manager: {known.get(NAME)}"
-    )
+    lacking += [] if NAME in known else [f"{NAME} in the Manager's list of packs: {', '.join(known) or 'nothing'}"]
+    nodes_present = f"{len(nodes & present)} of {len(nodes)} nodes"
+    print(f"  {nodes_present}, {len(templates)} example workflows; Manager: {known.get(NAME)}")
     return lacking
 
 
 def check(way: str, python: str, host: Path, registry: str, target: str, nodes: set[str]) -> list[str]:
     """Install `target`, start, look, uninstall; what was missing."""
     print(f"{way}: cm-cli install {target}")
-    surroundings = {**os.environ, "COMFYUI_PATH": str(host)}
+    environment = {**os.environ, "COMFYUI_PATH": str(host)}
 
     def cm_cli(*arguments: str) -> str:
-        return said([python, "-c", CM_CLI, registry, *arguments], env=surroundings, cwd=host)
+        return output_of([python, "-c", CM_CLI, registry, *arguments], env=environment, cwd=host)
 
-    told = cm_cli("install", target, "--mode", "local", "--exit-on-fail")
+    answer = cm_cli("install", target, "--mode", "local", "--exit-on-fail")
     folder = host / "custom_nodes" / NAME
     if not (folder / "pyproject.toml").is_file():
-        return [f"{way}: {folder} after the installation, which said:\n{told[-3000:]}"]
-    print(
-        f"  {sum(1 for one in folder.rglob('*') if one.is_file() and '.git' not in one.parts)} files in {folder.name}"
-    )
-    lacking = [] if "matplotlib" in said(["uv", "pip", "list", "--python", python]) else ["matplotlib"]
+        return [f"{way}: {folder} after the installation, which printed:\n{answer[-3000:]}"]
+    files = [path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts]
+    print(f"  {len(files)} files in {folder.name}")
+    lacking = [] if "matplotlib" in output_of(["uv", "pip", "list", "--python", python]) else ["matplotlib"]
     with serving(python, host, host, "--enable-manager", environment=os.environ, patience=900) as server:
         lacking += missing_from(server, nodes)
     lacking += [line.strip() for line in server.log().splitlines() if "IMPORT FAILED" in line or "Traceback" in line]
     cm_cli("uninstall", NAME if way == "registry" else f"{NAME}@unknown", "--mode", "local")
     lacking += ["an uninstallation that removes the folder"] if folder.exists() else []
-    return [f"{way}: {one}" for one in lacking]
+    return [f"{way}: {problem}" for problem in lacking]
 
 
 def main() -> int:
@@ -182,25 +177,22 @@ def main() -> int:
         shutil.rmtree(work / old, ignore_errors=True)
     try:
         clone = work / "served" / NAME
-        said(["git", "clone", "--quiet", "--bare", str(ROOT), str(clone)])
-        said(["git", "-C", str(clone), "update-server-info"])
-        ids = re.findall(
-            r'node_id="(\w+)"', said(["git", "-C", str(clone), "grep", "-h", "node_id=", "HEAD", "--", "nodes/"])
-        )
-        version = re.findall(
-            r'^version = "(.+)"', said(["git", "-C", str(clone), "show", "HEAD:pyproject.toml"]), re.M
-        )[0]
+        output_of(["git", "clone", "--quiet", "--bare", str(ROOT), str(clone)])
+        output_of(["git", "-C", str(clone), "update-server-info"])
+        sources = output_of(["git", "-C", str(clone), "grep", "-h", "node_id=", "HEAD", "--", "nodes/"])
+        nodes = set(re.findall(r'node_id="(\w+)"', sources))
+        project = output_of(["git", "-C", str(clone), "show", "HEAD:pyproject.toml"])
+        version = re.findall(r'^version = "(.+)"', project, re.M)[0]
         package = packed(clone)
         copy, python = bare_copy(host, work / "ComfyUI"), environment(host, work / "venv")
-        manager = said(["uv", "pip", "show", "--python", python, "comfyui-manager"]).split("Version: ")[1]
-        print(
-            f"ComfyUI of {host}, Manager {manager.split()[0]}, {NAME} {version} (a zip of {len(package) / 1e6:.1f} MB)"
-        )
+        manager = output_of(["uv", "pip", "show", "--python", python, "comfyui-manager"]).split("Version: ")[1]
+        size = f"{len(package) / 1e6:.1f} MB"
+        print(f"ComfyUI of {host}, Manager {manager.split()[0]}, {NAME} {version} (a zip of {size})")
         lacking = []
         with served(clone.parent, package, version) as address:
             for way, target in (("git", f"{address}/{NAME}"), ("registry", f"{NAME}@{version}")):
-                said(["uv", "pip", "uninstall", "--quiet", "--python", python, "matplotlib"])
-                lacking += check(way, python, copy, address, target, set(ids))
+                output_of(["uv", "pip", "uninstall", "--quiet", "--python", python, "matplotlib"])
+                lacking += check(way, python, copy, address, target, nodes)
     finally:
         if options.folder is None:
             shutil.rmtree(work, ignore_errors=True)

@@ -86,13 +86,17 @@ class Graph:
     notes: list[Node] = field(default_factory=list)
 
     def add(self, node_type: str, position: Pair, title: str = "", size: Pair | None = None, **inputs: Any) -> Node:
-        node = Node(self._next(), node_type, position, size or SIZES.get(node_type, DEFAULT_SIZE), inputs, title)
-        self.nodes.append(node)
-        return node
+        self.nodes.append(
+            self._numbered(node_type, position, size or SIZES.get(node_type, DEFAULT_SIZE), inputs, title)
+        )
+        return self.nodes[-1]
 
     def note(self, position: Pair, size: Pair, title: str) -> None:
         """A Markdown note on the canvas: the section of workflow_notes.md with this title."""
-        self.notes.append(Node(self._next(), "MarkdownNote", position, size, {"text": note_text(title)}, title))
+        self.notes.append(self._numbered("MarkdownNote", position, size, {"text": note_text(title)}, title))
+
+    def _numbered(self, *fields: Any) -> Node:
+        return Node(len(self.nodes) + len(self.notes) + 1, *fields)
 
     def group(self, title: str, nodes: list[Node], colour: str = "#3f789e") -> None:
         """A titled frame around nodes."""
@@ -103,9 +107,6 @@ class Graph:
         bounding = [left, top, right - left, bottom - top]
         entry = {"id": len(self.groups) + 1, "title": title, "bounding": bounding, "color": colour, "font_size": 24}
         self.groups.append({**entry, "flags": {}})
-
-    def _next(self) -> int:
-        return len(self.nodes) + len(self.notes) + 1
 
     def api(self, object_info: Mapping[str, Any]) -> Prompt:
         """The prompt that POST /prompt takes, every widget at its value or default."""
@@ -128,7 +129,7 @@ class Graph:
         return {
             "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{REGISTRY_ID}/{self.name}")),
             "revision": 0,
-            "last_node_id": self._next() - 1,
+            "last_node_id": len(self.nodes) + len(self.notes),
             "last_link_id": len(links),
             "nodes": [*entries.values(), *notes],
             "links": links,
