@@ -38,7 +38,6 @@ from cones_ops.toy_world.subjects import Subject
 WHERES = ("own tokens", "everywhere")
 MEASURES = ("jaccard", "of_smaller", "over_chance")
 SHARES = ("each_by_itself", "each_with_both_loaded", "both_in_one_picture")
-SAMPLING_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def compared(where: str, *pair: SubjectMask) -> dict[str, Any]:
 
 def sampled(folder: Path) -> Iterator[dict[str, Any]]:
     """Every pair, compared, and the shares of its pictures that show what was asked."""
-    sampler = measuring(Implanted(load_pipeline()), load_judge(), FULL, SAMPLING_SEED)
+    sampler = measuring(Implanted(load_pipeline()), load_judge(), FULL, seed=0)
     for where in WHERES:
         masks = load_masks(folder, where)
         single = {

@@ -82,7 +82,7 @@ def on_gpu() -> bool:
     return device().type == "cuda"
 
 
-def unet_model(unet: dict[str, Any], dtype: torch.dtype = torch.float32, **ignored: Any) -> Any:
+def unet_model(unet: dict[str, Any], dtype: torch.dtype = torch.float32, **_: Any) -> Any:
     """A MODEL of Stable Diffusion 1.5's kind with random weights; the host can load it once more."""
     import comfy.model_patcher
     import comfy.supported_models

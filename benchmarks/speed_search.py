@@ -19,16 +19,7 @@ import torch
 from speed_memory import Kept, keeping
 from speed_model import device, finish, on_gpu, pack, random_latent, random_text, ratios, seconds, spread, targets_of
 
-Steps = dict[str, Callable[[], Any]]
 Around = Callable[[torch.nn.Module, int], AbstractContextManager[None]]
-NATIVE = {  # inputs of the host's Train LoRA node that are not at their defaults; on a GPU, bf16 as the model
-    "learning_rate": 1e-4,
-    "rank": 4,
-    "algorithm": "LoRA",
-    "training_dtype": "fp32",
-    "lora_dtype": "fp32",
-}
-HALF = {"training_dtype": "bf16", "lora_dtype": "bf16"}
 
 
 @dataclass
@@ -46,7 +37,7 @@ def options() -> dict[str, Any]:
     return {"optimized_attention_override": lambda _, *args, **kwargs: attention_pytorch(*args, **kwargs)}
 
 
-def plain_steps(model: Any, side: int) -> Steps:
+def plain_steps(model: Any, side: int) -> dict[str, Callable[[], Any]]:
     """A forward as the host makes it; with the gradients of all weights, and of the text K and V, by plain autograd."""
     import comfy.model_management
 
@@ -131,7 +122,9 @@ def trained(model: Any, side: int, steps: int, checkpointing: bool, around: Arou
             super()._train_step_standard_mode(model_wrap, *args)
 
     defaults = {entry.id: getattr(entry, "default", None) for entry in native.TrainLoraNode.define_schema().inputs}
-    inputs = defaults | NATIVE | (HALF if on_gpu() else {}) | {"steps": steps, "gradient_checkpointing": checkpointing}
+    inputs = defaults | {"learning_rate": 1e-4, "rank": 4, "algorithm": "LoRA", "steps": steps}
+    inputs |= dict.fromkeys(("training_dtype", "lora_dtype"), "bf16" if on_gpu() else "fp32")
+    inputs |= {"gradient_checkpointing": checkpointing}
     inputs |= {"model": model, "latents": {"samples": random_latent(side)}, "positive": [[random_text(model, 2), {}]]}
     original, native.TrainSampler = native.TrainSampler, Watched
     try:

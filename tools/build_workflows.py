@@ -35,8 +35,7 @@ def find_a_concept() -> Graph:
     )  # fmt: skip
     curve = graph.add("PreviewImage", (840, 660), "Curve", (420, 340), images=search[1])
     report = graph.add("PreviewAny", (840, 1070), "Report", (420, 470), source=search[2])
-    name = {"name": MASKS[0], "if_exists": "overwrite"}
-    saved = graph.add("ConesSaveConceptMask", (1340, 540), concept_mask=search[0], **name)
+    saved = graph.add("ConesSaveConceptMask", (1340, 540), concept_mask=search[0], name=MASKS[0], if_exists="overwrite")
     applied = graph.add("ConesApplyConceptMasks", (1340, 760), model=world[0], mask_1=saved[0])
     graph.note((1340, 0), (340, 440), "Sample with it")
     text = "a sks star on a white background"
@@ -146,16 +145,15 @@ def find_a_concept_sd15() -> Graph:
     size = {"upscale_method": "lanczos", "width": 512, "height": 512, "crop": "center"}
     pictures = graph.add("ImageScale", (380, 390), image=batch[0], **size)
     latents = graph.add("VAEEncode", (800, 390), pixels=pictures[0], vae=model[2])
-    text = "a photo of a sks dog"
-    captions = encoded(graph, (800, 0), "What your pictures show", model[1], text, concepts="sks dog")
+    words = {"text": "a photo of a sks dog", "concepts": "sks dog"}
+    captions = encoded(graph, (800, 0), "What your pictures show", model[1], **words)
     search = graph.add(
         "ConesFindConceptNeurons", (800, 560), model=model[0], subject_latents=latents[0],
         subject_conditioning=captions, identifier="sks", class_word="dog", batch=4,
     )  # fmt: skip
     curve = graph.add("PreviewImage", (800, 1220), "Curve", (420, 320), images=search[1])
     graph.add("PreviewAny", (1300, 0), "Report", (340, 440), source=search[2])
-    kept = {"concept_mask": search[0], "name": "sks dog", "cover": pictures[0]}
-    saved = graph.add("ConesSaveConceptMask", (1300, 560), **kept)
+    saved = graph.add("ConesSaveConceptMask", (1300, 560), concept_mask=search[0], name="sks dog", cover=pictures[0])
     applied = graph.add("ConesApplyConceptMasks", (1300, 780), model=model[0], mask_1=saved[0])
     text = "a photo of a sks dog on a beach"
     positive = encoded(graph, (1720, 0), "What to draw", model[1], text, mask_1=saved[0])

@@ -41,7 +41,6 @@ from cones_ops.laboratory.comfyui.server import Server, serving  # noqa: E402
 
 NAME = "cones-concept-neurons"
 LEFT_OUT = {".git", ".venv", "venv", "custom_nodes", "models", "input", "output", "temp", "user", "tests-unit", "tests"}
-OFFLINE = "[default]\nnetwork_mode = offline\n"
 # cm-cli, with the registry's address replaced by ours
 CM_CLI = "import sys; from comfyui_manager.common import cnr_utils; cnr_utils.base_url = sys.argv.pop(1); "
 CM_CLI += "from cm_cli import main; main()"
@@ -60,7 +59,7 @@ def bare_copy(host: Path, to: Path) -> Path:
     shutil.copytree(host, to, ignore=lambda folder, names: LEFT_OUT & {*names} if Path(folder) == host else set())
     for folder in ("custom_nodes", "models/concept_masks", "input", "output", "user/__manager"):
         (to / folder).mkdir(parents=True)
-    (to / "user" / "__manager" / "config.ini").write_text(OFFLINE)
+    (to / "user" / "__manager" / "config.ini").write_text("[default]\nnetwork_mode = offline\n")
     return to
 
 
