@@ -32,7 +32,6 @@ from cones_ops.masks.rice_coding import entropy_bytes
 
 Shapes = dict[str, tuple[int, ...]]
 DENSITIES = (0.001, 0.01, 0.05, 0.2)
-MILLION = 1_000_000
 SD15_BLOCKS = {  # (width, transformer blocks in each): blocks
     (320, 1): ("input_blocks.1", "input_blocks.2", "output_blocks.9", "output_blocks.10", "output_blocks.11"),
     (640, 1): ("input_blocks.4", "input_blocks.5", "output_blocks.6", "output_blocks.7", "output_blocks.8"),
@@ -122,8 +121,8 @@ def report(folder: Path, repetitions: int = 5, only: str | None = None) -> dict[
         figures["file_over_entropy_sdxl"] = {"0.01": sizes(random_mask(SDXL_KV, 0.01), folder)}
         figures["file_bytes_sd15_kv_1pct"] = by_density["0.01"]["file_bytes"]
     if only != "bytes":
-        figures["load_1m_neurons_seconds"] = load_seconds(SD15_KV, MILLION, folder, repetitions)
-        figures["load_20m_neurons_seconds"] = load_seconds(SDXL_KV, 20 * MILLION, folder, repetitions)
+        figures["load_1m_neurons_seconds"] = load_seconds(SD15_KV, 1_000_000, folder, repetitions)
+        figures["load_20m_neurons_seconds"] = load_seconds(SDXL_KV, 20_000_000, folder, repetitions)
     return figures | {"threads": torch.get_num_threads()}
 
 

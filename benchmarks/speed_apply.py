@@ -20,18 +20,17 @@ from speed_memory import resident, resident_in_ram
 from speed_model import DENSITY, on_gpu, pack, random_masks, ratios, seconds, spread, targets_of
 
 COUNTS = (1, 8, 64)
-RANK = 16
 
 
-def save_lora(model: Any, file: Path) -> None:
+def save_lora(model: Any, file: Path, rank: int = 16) -> None:
     """A LoRA with random weights for the text K and V."""
     generator = torch.Generator().manual_seed(3)
     tensors = {}
     for name, (rows, columns) in targets_of(model).items():
         key = "lora_unet_" + name.removesuffix(".weight").replace(".", "_")
-        tensors[key + ".lora_up.weight"] = torch.randn(rows, RANK, generator=generator) * 1e-2
-        tensors[key + ".lora_down.weight"] = torch.randn(RANK, columns, generator=generator) * 1e-2
-        tensors[key + ".alpha"] = torch.tensor(float(RANK))
+        tensors[key + ".lora_up.weight"] = torch.randn(rows, rank, generator=generator) * 1e-2
+        tensors[key + ".lora_down.weight"] = torch.randn(rank, columns, generator=generator) * 1e-2
+        tensors[key + ".alpha"] = torch.tensor(float(rank))
     save_file(tensors, file)
 
 
