@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from comfy_api.latest import io
@@ -14,6 +16,7 @@ from ..cones_ops.reports.text import layer_table, summary_text
 from ..cones_ops.search.methods import METHODS
 from ..cones_ops.search.settings import recommended
 from .host.files.model_info import base_facts
+from .host.search.example_inputs import joined_latents, joined_prompts, only
 from .host.search.find import SearchInputs, search
 from .host.search.progress import SearchProgress
 from .inputs import ALIASES, CATEGORY, WHERES, ConceptMaskSocket, as_image, preview, training_inputs, where_input
@@ -35,6 +38,7 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
             ),
             search_aliases=[*ALIASES, "train", "train lora", "fine-tune", "learn subject", "find neurons"],
             is_output_node=True,
+            is_input_list=True,
             inputs=[
                 io.Model.Input(
                     "model",
@@ -108,30 +112,39 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def execute(
         cls,
-        model: Any,
-        subject_latents: Any,
-        subject_conditioning: Any,
-        identifier: str,
-        class_word: str,
-        method: Any,
-        targets: Any,
-        density: float,
-        steps: int,
-        batch: int,
-        prior_weight: float,
-        seed: int,
-        class_latents: Any = None,
-        class_conditioning: Any = None,
-        where: Where = WHERES[0],
+        subject_latents: list[Any],
+        subject_conditioning: list[Any],
+        class_latents: list[Any] | None = None,
+        class_conditioning: list[Any] | None = None,
+        where: Sequence[Where] = WHERES[:1],
+        **others: list[Any],
     ) -> io.NodeOutput:
+        choice = SimpleNamespace(**only(where=where, **others))
+        latents = joined_latents(subject_latents)
         inputs = SearchInputs(
-            subject_latents, subject_conditioning, class_latents, class_conditioning, identifier, class_word
+            latents,
+            joined_prompts(subject_conditioning),
+            joined_latents(class_latents),
+            joined_prompts(class_conditioning),
+            choice.identifier,
+            choice.class_word,
         )
-        settings = replace(recommended(where, method, seed), steps=steps, batch=batch)
+        settings = replace(
+            recommended(choice.where, choice.method, choice.seed), steps=choice.steps, batch=choice.batch
+        )
         progress = SearchProgress()
-        facts = base_facts(model, subject_latents)
-        fixed = density or None
-        result = search(model, inputs, targets, settings, fixed, prior_weight, progress, where, progress.expect, facts)
+        result = search(
+            choice.model,
+            inputs,
+            choice.targets,
+            settings,
+            choice.density or None,
+            choice.prior_weight,
+            progress,
+            choice.where,
+            progress.expect,
+            base_facts(choice.model, latents),
+        )
         figure, summary = density_figure(result), summary_text(result)
         progress.finish(figure)
         curve = as_image(figure)
@@ -145,15 +158,16 @@ def subject_inputs() -> list[io.Input]:
         io.Latent.Input(
             "subject_latents",
             tooltip=(
-                "Pictures of the subject, all of one size, as one batch from VAE Encode: 4-5 of the subject alone. For "
-                "own tokens, some 24 more that show it beside other things help (Lay Pictures Side by Side)."
+                "Pictures of the subject from VAE Encode, as one batch or as a list in any sizes: 4-5 of the subject "
+                "alone. For own tokens, some 24 more that show it beside other things help (Lay Pictures Side by "
+                "Side). With Set Latent Noise Mask, the marked parts alone count."
             ),
         ),
         io.Conditioning.Input(
             "subject_conditioning",
             tooltip=(
                 'The prompt with the identifier, such as "a sks star", from Encode Prompt with Concepts: one for all '
-                "pictures, or one per picture in the same order (prompt_per_line there)."
+                "pictures, or one per picture in the same order (prompt_per_line there, or a list of captions)."
             ),
         ),
         io.Latent.Input(

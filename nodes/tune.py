@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -11,6 +12,7 @@ from ..cones_ops.errors import ConesError
 from ..cones_ops.masks.concept_mask import ConceptMask
 from ..cones_ops.reports.text import tuning_text
 from ..cones_ops.search.joint import tuning
+from .host.search.example_inputs import joined_latents, joined_prompts, only
 from .host.search.progress import SearchProgress
 from .host.search.tune import TuneInputs, tune
 from .inputs import ALIASES, CATEGORY, ConceptMaskSocket, training_inputs
@@ -35,6 +37,7 @@ class ConesTuneConceptMasks(io.ComfyNode):  # type: ignore[misc]
                 "(Lay Pictures Side by Side makes them); without them, only masks that act everywhere improve."
             ),
             search_aliases=[*ALIASES, "joint tuning", "collaborative capturing", "multi subject", "fine-tune", "train"],
+            is_input_list=True,
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The model that the masks were found on, without Apply Concept Masks before it."
@@ -87,23 +90,33 @@ class ConesTuneConceptMasks(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def execute(
         cls,
-        model: Any,
-        steps: int,
-        batch: int,
-        prior_weight: float,
-        seed: int,
-        together_latents: Any = None,
-        together_conditioning: Any = None,
-        class_conditioning: Any = None,
-        **slots: Any,
+        model: list[Any],
+        steps: list[int],
+        batch: list[int],
+        prior_weight: list[float],
+        seed: list[int],
+        together_latents: list[Any] | None = None,
+        together_conditioning: list[Any] | None = None,
+        class_conditioning: list[Any] | None = None,
+        **slots: list[Any],
     ) -> io.NodeOutput:
+        choice = SimpleNamespace(**only(model=model, steps=steps, batch=batch, prior_weight=prior_weight, seed=seed))
         used, subjects = connected(slots)
         if (together_latents is None) != (together_conditioning is None):
             raise ConesError("together_latents and together_conditioning belong together; connect both or neither")
-        together = None if together_latents is None else (together_latents, together_conditioning)
-        settings = replace(tuning(seed), steps=steps, batch=batch)
+        both = (joined_latents(together_latents), joined_prompts(together_conditioning))
+        settings = replace(tuning(choice.seed), steps=choice.steps, batch=choice.batch)
         progress = SearchProgress()
-        result = tune(model, subjects, together, class_conditioning, settings, prior_weight, progress, progress.expect)
+        result = tune(
+            choice.model,
+            subjects,
+            None if together_latents is None else both,
+            joined_prompts(class_conditioning),
+            settings,
+            choice.prior_weight,
+            progress,
+            progress.expect,
+        )
         masks: list[ConceptMask | None] = [None] * SLOTS
         for k, mask in zip(used, result.masks, strict=True):
             masks[k - 1] = mask
@@ -119,7 +132,7 @@ def slot(k: int) -> list[io.Input]:
         io.Latent.Input(
             f"latents_{k}",
             optional=optional,
-            tooltip=f"Pictures of the subject of mask_{k}, from VAE Encode, as in Find Concept Neurons.",
+            tooltip=f"Pictures of the subject of mask_{k}, a batch or a list, as in Find Concept Neurons.",
         ),
         io.Conditioning.Input(
             f"conditioning_{k}",
@@ -132,11 +145,16 @@ def slot(k: int) -> list[io.Input]:
     ]
 
 
-def connected(slots: dict[str, Any]) -> tuple[list[int], list[TuneInputs]]:
+def connected(slots: dict[str, list[Any]]) -> tuple[list[int], list[TuneInputs]]:
     """The numbers of the slots in use and what is connected there; ConesError for a slot that is half connected."""
     used, subjects = [], []
     for k in range(1, SLOTS + 1):
-        parts = {name: slots.get(f"{name}_{k}") for name in ("mask", "latents", "conditioning")}
+        mask = slots.get(f"mask_{k}") or [None]
+        parts = {
+            "mask": only(**{f"mask_{k}": mask})[f"mask_{k}"],
+            "latents": joined_latents(slots.get(f"latents_{k}")),
+            "conditioning": joined_prompts(slots.get(f"conditioning_{k}")),
+        }
         missing = [f"{name}_{k}" for name, value in parts.items() if value is None]
         if not missing:
             used.append(k)

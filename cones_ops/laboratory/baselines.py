@@ -129,7 +129,7 @@ def textual_inversion(
             output: Any = torch.func.functional_call(encoder, {table_name: embeddings}, (ids[draws.which],))
             nobody = torch.zeros(1, ids.shape[1], dtype=torch.bool)
             rows = [TextTokens(hidden, nobody) for hidden in output.last_hidden_state]  # (L, D) each
-            batch_examples = Examples(subject.latents[draws.which], rows)
+            batch_examples = Examples(subject.pictures(draws.which), rows)
             loss = per_draw_loss(model, batch_examples, replace(draws, which=torch.arange(len(rows)))).mean()
             loss.backward()
         return loss.detach()

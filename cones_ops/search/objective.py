@@ -9,7 +9,7 @@ latents instead of x0. Noise is drawn on the CPU, so every host and device sees 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,21 +24,39 @@ from .settings import Evaluate, SampleLoss, SearchSettings
 FIRST, LAST = 0.02, 0.98  # percent of sampling; the very ends say little and are numerically delicate
 
 
+Pictures = Tensor | Sequence[Tensor]  # (n, C, H, W), or n of (C, H, W) where sizes differ
+
+
 @dataclass(frozen=True)
 class Examples:
-    """Clean latents (n, C, H, W) in the model's internal space, with n conditionings or one for all."""
+    """Clean latents in the model's internal space, with n conditionings or one for all.
 
-    latents: Tensor
+    latents: (n, C, H, W), or n of (C, H, W) where sizes differ. weights: how much each position counts in the loss, in
+    the same way as latents, with 1 for C; None: all alike.
+    """
+
+    latents: Pictures
     conditioning: Sequence[Any]
+    weights: Pictures | None = None
 
     def __post_init__(self) -> None:
-        n = len(self.latents) if self.latents.ndim else 0
-        if self.latents.ndim < 3 or n == 0:
-            raise ConesError(
-                f"latents of shape {tuple(self.latents.shape)}; expected (pictures, channels, height, width)"
-            )
+        shapes = {tuple(picture.shape) for picture in self.latents} if _pictures(self.latents) else set()
+        n = len(self.latents) if shapes else 0
+        if n == 0 or any(len(shape) < 2 for shape in shapes):
+            shape = tuple(self.latents.shape) if isinstance(self.latents, Tensor) else shapes
+            raise ConesError(f"latents of shape {shape}; expected (pictures, channels, height, width)")
         if len(self.conditioning) not in (1, n):
             raise ConesError(f"{len(self.conditioning)} conditionings for {n} pictures; give one for all, or {n}")
+        for k, weight in enumerate(() if self.weights is None else self.weights):
+            if not (bool((weight >= 0).all()) and 0 < float(weight.sum()) < float("inf")):
+                raise ConesError(
+                    f"picture {k + 1}: the weights of its loss are below 0, not finite or 0 everywhere; mark some part "
+                    "of the picture with 1"
+                )
+
+    def pictures(self, which: Tensor) -> Tensor:
+        """(B, C, H, W): the latents of the pictures `which` (B,), which must be of one size."""
+        return _chosen(self.latents, which)
 
 
 @dataclass(frozen=True)
@@ -55,16 +73,29 @@ class Term:
 
 @dataclass(frozen=True)
 class Draws:
-    """B fixed rows of a loss: which picture (B,), percent of sampling (B,), noise (B, C, H, W); all on the CPU."""
+    """B fixed rows of a loss: which picture (B,), percent of sampling (B,), noise; all on the CPU.
+
+    noise: (B, C, H, W), or B of (C, H, W) where sizes differ.
+    """
 
     which: Tensor
     percent: Tensor
-    noise: Tensor
+    noise: Pictures
 
     def split(self, rows: int) -> list[Draws]:
         """The same draws in mini-batches of at most `rows`."""
-        fields = (torch.split(field, rows) for field in (self.which, self.percent, self.noise))
-        return [Draws(*parts) for parts in zip(*fields, strict=True)]
+        starts = range(0, len(self.which), rows)
+        return [
+            Draws(self.which[k : k + rows], self.percent[k : k + rows], self.noise[k : k + rows]) for k in starts
+        ]
+
+    def by_size(self) -> Iterator[tuple[list[int], Draws]]:
+        """The draws of each size of picture, and their rows."""
+        rows_of: dict[tuple[int, ...], list[int]] = {}
+        for row, noise in enumerate(self.noise):
+            rows_of.setdefault(tuple(noise.shape), []).append(row)
+        for rows in rows_of.values():
+            yield rows, Draws(self.which[rows], self.percent[rows], torch.stack([self.noise[row] for row in rows]))
 
 
 def draw(examples: Examples, count: int, generator: torch.Generator) -> Draws:
@@ -76,22 +107,40 @@ def draw(examples: Examples, count: int, generator: torch.Generator) -> Draws:
     within = torch.rand(count, generator=generator)
     strata = torch.randperm(count, generator=generator)
     percent = FIRST + (LAST - FIRST) * (strata + within) / count
-    noise = torch.randn((count, *examples.latents.shape[1:]), generator=generator)
-    return Draws(torch.cat(rounds)[:count], percent, noise)
+    which = torch.cat(rounds)[:count]
+    if isinstance(examples.latents, Tensor):
+        return Draws(which, percent, torch.randn((count, *examples.latents.shape[1:]), generator=generator))
+    shapes = [examples.latents[int(i)].shape for i in which]
+    return Draws(which, percent, [torch.randn(shape, generator=generator) for shape in shapes])
 
 
-def per_draw_loss(model: HostModel, examples: Examples, draws: Draws, target: Tensor | None = None) -> Tensor:
-    """Loss of each draw, (B,). `target` (B, C, H, W) replaces the clean latents, for distillation."""
+def per_draw_loss(model: HostModel, examples: Examples, draws: Draws, target: Pictures | None = None) -> Tensor:
+    """Loss of each draw, (B,). `target`, in the shape of the noise, replaces the clean latents, for distillation."""
+    if not isinstance(draws.noise, Tensor):
+        losses: dict[int, Tensor] = {}
+        for rows, part in draws.by_size():
+            of_part = None if target is None else torch.stack([target[row] for row in rows])
+            losses |= zip(rows, per_draw_loss(model, examples, part, of_part), strict=True)
+        return torch.stack([losses[row] for row in range(len(draws.which))])
     x0, denoised, sigma = _denoised(model, examples, draws)
     c = model.output_scale(sigma).to(denoised).reshape(-1, *[1] * (denoised.ndim - 1))  # (B, 1, 1, 1)
-    error = (denoised - (x0 if target is None else target).to(denoised)) / c
-    return error.square().flatten(1).mean(dim=1)
+    assert target is None or isinstance(target, Tensor)
+    squares = ((denoised - (x0 if target is None else target).to(denoised)) / c).square()
+    if examples.weights is not None:
+        weights = _chosen(examples.weights, draws.which).to(squares)  # (B, 1, H, W)
+        squares = squares * (weights / weights.flatten(1).mean(dim=1).reshape(-1, *[1] * (squares.ndim - 1)))
+    return squares.flatten(1).mean(dim=1)
 
 
 @torch.no_grad()
-def denoised_draws(model: HostModel, examples: Examples, draws: Draws) -> Tensor:
-    """The model's denoised latents for `draws`, (B, C, H, W), as a target; call it while nothing is multiplied."""
-    return _denoised(model, examples, draws)[1]
+def denoised_draws(model: HostModel, examples: Examples, draws: Draws) -> Pictures:
+    """The model's denoised latents for `draws`, in the shape of the noise; call it while nothing is multiplied."""
+    if isinstance(draws.noise, Tensor):
+        return _denoised(model, examples, draws)[1]
+    targets: dict[int, Tensor] = {}
+    for rows, part in draws.by_size():
+        targets |= zip(rows, denoised_draws(model, examples, part), strict=True)
+    return [targets[row] for row in range(len(draws.which))]
 
 
 @dataclass(frozen=True)
@@ -100,7 +149,7 @@ class DrawnTerm:
 
     term: Term
     draws: Draws
-    target: Tensor | None = None
+    target: Pictures | None = None
 
 
 def draw_terms(model: HostModel, terms: Sequence[Term], count: int, generator: torch.Generator) -> list[DrawnTerm]:
@@ -148,7 +197,7 @@ def generator_of(seed: int, stream: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
-def _target(model: HostModel, term: Term, draws: Draws) -> Tensor | None:
+def _target(model: HostModel, term: Term, draws: Draws) -> Pictures | None:
     return denoised_draws(model, term.examples, draws) if term.distilled else None
 
 
@@ -157,9 +206,21 @@ def _losses(model: HostModel, drawn: DrawnTerm) -> Tensor:
 
 
 def _denoised(model: HostModel, examples: Examples, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-    """Clean latents, denoised latents and sigma of the draws, on the latents' device."""
-    x0 = examples.latents[draws.which.to(examples.latents.device)].float()
+    """Clean latents, denoised latents and sigma of draws of one size, on the latents' device."""
+    assert isinstance(draws.noise, Tensor)
+    x0 = examples.pictures(draws.which).float()
     sigma = model.sigma_at(draws.percent.to(x0.device)).to(x0)
     x = model.noised(x0, draws.noise.to(x0), sigma)
     each = [examples.conditioning[int(i) if len(examples.conditioning) > 1 else 0] for i in draws.which]
     return x0, model.denoise(x, sigma, each).float(), sigma
+
+
+def _pictures(latents: Pictures) -> bool:
+    """Whether there is a picture in them."""
+    return not (isinstance(latents, Tensor) and latents.ndim == 0) and len(latents) > 0
+
+
+def _chosen(pictures: Pictures, which: Tensor) -> Tensor:
+    if isinstance(pictures, Tensor):
+        return pictures[which.to(pictures.device)]
+    return torch.stack([pictures[int(i)] for i in which])

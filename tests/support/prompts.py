@@ -12,6 +12,11 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
 
 
+def as_lists(**inputs: Any) -> dict[str, list[Any]]:
+    """Inputs as the host passes them to a node that takes lists; those that are None are not connected."""
+    return {name: [value] for name, value in inputs.items() if value is not None}
+
+
 def toy_picture(
     model: list[Any], text: str = "a sks star on a white background", positive: Any = None, **sampling: Any
 ) -> Prompt:

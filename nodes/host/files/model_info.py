@@ -25,6 +25,6 @@ def base_facts(model: Any, latents: Any) -> dict[str, str]:
     latent_format = getattr(model.model, "latent_format", None)
     ratio = getattr(latent_format, "spacial_downscale_ratio", None)
     if ratio:
-        height, width = (int(side) * int(ratio) for side in latents["samples"].shape[-2:])
-        facts["resolution"] = f"{width}x{height}"
+        sizes = dict.fromkeys(tuple(int(side * ratio) for side in s.shape[-2:]) for s in latents["samples"])
+        facts["resolution"] = ", ".join(f"{width}x{height}" for height, width in list(sizes)[:5])
     return facts

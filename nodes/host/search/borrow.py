@@ -7,7 +7,7 @@ under way (token_places.py). The user's model is the same afterwards, whether bo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ....cones_ops.errors import ConesError
 from ....cones_ops.search.host_model import Where
+from ....cones_ops.search.objective import Pictures
 from ..apply.token_hooks import has_masks
 from ..parameters import base_fingerprint
 from ..text.token_positions import (
@@ -44,7 +45,7 @@ class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
     def __init__(
         self,
         patcher: Any,
-        latents: Mapping[str, Tensor],
+        latents: Mapping[str, Pictures],
         names: list[str],
         body: Callable[[Any], Any],
         concepts: Sequence[ConceptWords],
@@ -63,11 +64,17 @@ class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
         latents, conds = {}, {}
         by_uuid = positions_by_prompt(self.conds, self.concepts) if self.concepts else {}
         for label, raw in self.latents.items():
-            latents[label] = inner.process_latent_in(raw.to(device, torch.float32))
-        for label, cond in self.conds.items():
-            like = latents.get(label, next(iter(latents.values())))
-            done = comfy.samplers.process_conds(inner, like[:1], {"positive": cond}, device, like[:1], None, None)
-            conds[label] = normal(done["positive"])
+            latents[label] = internal_latents(inner, raw, device)
+
+        def conditioned(label: str, picture: Tensor) -> Any:
+            """The host's conditioning of one label for pictures of the size of (1, C, H, W)."""
+            cond = {"positive": self.conds[label]}
+            with torch.no_grad():
+                done = comfy.samplers.process_conds(inner, picture, cond, device, picture, None, None)
+            return normal(done["positive"])
+
+        for label in self.conds:
+            conds[label] = conditioned(label, latents.get(label, next(iter(latents.values())))[0][None])
         where: Where = "own tokens" if self.concepts else "everywhere"
         short = when_short(inner, [self.rows, *latent_image.shape[1:]], device)
         save = short if self.checkpoint is None else lambda: bool(self.checkpoint)
@@ -78,6 +85,7 @@ class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
             identify = partial(base_fingerprint, self.model_patcher, self.names)
             options = self.model_options
             host = BorrowedModel(inner, taps, self.names, conds, latents, options, device, self.statistics, identify)
+            host.conditioned = conditioned
             self.result = self.body(host)
         return latent_image
 
@@ -100,7 +108,7 @@ def own_rows(rows: Sequence[PromptRows], k: int, device: torch.device) -> OwnRow
 def borrow(
     model_patcher: Any,
     conditionings: Mapping[str, Any],
-    latents: Mapping[str, Tensor],
+    latents: Mapping[str, Pictures],
     targets: Sequence[str],
     body: Callable[[BorrowedModel], T],
     rows: int = 16,
@@ -124,7 +132,7 @@ def borrow(
     with torch.inference_mode(False), torch.no_grad():
         patcher = prepared_clone(model_patcher, rows)
         clean = {label: normal(samples) for label, samples in latents.items()}
-        first = normal(next(iter(latents.values())))
+        first = largest(clean.values())
         guider = Lender(patcher, clean, list(targets), body, concepts, rows, checkpoint, statistics)
         guider.inner_set_conds({label: normal(cond) for label, cond in conditionings.items()})
         guider.sample(torch.zeros_like(first), first, None, torch.tensor([1.0, 0.0]))
@@ -174,7 +182,22 @@ def moved_outside(weight: Tensor) -> bool:
     return False
 
 
-def check_input(model_patcher: Any, conditionings: Mapping[str, Any], latents: Mapping[str, Tensor]) -> None:
+def internal_latents(inner_model: Any, pictures: Pictures, device: torch.device) -> Pictures:
+    """The pictures in the model's internal space."""
+    if isinstance(pictures, Tensor):
+        internal: Tensor = inner_model.process_latent_in(pictures.to(device, torch.float32))
+        return internal
+    return [inner_model.process_latent_in(picture[None].to(device, torch.float32))[0] for picture in pictures]
+
+
+def largest(latents: Iterable[Pictures]) -> Tensor:
+    """The latents (n, C, H, W), or the single picture (1, C, H, W), that need the most memory."""
+    batches = [batch for pictures in latents for batch in ([pictures] if isinstance(pictures, Tensor) else pictures)]
+    alone = [batch if batch.ndim > 3 else batch[None] for batch in batches]
+    return max(alone, key=lambda batch: batch[0].numel())
+
+
+def check_input(model_patcher: Any, conditionings: Mapping[str, Any], latents: Mapping[str, Pictures]) -> None:
     """ConesError for what cannot be searched with."""
     kind = getattr(getattr(model_patcher.model, "model_type", None), "name", "")
     if kind.startswith("IMG_TO_IMG"):
@@ -185,10 +208,12 @@ def check_input(model_patcher: Any, conditionings: Mapping[str, Any], latents: M
             "before Apply Concept Masks"
         )
     channels = model_patcher.get_model_object("latent_format").latent_channels
-    for label, samples in latents.items():
-        if samples.is_nested or samples.ndim not in (4, 5) or samples.shape[1] != channels:
+    for label, pictures in latents.items():
+        batches = [pictures] if isinstance(pictures, Tensor) else [picture[None] for picture in pictures]
+        wrong = [s for s in batches if s.is_nested or s.ndim not in (4, 5) or s.shape[1] != channels]
+        if wrong:
             raise ConesError(
-                f"{label} latents have shape {tuple(samples.shape)} but this model works on "
+                f"{label} latents have shape {tuple(wrong[0].shape)} but this model works on "
                 f"(n, {channels}, height, width), some on (n, {channels}, frames, height, width); encode the pictures "
                 "with the VAE that belongs to the model"
             )

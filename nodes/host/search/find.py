@@ -10,9 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ....cones_ops.errors import ConesError, listed
 from ....cones_ops.masks.concept_mask import Where
 from ....cones_ops.models.targets import TargetChoice, own_tokens_at, select_targets
@@ -23,9 +20,11 @@ from ....cones_ops.search.settings import OnStep, SearchSettings
 from ..parameters import parameter_shapes
 from ..text.token_positions import ConceptWords, token_positions_of
 from .borrow import borrow
+from .example_inputs import checked_latents, loss_weights
 from .host_model import BorrowedModel
 
 SUBJECT, CLASS = "subject", "class"
+NO_PICTURES: Mapping[str, Any] = {"samples": ()}
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,17 @@ def search(
     captions = captioned(SUBJECT, inputs.subject_conditioning, len(inputs.subject["samples"]))
     prior_inputs = checked_class(inputs) if where == "everywhere" else ({}, {})
     latents = checked_latents({SUBJECT: inputs.subject} | prior_inputs[0])
+    subject_weights, class_weights = loss_weights(inputs.subject), loss_weights(prior_inputs[0].get(CLASS, NO_PICTURES))
     provenance = dict(facts or {})
     if where == "own tokens":
         provenance |= own_token_facts(captions.values(), words, names)
 
     def body(host: BorrowedModel) -> SearchResult:
-        prior = Examples(host.latents.get(CLASS, host.latents[SUBJECT]), [CLASS]) if CLASS in host.conds else None
+        prior_latents = host.latents.get(CLASS, host.latents[SUBJECT])
+        prior = Examples(prior_latents, [CLASS], class_weights) if CLASS in host.conds else None
         return find_concept_neurons(
             host,
-            Examples(host.latents[SUBJECT], list(captions)),
+            Examples(host.latents[SUBJECT], list(captions), subject_weights),
             prior,
             identifier=words[0],
             class_word=words[1],
@@ -141,15 +142,6 @@ def check_single(label: str, conditioning: Any, pictures: int) -> None:
                 f"the {label} conditioning is a batch of {len(entry[0])} prompts for "
                 f"{pictures} pictures; connect one prompt that fits all pictures"
             )
-
-
-def checked_latents(connected: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Latents by label; ConesError where nothing is in them."""
-    latents: dict[str, Tensor] = {label: latent["samples"] for label, latent in connected.items()}
-    for label, samples in latents.items():
-        if isinstance(samples, torch.Tensor) and not samples.is_nested and torch.count_nonzero(samples) == 0:
-            raise ConesError(f"the {label} latents are all zero; connect VAE Encode of the pictures")
-    return latents
 
 
 def own_token_facts(captions: Iterable[Any], concept: ConceptWords, names: Sequence[str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ....cones_ops.errors import ConesError, listed
 from ....cones_ops.models.targets import size_of
 from ....cones_ops.search.host_model import Key, Multiplier, Where
+from ....cones_ops.search.objective import Pictures
 from ....cones_ops.search.statistics_store import NewStatistic, in_memory
 from ..parameters import layer_of, shapes_of, weight_in_use
 from .statistics_store import statistics_store
@@ -34,7 +35,7 @@ class BorrowedModel:
         taps: Taps,
         names: Sequence[str],
         conds: Mapping[str, Any],
-        latents: Mapping[str, Tensor],
+        latents: Mapping[str, Pictures],
         options: dict[str, Any],
         device: torch.device,
         statistics: int,
@@ -47,6 +48,8 @@ class BorrowedModel:
         self.where: Where = taps.where
         self.conds = conds
         self.latents = latents
+        self.conditioned: Callable[[str, Tensor], Any] | None = None  # the conditioning of a label in another size
+        self.sizes: dict[tuple[Any, ...], Any] = {}
         self.options = options
         self.device = device
         self.dtype: torch.dtype = inner_model.get_dtype_inference()
@@ -82,7 +85,7 @@ class BorrowedModel:
 
     def output_scale(self, sigma: Tensor) -> Tensor:
         """(B,) d denoised / d network output."""
-        ones = torch.ones(len(sigma), *[1] * (next(iter(self.latents.values())).ndim - 1), device=self.device)
+        ones = torch.ones(len(sigma), *[1] * next(iter(self.latents.values()))[0].ndim, device=self.device)
         scale: Tensor = self.sampling.calculate_denoised(sigma.to(self.device), ones, torch.zeros_like(ones))
         return scale.reshape(-1)
 
@@ -107,8 +110,18 @@ class BorrowedModel:
         transformer_options["sample_sigmas"] = sigma.detach()
         options["transformer_options"] = transformer_options
         with torch.set_grad_enabled(self.taps.anchor is not None and torch.is_grad_enabled()):
-            out: list[Tensor] = comfy.samplers.calc_cond_batch(self.inner_model, [self.conds[label]], x, sigma, options)
+            cond = self._cond_for(label, x)
+            out: list[Tensor] = comfy.samplers.calc_cond_batch(self.inner_model, [cond], x, sigma, options)
         return out[0]
+
+    def _cond_for(self, label: str, x: Tensor) -> Any:
+        """The conditioning of a label for pictures of the size of x (B, C, H, W)."""
+        if self.conditioned is None or all(isinstance(pictures, Tensor) for pictures in self.latents.values()):
+            return self.conds[label]
+        key = (label, *x.shape[2:])
+        if key not in self.sizes:
+            self.sizes[key] = self.conditioned(label, x[:1].detach())
+        return self.sizes[key]
 
     @contextmanager
     def multiplied(self, multiplier: Multiplier | None) -> Iterator[None]:

@@ -17,12 +17,13 @@ from ....cones_ops.errors import ConesError, listed
 from ....cones_ops.masks.concept_mask import ConceptMask
 from ....cones_ops.search.estimate import BYTES, OnEstimate
 from ....cones_ops.search.joint import TuneResult, UnionModel, tune_concept_masks
-from ....cones_ops.search.objective import Examples
+from ....cones_ops.search.objective import Examples, Pictures
 from ....cones_ops.search.settings import OnStep, SearchSettings
 from ..parameters import base_fingerprint, parameter_shapes
 from ..text.token_positions import KEY, TokenPositions, phrase, token_positions_of
 from .borrow import borrow
-from .find import captioned, check_single, checked_latents
+from .example_inputs import batch_or_list, checked_latents, loss_weights
+from .find import captioned, check_single
 from .host_model import BorrowedModel
 
 TOGETHER, CLASSES = "together", "class"
@@ -39,10 +40,11 @@ class TuneInputs:
 
 @dataclass(frozen=True)
 class Captioned:
-    """The label of some latents and those of their captions: one for all, or one each."""
+    """The label of some latents and those of their captions, one for all or one each; the weights of their loss."""
 
     latents: str
     captions: list[str]
+    weights: Pictures | None
 
 
 def tune(
@@ -66,7 +68,8 @@ def tune(
     pictures = []
     for label, (samples, prompts) in connected.items():
         captions = captioned(label, prompts, len(samples["samples"]))
-        pictures.append(Captioned(label, [alike(caption, conditionings) for caption in captions.items()]))
+        labels = [alike(caption, conditionings) for caption in captions.items()]
+        pictures.append(Captioned(label, labels, loss_weights(samples)))
     concepts = [(mask.identifier, mask.class_word) for mask in masks]
     if where == "own tokens":
         check_own_tokens(pictures, conditionings, concepts)
@@ -81,7 +84,7 @@ def tune(
         conditionings |= {f"{CLASSES} {k + 1}": [entry] for k, entry in enumerate(class_conditioning)}
 
     def body(host: BorrowedModel) -> TuneResult:
-        examples = [Examples(host.latents[group.latents], group.captions) for group in pictures]
+        examples = [Examples(host.latents[group.latents], group.captions, group.weights) for group in pictures]
         apart, beside = examples[: len(masks)], examples[len(masks) :]
         acting: Any = host if where == "own tokens" else UnionModel(host, len(masks))
         prior = None if where == "own tokens" else prior_of(apart, [c for c in conditionings if c.startswith(CLASSES)])
@@ -178,5 +181,5 @@ def check_own_tokens(pictures: Sequence[Captioned], conditionings: Any, concepts
 
 def prior_of(subjects: Sequence[Examples], classes: Sequence[str]) -> Examples:
     """Everywhere: the subjects' pictures under class captions in turn, the untouched model being the example."""
-    latents = torch.cat([subject.latents for subject in subjects])
+    latents = batch_or_list([picture[None] for subject in subjects for picture in subject.latents])
     return Examples(latents, list(islice(cycle(classes), len(latents))))

@@ -14,6 +14,7 @@ from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.search.borrow import borrow
 from cones_concept_neurons.nodes.host.text.token_positions import KEY
+from support.prompts import as_lists
 from support.small_models import DEVICE, SKS, mask_of, sampled, small_clip, small_model
 
 pytestmark = pytest.mark.slow
@@ -40,9 +41,15 @@ def test_find_then_apply(family):
     kind, model, clip = family
     latents = torch.randn(2, *SHAPES[kind], generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        settings = ("learned", "text K+V", 0.2, 2, 4, 1.0, 0)
-        given = ({"samples": latents}, prompt(clip, "a sks star"), *SKS)
-        mask, _, report = find.ConesFindConceptNeurons.execute(model, *given, *settings).args
+        inputs = as_lists(
+            model=model,
+            subject_latents={"samples": latents},
+            subject_conditioning=prompt(clip, "a sks star"),
+            **dict(zip(("identifier", "class_word"), SKS, strict=True)),
+            **{"method": "learned", "targets": "text K+V", "density": 0.2, "steps": 2, "batch": 4},
+            **{"prior_weight": 1.0, "seed": 0},
+        )
+        mask, _, report = find.ConesFindConceptNeurons.execute(**inputs).args
     assert (mask.where, mask.identifier, mask.class_word) == ("own tokens", *SKS)
     assert "own tokens: identifier + class word, at " in report
     assert mask.density == pytest.approx(0.2, abs=1e-3)

@@ -36,6 +36,7 @@ from cones_concept_neurons.nodes.host.search import (
 from cones_concept_neurons.nodes.host.search import (
     statistics_store as room,
 )
+from support.prompts import as_lists
 from support.small_models import DEVICE
 
 pytestmark = pytest.mark.slow
@@ -72,7 +73,7 @@ def run_find(model, inputs, **changes):
         "where": "everywhere",
     }
     with torch.inference_mode():
-        return find.ConesFindConceptNeurons.execute(model, **{**inputs, **widgets, **changes})
+        return find.ConesFindConceptNeurons.execute(**as_lists(model=model, **{**inputs, **widgets, **changes}))
 
 
 def weights(model):

@@ -14,6 +14,7 @@ from cones_concept_neurons.cones_ops.search.ranking import from_ranking
 from cones_concept_neurons.cones_ops.toy_world.bundle import load_pipeline
 from cones_concept_neurons.nodes import encode, pictures, toy, tune
 from cones_concept_neurons.nodes.host.search import tune as host_tuning
+from support.prompts import as_lists
 
 pytestmark = pytest.mark.slow
 SKS, ZWX = ("sks", "star"), ("zwx", "heart")
@@ -72,7 +73,7 @@ def inputs(checkpoint, pipeline):
 def run_tune(model, inputs, **changes):
     with torch.inference_mode():
         widgets = {"steps": 3, "batch": 4, "prior_weight": 1.0, "seed": 1}
-        return tune.ConesTuneConceptMasks.execute(model, **{**inputs, **widgets, **changes}).args
+        return tune.ConesTuneConceptMasks.execute(**as_lists(model=model, **{**inputs, **widgets, **changes})).args
 
 
 def test_the_diffusers_host_takes_the_same_joint_steps(checkpoint, pipeline, inputs, monkeypatch):

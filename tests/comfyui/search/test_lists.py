@@ -1,0 +1,130 @@
+"""Lists of pictures and captions in a search, pictures of several sizes, and pictures with a noise mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cones_concept_neurons.cones_ops.errors import ConesError
+from cones_concept_neurons.cones_ops.masks.concept_mask import same_neurons
+from cones_concept_neurons.nodes import encode, find
+from cones_concept_neurons.nodes.host.search.example_inputs import joined_latents, loss_weights, only
+from PIL import Image
+from support.prompts import node
+
+pytestmark = pytest.mark.slow
+SETTINGS = {
+    "identifier": "sks", "class_word": "star", "method": "taylor", "targets": "text K+V", "density": 0.02,
+    "steps": 2, "batch": 4, "prior_weight": 1.0, "seed": 0, "where": "own tokens",
+}  # fmt: skip
+
+
+@pytest.fixture
+def square() -> torch.Tensor:
+    return torch.randn(3, 24, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def prompt(clip: Any, text: str = "a sks star", **options: Any) -> Any:
+    return encode.ConesEncodePrompt.execute(clip, text, concepts="sks star", **options).args[0]
+
+
+def search(checkpoint: Any, latents: list[Any], prompts: list[Any], **changes: Any) -> Any:
+    lists = {name: [value] for name, value in {**SETTINGS, **changes}.items()}
+    with torch.inference_mode():
+        return find.ConesFindConceptNeurons.execute(
+            model=[checkpoint[0]], subject_latents=latents, subject_conditioning=prompts, **lists
+        ).args[0]
+
+
+def test_a_list_of_pictures_is_the_same_as_their_batch(checkpoint, square):
+    prompts = [prompt(checkpoint[1])]
+    batch = search(checkpoint, [{"samples": square}], prompts)
+    apart = search(checkpoint, [{"samples": picture[None]} for picture in square], prompts)
+    assert same_neurons(batch, apart) and batch.provenance == apart.provenance
+    assert batch.provenance["pictures"] == "3"
+
+
+def test_a_list_of_captions_is_the_same_as_a_prompt_per_line(checkpoint, square):
+    captions = ("a sks star", "a heart and a sks star", "a sks star")
+    lines = search(
+        checkpoint, [{"samples": square}], [prompt(checkpoint[1], "\n".join(captions), prompt_per_line=True)]
+    )
+    apart = search(checkpoint, [{"samples": square}], [prompt(checkpoint[1], caption) for caption in captions])
+    assert same_neurons(lines, apart)
+
+
+def test_pictures_of_several_sizes_are_searched_together(checkpoint, square):
+    wide = torch.randn(1, 24, 8, 16, generator=torch.Generator().manual_seed(2))
+    latents = [{"samples": square[:2]}, {"samples": wide}]
+    mask = search(checkpoint, latents, [prompt(checkpoint[1])], where="own tokens", method="learned")
+    alone = search(checkpoint, latents[:1], [prompt(checkpoint[1])], method="learned")
+    assert mask.provenance["pictures"] == "3" and mask.count == alone.count
+    assert not same_neurons(mask, alone)
+
+
+def test_a_noise_mask_decides_which_part_of_a_picture_counts(checkpoint, square):
+    prompts = [prompt(checkpoint[1])]
+    left = torch.zeros(1, 1, 64, 64)
+    left[..., :32] = 1
+    plain = search(checkpoint, [{"samples": square}], prompts)
+    everything = search(checkpoint, [{"samples": square, "noise_mask": torch.ones(1, 1, 64, 64)}], prompts)
+    masked = search(checkpoint, [{"samples": square, "noise_mask": left}], prompts)
+    assert same_neurons(plain, everything) and not same_neurons(plain, masked)
+    weights = loss_weights({"samples": square, "noise_mask": left})
+    assert weights.shape == (3, 1, 8, 8) and weights[..., :4].eq(1).all() and weights[..., 4:].eq(0).all()
+    with pytest.raises(ConesError, match="picture 1, 2, 3 is 0 everywhere"):
+        search(checkpoint, [{"samples": square, "noise_mask": 0 * left}], prompts)
+
+
+def test_lists_are_joined_with_their_masks(square):
+    wide = torch.zeros(1, 24, 8, 16)
+    half = torch.ones(1, 8, 16)
+    joined = joined_latents([{"samples": square[:1]}, {"samples": wide, "noise_mask": half}])
+    assert [tuple(picture.shape) for picture in joined["samples"]] == [(24, 8, 8), (24, 8, 16)]
+    weights = loss_weights(joined)
+    assert [tuple(weight.shape) for weight in weights] == [(1, 8, 8), (1, 8, 16)]
+    assert joined_latents(None) is None and joined_latents([None]) is None
+
+
+def test_what_is_refused(checkpoint, square):
+    assert only(seed=[3], batch=[8]) == {"seed": 3, "batch": 8}
+    with pytest.raises(ConesError, match=r"seed \(2\): this node takes one value"):
+        only(seed=[1, 2], batch=[8])
+    broken = square.clone()
+    broken[1, 0, 0, 0] = float("nan")
+    with pytest.raises(ConesError, match="picture 2 of the subject latents has values that are not finite"):
+        search(checkpoint, [{"samples": broken}], [prompt(checkpoint[1])])
+
+
+def test_a_folder_of_pictures_of_several_sizes_makes_one_mask(server):
+    folder = server.base / "input" / "photos"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for k, width in enumerate((64, 64, 128)):
+        pixels = generator.integers(0, 256, (64, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{k}.png")
+        (folder / f"{k}.txt").write_text("a sks star")
+    loader = "LoadImageTextDataSetFromFolder"
+    graph = {
+        "world": node("ConesToyWorld"),
+        "photos": node(loader, folder="photos"),
+        "latents": node("VAEEncode", pixels=["photos", 0], vae=["world", 2]),
+        "captions": node("ConesEncodePrompt", clip=["world", 1], text=["photos", 1], concepts="sks star"),
+        "find": node(
+            "ConesFindConceptNeurons", model=["world", 0], subject_latents=["latents", 0],
+            subject_conditioning=["captions", 0], **SETTINGS,
+        ),
+        "save": node("ConesSaveConceptMask", concept_mask=["find", 0], name="photos", if_exists="keep both"),
+    }  # fmt: skip
+    server.run(graph)
+    graph["photos"] = node("LoadImageDataSetFromFolder", folder="photos")
+    graph["captions"]["inputs"]["text"] = "a sks star"
+    graph["save"]["inputs"]["name"] = "no captions"
+    server.run(graph)
+    masks = sorted(file.name for file in (server.base / "models" / "concept_masks").glob("*.safetensors"))
+    assert [name for name in masks if name.startswith(("photos", "no captions"))] == [
+        "no captions.safetensors",
+        "photos.safetensors",
+    ]
