@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -59,10 +59,13 @@ def fresh_batch(generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]
 def train_judge(
     autoencoder: Autoencoder, minutes: float, path: Path, log: Callable[[str], None], seed: int = 7
 ) -> None:
-    """Train from scratch for `minutes` of processor time and write the fp16 file."""
+    """Train for `minutes` of processor time, from the file at `path` if there is one, and write it."""
     torch.manual_seed(seed)
     generator, noise = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    judge = Judge().train()
+    judge = Judge()
+    if path.is_file():
+        judge.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    judge.train()
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=1e-3, fused=True)
     pool: list[tuple[Tensor, Tensor, Tensor]] = []
     began, step, spent = time.process_time(), 0, 0.0
