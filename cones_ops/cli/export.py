@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConesError
 from .options import add_command
 
 
@@ -23,7 +23,8 @@ def export(options: argparse.Namespace) -> None:
       cones export sks-dog-all.safetensors sd15 --out sks-dog-lora.safetensors
     """
     from ..hosts.diffusers.weight_files import weight_reader
-    from ..masks.fingerprint import fingerprint
+    from ..masks.base import check_base
+    from ..masks.fingerprint import base_of
     from ..masks.lora_file import check_exportable, export_text, lora_tensors, save_lora
     from ..masks.mask_file import load_mask
     from ..models.weight_names import weight_and_rows
@@ -31,16 +32,14 @@ def export(options: argparse.Namespace) -> None:
     mask = load_mask(options.mask)
     check_exportable(mask)
     read = weight_reader(options.base)
-    if mask.fingerprint and not options.any_base:
+    if mask.fingerprint:
         weights = {}
         for name in mask.shapes:
             weight, rows = weight_and_rows(name)
             weights[name] = read(weight)[rows]
-        if (fingerprint_of_base := fingerprint(weights)) != mask.fingerprint:
-            raise ConesError(
-                f"{options.mask.name} was found on base weights {mask.fingerprint[:16]}, those of {options.base} are "
-                f"{fingerprint_of_base[:16]}; give the base it was found on, or allow --any-base"
-            )
+        remedy = f"give the base it was found on instead of {options.base}, or allow --any-base"
+        if note := check_base(mask, base_of(weights), options.any_base, remedy):
+            print(f"note: {note}", file=sys.stderr)
     path = save_lora(mask, lora_tensors(mask, read), options.out, "overwrite" if options.overwrite else "error")
     print(export_text(mask, path))
 

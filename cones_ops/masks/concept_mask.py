@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConesError, listed
+from .fingerprint import stored_otherwise
 from .rice_coding import CodedIndices
 
 Where = Literal["everywhere", "own tokens"]
@@ -34,6 +35,7 @@ class ConceptMask:
     where: Where = "everywhere"
     fingerprint: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
+    sketch: str = ""
 
     def __post_init__(self) -> None:
         shapes = {name: tuple(int(side) for side in shape) for name, shape in sorted(self.shapes.items())}
@@ -50,9 +52,13 @@ class ConceptMask:
     @property
     def count(self) -> int:
         """How many neurons the mask has."""
+        return sum(self.count_in(name) for name in self.index)
+
+    def count_in(self, name: str) -> int:
+        """How many neurons the mask has in a weight."""
         if isinstance(self.index, CodedIndices):
-            return sum(self.index.counts.values())
-        return sum(index.numel() for index in self.index.values())
+            return self.index.counts.get(name, 0)
+        return self.index[name].numel() if name in self.index else 0
 
     @property
     def size(self) -> int:
@@ -183,14 +189,17 @@ def _shared_fields(masks: tuple[ConceptMask, ...]) -> dict[str, Any]:
         raise ConesError(f"the masks disagree on the shape of {listed(wrong)}; were they made for different models?")
     if len(ways := {mask.where for mask in masks}) > 1:
         raise ConesError(f"masks act at {' and '.join(sorted(ways))}; combine masks found for the same place only")
-    if len(prints := {mask.fingerprint for mask in masks} - {""}) > 1:
-        seen = " and ".join(sorted(p[:12] for p in prints))
+    known = [mask for mask in masks if mask.fingerprint] or [masks[0]]
+    other = [mask for mask in known if mask.fingerprint != known[0].fingerprint]
+    if not all(stored_otherwise(mask.sketch, known[0].sketch) for mask in other):
+        seen = " and ".join(sorted({mask.fingerprint[:12] for mask in known}))
         raise ConesError(f"the masks were found on different base weights ({seen}); search them on the same model")
     return {
         "identifier": _joined(mask.identifier for mask in masks),
         "class_word": _joined(mask.class_word for mask in masks),
         "where": masks[0].where,
-        "fingerprint": next(iter(prints), ""),
+        "fingerprint": known[0].fingerprint,
+        "sketch": known[0].sketch,
     }
 
 

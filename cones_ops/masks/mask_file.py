@@ -25,12 +25,13 @@ from torch import Tensor
 
 from ..errors import ConesError, listed
 from .concept_mask import ConceptMask
-from .mask_header import SEARCH, checked_metadata, crc32_of, key_of, metadata_of, shapes_of
+from .mask_header import MOST_WEIGHTS, SEARCH, checked_metadata, crc32_of, key_of, metadata_of, shapes_of
 from .rice_coding import CodedIndices, encode_index
 from .whole_files import IfExists, write_whole
 
 log = logging.getLogger("cones")
 
+MOST_HEADER = 2**24  # bytes
 MOST_THUMBNAIL = 100_000  # bytes; programs that list models read headers up to 1 MB
 
 
@@ -105,7 +106,7 @@ def load_mask(path: str | Path) -> ConceptMask:
     path = Path(path)
     with _opened(path) as file:
         meta = checked_metadata(path, file.metadata())
-        coded = {key: file.get_tensor(key) for key in sorted(file.keys())}
+        coded = _tensors(path, file)
     try:
         shapes = shapes_of(meta["cones.shapes"])
         index = _indices(coded, shapes, meta["cones.format_version"])
@@ -116,6 +117,7 @@ def load_mask(path: str | Path) -> ConceptMask:
             class_word=meta["cones.class_word"],
             where=meta["cones.where"],  # type: ignore[arg-type]  # ConceptMask checks it
             fingerprint=meta["cones.fingerprint"],
+            sketch=meta.get("cones.sketch", ""),
             provenance={key[len(SEARCH) :]: value for key, value in meta.items() if key.startswith(SEARCH)},
         )
     except ConesError as error:
@@ -124,8 +126,8 @@ def load_mask(path: str | Path) -> ConceptMask:
         if meta[f"cones.{field}"] != str(getattr(mask, field)):
             said, has = meta[f"cones.{field}"], getattr(mask, field)
             raise ConesError(f"{path.name}: says {field} {said} but has {has}; the file may be damaged")
-    if "cones.crc32" in meta and meta["cones.crc32"] != crc32_of(coded):
-        raise ConesError(f"{path.name}: the indices are not those that were saved; the file is damaged, fetch it again")
+    if "cones.crc32" in meta and meta["cones.crc32"] != crc32_of(coded, meta):
+        raise ConesError(f"{path.name}: not as it was saved (its checksum differs); it is damaged, so fetch it again")
     return mask
 
 
@@ -155,13 +157,30 @@ def _has_cover(path: Path) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    if not path.is_file():
-        raise ConesError(f"{path}: no such file")
+    """A safetensors file; every way in which it is none is a ConesError."""
     try:
+        if not path.is_file():
+            raise ConesError(f"{path}: no such file")
+        with path.open("rb") as raw:
+            header = int.from_bytes(raw.read(8), "little")
+        if header > MOST_HEADER:
+            raise ConesError(f"{path.name}: not a readable safetensors file (header of {header} bytes); is it whole?")
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ConesError(f"{path.name}: not a readable safetensors file ({error}); is it whole?") from None
+
+
+def _tensors(path: Path, file: Any) -> dict[str, Tensor]:
+    """All tensors by name, which must be bytes or int32 in a row, as no other is an index."""
+    keys = sorted(file.keys())
+    if len(keys) > MOST_WEIGHTS:
+        raise ConesError(f"{path.name}: {len(keys)} tensors, which no concept mask has; is it another file?")
+    kinds = {key: file.get_slice(key).get_dtype() for key in keys}
+    if other := [key for key, kind in kinds.items() if kind not in ("U8", "I32")]:
+        seen = f"{listed(other)} of type {kinds[other[0]]}"
+        raise ConesError(f"{path.name}: {seen}, expected U8 (I32 in version 1); the file may be damaged")
+    return {key: file.get_tensor(key) for key in keys}
 
 
 def _indices(coded: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], version: str) -> Mapping[str, Tensor]:

@@ -1,7 +1,8 @@
 """The header of a concept mask file: what it says of the mask, and whether that can be believed.
 
 `cones.*` are the mask's own fields, `cones.search.*` its provenance; `modelspec.*`, `ss_*` and `ssmd_*` tell other
-programs what the file is.
+programs what the file is. Version 3: `cones.sketch`, and a checksum that covers all of these strings and the indices
+(version 2: the indices alone; version 1: nothing).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import base64
 import json
 import zlib
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 from torch import Tensor
@@ -17,10 +19,14 @@ from torch import Tensor
 from ..errors import ConesError, listed
 from .concept_mask import ConceptMask
 
-FORMAT_VERSION = "2"
+FORMAT_VERSION = "3"
 _FIELDS = ("format_version", "shapes", "identifier", "class_word", "where", "fingerprint", "count", "size")
-_VERSIONS = {"1": _FIELDS, "2": (*_FIELDS, "crc32")}
+_VERSIONS = {"1": _FIELDS, "2": (*_FIELDS, "crc32"), "3": (*_FIELDS, "sketch", "crc32")}
 SEARCH = "cones.search."
+OURS = ("cones.", "modelspec.", "ss_", "ssmd_cover_images")  # under the checksum; other programs may add other keys
+MOST_WEIGHTS = 20_000
+LONGEST_NAME = 1000
+MOST_ENTRIES = 2**31 - 1  # of one weight
 
 
 def key_of(name: str) -> str:
@@ -48,7 +54,7 @@ def metadata_of(mask: ConceptMask, tensors: Mapping[str, Tensor], thumbnail: byt
         "cones.fingerprint": mask.fingerprint,
         "cones.count": str(mask.count),
         "cones.size": str(mask.size),
-        "cones.crc32": crc32_of(tensors),
+        "cones.sketch": mask.sketch,
     }
     if "date" in facts:
         meta["modelspec.date"] = facts["date"]
@@ -56,7 +62,8 @@ def metadata_of(mask: ConceptMask, tensors: Mapping[str, Tensor], thumbnail: byt
         meta |= {"ss_output_name": phrase, "ss_tag_frequency": json.dumps({"concept": {phrase: 1}})}
     if "base_model_version" in facts:
         meta["ss_base_model_version"] = facts["base_model_version"]
-    return meta | _embedded(thumbnail) | {SEARCH + key: value for key, value in facts.items()}
+    meta |= _embedded(thumbnail) | {SEARCH + key: value for key, value in facts.items()}
+    return meta | {"cones.crc32": crc32_of(tensors, meta)}
 
 
 def _embedded(thumbnail: bytes | None) -> dict[str, str]:
@@ -67,9 +74,16 @@ def _embedded(thumbnail: bytes | None) -> dict[str, str]:
     return {"modelspec.thumbnail": f"data:image/jpeg;base64,{text}", "ssmd_cover_images": json.dumps([text])}
 
 
-def crc32_of(tensors: Mapping[str, Tensor]) -> str:
-    """CRC-32 of the names and bytes of all tensors, in the order of their names, as 8 hexadecimal digits."""
+def crc32_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """The checksum that the metadata's version asks for, as 8 hexadecimal digits.
+
+    CRC-32 of our strings (from version 3 on), then of the names and bytes of all tensors, each in the order of names.
+    """
     crc = 0
+    if metadata["cones.format_version"] != "2":
+        ours = {key: text for key, text in metadata.items() if key.startswith(OURS) and key != "cones.crc32"}
+        kinds = {key: [str(tensor.dtype), *tensor.shape] for key, tensor in tensors.items()}
+        crc = zlib.crc32(json.dumps([ours, kinds], sort_keys=True).encode())
     for key in sorted(tensors):
         crc = zlib.crc32(tensors[key].numpy().data, zlib.crc32(key.encode(), crc))
     return f"{crc:08x}"
@@ -97,14 +111,21 @@ def shapes_of(text: str) -> dict[str, tuple[int, ...]]:
     """The shapes of the searched weights from `cones.shapes`."""
     try:
         shapes = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ConesError("cones.shapes is not JSON; the file may be damaged") from None
     if not isinstance(shapes, dict):
         raise ConesError("cones.shapes does not map names to shapes; the file may be damaged")
+    if len(shapes) > MOST_WEIGHTS:
+        raise ConesError(f"cones.shapes has {len(shapes)} weights; no model has more than {MOST_WEIGHTS}")
+    if bad := [name for name in shapes if len(name) > LONGEST_NAME or not name.isprintable()]:
+        raise ConesError(f"cones.shapes has names that no weight has: {listed(map(ascii, bad))}")
     if bad := [name for name, shape in shapes.items() if not _is_shape(shape)]:
         raise ConesError(f"cones.shapes is not a list of positive sides for {listed(bad)}; the file may be damaged")
     return {name: tuple(shape) for name, shape in shapes.items()}
 
 
 def _is_shape(shape: object) -> bool:
-    return isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape)
+    """Whether it is a list of sides, of no more entries than a weight can have."""
+    if not isinstance(shape, list) or len(shape) > 8 or not all(type(side) is int for side in shape):
+        return False
+    return all(0 < side <= MOST_ENTRIES for side in shape) and prod(shape) <= MOST_ENTRIES

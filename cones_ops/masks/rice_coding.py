@@ -28,6 +28,7 @@ LARGEST = 2**31 - 1
 _WHOLE = 31  # s of one block over all neurons, the best when they lie evenly; smaller blocks pay when they cluster
 _BLOCKS = (_WHOLE, 6, 5)
 _WIDTH_BITS = 5
+_PIECE = 1 << 20  # bits read at a time
 _DAMAGED = "the file may be damaged; fetch or save it again"
 
 
@@ -55,14 +56,9 @@ def decode_index(coded: Tensor, size: int) -> Tensor:
 
     What it allocates is bounded by the length of `coded`, whatever the bytes say.
     """
-    if coded.dtype != torch.uint8 or coded.ndim != 1:
-        raise ConesError(f"index of type {coded.dtype} {tuple(coded.shape)}, expected bytes in a row; {_DAMAGED}")
-    raw = coded.numpy()
-    shift, count, start = _head(raw, size)
-    bits = np.unpackbits(raw[start:], bitorder="little")
+    raw, shift, count = _opened(coded, size)
+    bits = np.unpackbits(raw, bitorder="little")
     blocks = (count + (1 << shift) - 1) >> shift
-    if count > len(bits) or _WIDTH_BITS * blocks > len(bits):
-        raise ConesError(f"{len(bits)} bits cannot hold {count} neurons; {_DAMAGED}")
     widths = _numbers(bits[: _WIDTH_BITS * blocks].reshape(_WIDTH_BITS, blocks), np.int64)
     low, used = _low_parts(bits, _WIDTH_BITS * blocks, widths, shift, count)
     steps = _unary(bits[used:], count) << _spread(widths, shift, count)
@@ -71,16 +67,53 @@ def decode_index(coded: Tensor, size: int) -> Tensor:
     if count and int(steps.max()) <= size:  # else the sum below might overflow
         np.cumsum(steps, out=steps)
     if count and int(steps.max()) > size:
-        raise ConesError(f"the index goes past the {size} entries of the weight; was this mask made for another model?")
+        raise ConesError(_past(size))
     steps -= 1
     return torch.from_numpy(steps)
+
+
+def checked_count(coded: Tensor, size: int) -> int:
+    """How many neurons `decode_index` would give; ConesError where it would raise one.
+
+    Reads the bits piece by piece: memory is a small multiple of the bytes, however many neurons they hold.
+    """
+    raw, shift, count = _opened(coded, size)
+    end = 8 * len(raw)
+    blocks = (count + (1 << shift) - 1) >> shift
+    start, total = _WIDTH_BITS * blocks, count
+    widths = np.zeros(blocks, np.uint8)
+    for j in range(_WIDTH_BITS):
+        widths |= _bits(raw, j * blocks, (j + 1) * blocks) << j
+    for j in range(int(widths.max(initial=0))):
+        wider = widths > j
+        number = (int(np.count_nonzero(wider[:-1])) << shift) + wider[-1] * (count - ((blocks - 1) << shift))
+        if start + number > end:
+            raise ConesError(f"the bits end before the last of {count} neurons; {_DAMAGED}")
+        for first in range(start, start + number, _PIECE):
+            total += int(np.count_nonzero(_bits(raw, first, min(first + _PIECE, start + number)))) << j
+        start += number
+    seen, last = 0, -1
+    for first in range(start, end, _PIECE):
+        ones = np.flatnonzero(_bits(raw, first, min(first + _PIECE, end))) + (first - start)
+        if seen + len(ones) > count:
+            break
+        rest = np.diff(ones, prepend=last) - 1
+        rest <<= widths[np.arange(seen, seen + len(ones)) >> shift]
+        total += int(rest.sum()) if int(rest.max(initial=0)) <= size else size
+        seen, last = seen + len(ones), int(ones[-1]) if len(ones) else last
+    else:
+        if seen == count and end - start - last - 1 < 8:
+            if total > size and count:
+                raise ConesError(_past(size))
+            return count
+    raise ConesError(f"the bytes do not end with the last of {count} neurons; {_DAMAGED}")
 
 
 class CodedIndices(Mapping[str, Tensor]):
     """name -> index, kept coded, about a seventh of its size, and decoded anew whenever it is asked for.
 
-    coded: name -> bytes; sizes: name -> entries of the weight. All are decoded once to see that they are whole:
-    ConesError names those that are not.
+    coded: name -> bytes; sizes: name -> entries of the weight. All are read once to see that they are whole: ConesError
+    names those that are not.
     """
 
     def __init__(self, coded: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:
@@ -90,7 +123,7 @@ class CodedIndices(Mapping[str, Tensor]):
         wrong = {}
         for name in self.coded:
             try:
-                self.counts[name] = self[name].numel()
+                self.counts[name] = checked_count(self.coded[name], self.sizes[name])
             except ConesError as error:
                 wrong[name] = str(error)
         if wrong:
@@ -139,6 +172,27 @@ def _spread(widths: Array, shift: int, count: int) -> Array:
 def _with_bit(j: int, widths: Array, shift: int, count: int) -> slice | Array:
     """Which gaps have a low bit j; a slice, which costs nothing, when all have."""
     return slice(None) if j < int(widths.min(initial=_WHOLE)) else np.repeat(widths > j, 1 << shift)[:count]
+
+
+def _opened(coded: Tensor, size: int) -> tuple[Array, int, int]:
+    """The bytes of the stream of bits, s, and the count, which they can hold."""
+    if coded.dtype != torch.uint8 or coded.ndim != 1:
+        raise ConesError(f"index of type {coded.dtype} {tuple(coded.shape)}, expected bytes in a row; {_DAMAGED}")
+    raw = coded.numpy()
+    shift, count, start = _head(raw, size)
+    bits = 8 * (len(raw) - start)
+    if count > bits or _WIDTH_BITS * ((count + (1 << shift) - 1) >> shift) > bits:
+        raise ConesError(f"{bits} bits cannot hold {count} neurons; {_DAMAGED}")
+    return raw[start:], shift, count
+
+
+def _bits(raw: Array, start: int, end: int) -> Array:
+    """Bits `start` to `end`, a byte each."""
+    return np.unpackbits(raw[start >> 3 : -(-end // 8)], bitorder="little")[start & 7 : (start & 7) + end - start]
+
+
+def _past(size: int) -> str:
+    return f"the index goes past the {size} entries of the weight; was this mask made for another model?"
 
 
 def _head(raw: Array, size: int) -> tuple[int, int, int]:

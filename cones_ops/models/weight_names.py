@@ -8,14 +8,15 @@ come before V's there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
 Projection = Literal["K", "V"]
 
-_ROWS = re.compile(r"(.+)\[(\d+):(\d+)\]")
+_ROWS = re.compile(r"(.+)\[([0-9]{1,9}):([0-9]{1,9})\]")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _ROLE = re.compile(r"(?:.*[_\d])?([kv])(?:_proj|_t)?")
 _PICTURE = re.compile(r"(?:^|\.)(?:attn1\.(?!to_[kv]_t)|self_attn\.|img_attn\.|x_block\.|attn\.to_[kv])")
 _STAGES = ("input_blocks", "middle_block", "output_blocks")
@@ -41,10 +42,13 @@ class SearchedWeight:
 
 def searched_weights(names: Iterable[str]) -> list[SearchedWeight]:
     """Where every named weight lies, by depth; K before V."""
-    every = list(names)
+    names = list(names)
+    first_rows: dict[str, set[int]] = {}
+    for path, rows in map(layer_and_rows, names):
+        first_rows.setdefault(path, set()).add(rows.start or 0)
     weights = [
-        SearchedWeight(name, _block(name), _layer(name), _projection(name, every), _PICTURE.search(name) is None)
-        for name in every
+        SearchedWeight(name, _block(name), _layer(name), _projection(name, first_rows), _PICTURE.search(name) is None)
+        for name in names
     ]
     return sorted(weights, key=lambda weight: (_depth(weight.layer), not weight.reads_text, weight.projection))
 
@@ -91,29 +95,29 @@ def _block(name: str) -> str:
     parts = name.split(".")
     if parts[0] == "middle_block":
         return parts[0]
-    first = next((k for k, part in enumerate(parts) if part.isdigit()), None)
+    first = next((k for k, part in enumerate(parts) if _NUMBER.fullmatch(part)), None)
     return parts[0] if first is None else ".".join(parts[max(0, first - 1) : first + 1])
 
 
 def _layer(name: str) -> str:
     """The layer's path without what differs between its attention modules and projections."""
     parts = layer_and_rows(name)[0].split(".")
-    last_number = max((k for k, part in enumerate(parts) if part.isdigit()), default=0)
+    last_number = max((k for k, part in enumerate(parts) if _NUMBER.fullmatch(part)), default=0)
     return ".".join(parts[: last_number + 1])
 
 
-def _projection(name: str, every: list[str]) -> Projection:
+def _projection(name: str, first_rows: Mapping[str, set[int]]) -> Projection:
+    """K or V; first_rows: of each layer, where its targets begin."""
     layer, rows = layer_and_rows(name)
     if rows == slice(None):
         role = _ROLE.fullmatch(layer.rpartition(".")[2])
         return "K" if role and role[1] == "k" else "V"
-    firsts = {other.start for path, other in map(layer_and_rows, every) if path == layer}
-    if len(firsts) > 1:
-        return "K" if rows.start == min(firsts) else "V"
+    if len(first_rows[layer]) > 1:
+        return "K" if rows.start == min(first_rows[layer]) else "V"
     return "K" if rows.start in (0, rows.stop - rows.start) else "V"
 
 
 def _depth(layer: str) -> tuple[int, list[tuple[int, int, str]]]:
     stage = layer.partition(".")[0]
-    parts = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in layer.split(".")]
+    parts = [(0, int(part), "") if _NUMBER.fullmatch(part) else (1, 0, part) for part in layer.split(".")]
     return (_STAGES.index(stage) if stage in _STAGES else len(_STAGES), parts)

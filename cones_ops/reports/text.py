@@ -84,7 +84,7 @@ def count_by(mask: ConceptMask, key: Callable[[SearchedWeight], str]) -> dict[st
 
 def count_in(mask: ConceptMask, *names: str) -> int:
     """How many neurons a mask has in weights."""
-    return sum(mask.index[name].numel() for name in names if name in mask.index)
+    return sum(mask.count_in(name) for name in names)
 
 
 def acting(mask: ConceptMask) -> str:

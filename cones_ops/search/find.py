@@ -109,6 +109,7 @@ def find_concept_neurons(
             class_word=class_word,
             where=model.where,
             fingerprint=model.fingerprint(),
+            sketch=model.sketch(),
             provenance=_provenance(terms, prior_weight, settings, curve, density) | dict(provenance or {}),
         )
     if not curve.helps:

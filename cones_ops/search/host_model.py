@@ -40,6 +40,9 @@ class HostModel(Protocol):
     def fingerprint(self) -> str:
         """Identifies the base weights of the targets, without patches that happen to be on the model."""
 
+    def sketch(self) -> str:
+        """Tells the same base weights in another storage format, see masks/fingerprint.py."""
+
     def sigma_at(self, percent: Tensor) -> Tensor:
         """Noise level (B,) at `percent` (B,) of the sampling: 0 = most noise, 1 = none."""
 

@@ -68,7 +68,8 @@ class UnionModel:
             (concept, name): weight for concept in range(concepts) for (_, name), weight in model.weights.items()
         }
         self.sigma_at, self.noised, self.output_scale = model.sigma_at, model.noised, model.output_scale
-        self.denoise, self.new_statistic, self.fingerprint = model.denoise, model.new_statistic, model.fingerprint
+        self.denoise, self.new_statistic = model.denoise, model.new_statistic
+        self.fingerprint, self.sketch = model.fingerprint, model.sketch
 
     @contextmanager
     def multiplied(self, multiplier: Multiplier | None) -> Iterator[None]:

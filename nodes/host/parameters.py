@@ -17,7 +17,7 @@ from comfy.ops import CastWeightBiasOp, cast_bias_weight, uncast_bias_weight
 from torch import Tensor
 
 from ...cones_ops.errors import ConesError
-from ...cones_ops.masks.fingerprint import fingerprint
+from ...cones_ops.masks.fingerprint import Base, base_of
 from ...cones_ops.models.targets import part_shapes
 from ...cones_ops.models.weight_names import layer_and_rows, weight_and_rows
 
@@ -67,9 +67,17 @@ def base_weight(model: Any, key: str) -> Tensor:
     return weight.detach()[rows] if isinstance(weight, torch.Tensor) else weight
 
 
-def base_fingerprint(model: Any, names: Iterable[str]) -> str:
-    """The fingerprint of the named targets as the checkpoint has them."""
-    return fingerprint({name: base_weight(model, PREFIX + name) for name in names})
+def base_identity(model: Any, names: Iterable[str]) -> Base:
+    """Fingerprint and sketch of the named targets as the checkpoint has them."""
+    names = list(names)
+    weights = {name: base_weight(model, PREFIX + name) for name in names}
+    return base_of(weights, any(is_coarse(model, PREFIX + name) for name in names))
+
+
+def is_coarse(model: Any, key: str) -> bool:
+    """Whether a target is stored in fewer bits than its entries seem to have."""
+    weight, _ = weight_and_rows(key)
+    return is_quantised(model, weight) or is_packed(comfy.utils.get_attr(model.model, weight.rpartition(".")[0]))
 
 
 def is_packed(layer: Any) -> bool:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cones_ops.masks.fingerprint import fingerprint
+from cones_ops.masks.fingerprint import fingerprint, sketch
 from cones_ops.search.statistics_store import NewStatistic, in_memory
 
 K, V = "block.attn2.to_k.weight", "block.attn2.to_v.weight"
@@ -31,6 +31,9 @@ class ToyHost:
 
     def fingerprint(self) -> str:
         return fingerprint({name: weight for (_, name), weight in self.weights.items()})
+
+    def sketch(self) -> str:
+        return sketch({name: weight for (_, name), weight in self.weights.items()})
 
     def sigma_at(self, percent: Tensor) -> Tensor:
         return 1 - percent / 2

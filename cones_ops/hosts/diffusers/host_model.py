@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...errors import ConesError, listed
 from ...masks.concept_mask import Where
-from ...masks.fingerprint import fingerprint
+from ...masks.fingerprint import fingerprint, sketch
 from ...models.targets import TargetChoice, own_tokens_at
 from ...search.host_model import Key, Multiplier
 from ...search.statistics_store import NewStatistic, in_memory
@@ -94,6 +94,9 @@ class DiffusersModel:
 
     def fingerprint(self) -> str:
         return fingerprint(self.base_weights)
+
+    def sketch(self) -> str:
+        return sketch(self.base_weights)
 
     # sigma, as ComfyUI's ModelSamplingDiscrete counts it, so that both hosts see the same numbers
 

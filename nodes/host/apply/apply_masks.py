@@ -11,10 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from ....cones_ops.errors import ConesError, listed
+from ....cones_ops.masks import base
 from ....cones_ops.masks.concept_mask import ConceptMask, Where
+from ....cones_ops.masks.fingerprint import Base
 from ....cones_ops.models.targets import own_tokens_at
 from ....cones_ops.models.weight_names import weight_and_rows
-from ..parameters import PREFIX, base_fingerprint, parameter_shapes
+from ..parameters import PREFIX, base_identity, parameter_shapes
 from .sparse_entries import MaskEntries
 from .token_hooks import add_masks
 from .weight_patch import add_patches
@@ -37,7 +39,7 @@ def apply_masks(
     if not active:
         return clone
     shapes = parameter_shapes(model)
-    fingerprints: dict[tuple[str, ...], str] = {}
+    fingerprints: dict[tuple[str, ...], Base] = {}
     for mask, _ in active:
         check_fit(mask, shapes)
         check_base(model, mask, apply_anyway, fingerprints)
@@ -102,22 +104,16 @@ def check_fit(mask: ConceptMask, shapes: Mapping[str, tuple[int, ...]]) -> None:
         )
 
 
-def check_base(model: Any, mask: ConceptMask, apply_anyway: bool, known: dict[tuple[str, ...], str]) -> None:
+def check_base(model: Any, mask: ConceptMask, apply_anyway: bool, known: dict[tuple[str, ...], Base]) -> None:
     """ConesError (a warning if apply_anyway) when the mask was found on other base weights.
 
-    known: fingerprints of the model by searched names; masks of one model share them.
+    known: the model's identity by searched names; masks of one model share them.
     """
     if not mask.fingerprint:
         return
     names = tuple(sorted(mask.shapes))
     if names not in known:
-        known[names] = base_fingerprint(model, names)
-    if known[names] == mask.fingerprint:
-        return
-    text = (
-        f'the concept mask "{mask.identifier or "?"}" was found on base weights {mask.fingerprint[:16]}, but this '
-        f"model has {known[names][:16]}; its neurons mean something else here"
-    )
-    if not apply_anyway:
-        raise ConesError(f"{text}: load the base model it was found on, or turn on apply_anyway")
-    log.warning("%s; applied anyway", text)
+        known[names] = base_identity(model, names)
+    remedy = "load the base model it was found on, or turn on apply_anyway"
+    if note := base.check_base(mask, known[names], apply_anyway, remedy):
+        log.warning("%s", note)

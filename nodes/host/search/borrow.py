@@ -21,7 +21,7 @@ from ....cones_ops.errors import ConesError
 from ....cones_ops.search.host_model import Where
 from ....cones_ops.search.objective import Pictures
 from ..apply.token_hooks import has_masks
-from ..parameters import base_fingerprint
+from ..parameters import base_identity
 from ..text.token_positions import (
     ConceptWords,
     PromptRows,
@@ -82,7 +82,7 @@ class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
             tell = partial(tell_own_rows, taps, by_uuid)
             apply_model = comfy.patcher_extension.WrappersMP.APPLY_MODEL
             comfy.patcher_extension.add_wrapper_with_key(apply_model, "cones", tell, self.model_options, True)
-            identify = partial(base_fingerprint, self.model_patcher, self.names)
+            identify = partial(base_identity, self.model_patcher, self.names)
             options = self.model_options
             host = BorrowedModel(inner, taps, self.names, conds, latents, options, device, self.statistics, identify)
             host.conditioned = conditioned

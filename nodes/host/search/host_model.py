@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import comfy.samplers
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ....cones_ops.errors import ConesError, listed
+from ....cones_ops.masks.fingerprint import Base
 from ....cones_ops.models.targets import size_of
 from ....cones_ops.search.host_model import Key, Multiplier, Where
 from ....cones_ops.search.objective import Pictures
@@ -39,12 +41,12 @@ class BorrowedModel:
         options: dict[str, Any],
         device: torch.device,
         statistics: int,
-        fingerprint: Callable[[], str],
+        identify: Callable[[], Base],
     ) -> None:
         self.inner_model = inner_model
         self.sampling = inner_model.model_sampling
         self.taps = taps
-        self.fingerprint = fingerprint
+        self._identify = cache(identify)
         self.where: Where = taps.where
         self.conds = conds
         self.latents = latents
@@ -72,6 +74,12 @@ class BorrowedModel:
                 copied.copy_(weight[rows])
             copies |= {(concept, name): copied for concept in range(self.taps.concepts)}
         return copies
+
+    def fingerprint(self) -> str:
+        return self._identify().fingerprint
+
+    def sketch(self) -> str:
+        return self._identify().sketch
 
     def sigma_at(self, percent: Tensor) -> Tensor:
         """(B,) percent of sampling, 0 = most noise -> (B,) sigma."""

@@ -6,6 +6,7 @@ prompts tell whose tokens are whose, and a token may be one concept's only.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -14,17 +15,20 @@ from typing import Any
 import torch
 
 from ....cones_ops.errors import ConesError, listed
+from ....cones_ops.masks.base import check_base
 from ....cones_ops.masks.concept_mask import ConceptMask
 from ....cones_ops.search.estimate import BYTES, OnEstimate
 from ....cones_ops.search.joint import TuneResult, UnionModel, tune_concept_masks
 from ....cones_ops.search.objective import Examples, Pictures
 from ....cones_ops.search.settings import OnStep, SearchSettings
-from ..parameters import base_fingerprint, parameter_shapes
+from ..parameters import base_identity, parameter_shapes
 from ..text.token_positions import KEY, TokenPositions, phrase, token_positions_of
 from .borrow import borrow
 from .example_inputs import batch_or_list, checked_latents, loss_weights
 from .find import captioned, check_single
 from .host_model import BorrowedModel
+
+log = logging.getLogger("cones")
 
 TOGETHER, CLASSES = "together", "class"
 
@@ -127,11 +131,10 @@ def checked_masks(model: Any, masks: Sequence[ConceptMask]) -> tuple[Any, list[s
     shapes = parameter_shapes(model)
     if missing := [name for name in names if shapes.get(name) != masks[0].shapes[name]]:
         raise ConesError(f"the model has no {listed(missing)} of the masks' shape; were they found on another model?")
-    base = base_fingerprint(model, names)
-    if other := [phrase((m.identifier, m.class_word)) for m in masks if m.fingerprint not in ("", base)]:
-        raise ConesError(
-            f"{listed(other)}: found on other base weights than this model's; load the model they belong to"
-        )
+    base = base_identity(model, names)
+    for mask in masks:
+        if note := check_base(mask, base, remedy="load the model that the masks belong to"):
+            log.warning("%s", note)
     return masks[0].where, names
 
 

@@ -149,7 +149,7 @@ def test_what_cannot_be_tuned_together_is_named(checkpoint, pipeline, inputs):
             run_tune(model, inputs, **changes)
 
     refused("act everywhere and own tokens", mask_2=replace(mask, where="everywhere"))
-    refused("zwx heart: found on other base weights", mask_2=replace(mask, fingerprint="0" * 64))
+    refused('"zwx heart" was found on base weights 0000000000000000', mask_2=replace(mask, fingerprint="0" * 64))
     some = dict(list(mask.shapes.items())[:2])
     refused("zwx heart: searched in other weights", mask_2=ConceptMask({}, some, "zwx", "heart", "own tokens"))
     refused('no own tokens of "zwx heart"', conditioning_2=inputs["conditioning_1"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
+import time
+import tracemalloc
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +84,9 @@ def test_what_is_in_the_file(tmp_path: Path) -> None:
         "b.to_v.index": (torch.uint8, [31, 1, 0b00100001, 0b1]),
     }
     crc = b"a.to_k.index" + bytes([31, 2, 0b00100000, 1]) + b"b.to_v.index" + bytes([31, 1, 0b00100001, 1])
+    kinds = {"a.to_k.index": ["torch.uint8", 4], "b.to_v.index": ["torch.uint8", 4]}
+    checksum = meta.pop("cones.crc32")
+    assert checksum == f"{zlib.crc32(json.dumps([meta, kinds], sort_keys=True).encode() + crc):08x}"
     assert meta == {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "unknown/concept-mask",
@@ -93,7 +98,7 @@ def test_what_is_in_the_file(tmp_path: Path) -> None:
         "modelspec.date": "2026-01-31",
         "ss_output_name": "sks star",
         "ss_tag_frequency": '{"concept": {"sks star": 1}}',
-        "cones.format_version": "2",
+        "cones.format_version": "3",
         "cones.shapes": '{"a.to_k.weight":[4,1],"b.to_v.weight":[2,3]}',
         "cones.identifier": "sks",
         "cones.class_word": "star",
@@ -101,7 +106,7 @@ def test_what_is_in_the_file(tmp_path: Path) -> None:
         "cones.fingerprint": "abc",
         "cones.count": "3",
         "cones.size": "10",
-        "cones.crc32": f"{zlib.crc32(crc):08x}",
+        "cones.sketch": "",
         "cones.search.method": "learned",
         "cones.search.seed": "7",
         "cones.search.date": "2026-01-31",
@@ -124,12 +129,97 @@ def test_round_trip(a: set[int], b: set[int], identifier: str, class_word: str, 
         assert save_mask(again, second).read_bytes() == first.read_bytes()
 
 
-def test_version_1_is_read_and_saved_as_version_2(tmp_path: Path) -> None:
+def test_version_1_is_read_and_saved_as_version_3(tmp_path: Path) -> None:
     old = version_1(tmp_path / "old.safetensors", {"a.to_k.index": int32(0, 3), "b.to_v.index": int32(5)})
     again = load_mask(old)
     assert same_neurons(again, MASK) and fields(again) == fields(MASK)
     new, same = save_mask(again, tmp_path / "new.safetensors"), save_mask(MASK, tmp_path / "same.safetensors")
-    assert new.read_bytes() == same.read_bytes() and read_mask_metadata(new)["cones.format_version"] == "2"
+    assert new.read_bytes() == same.read_bytes() and read_mask_metadata(new)["cones.format_version"] == "3"
+
+
+def version_2(path: Path, crc32: str = "a83995fc") -> Path:
+    """MASK as version 2 wrote it, with a checksum over the indices alone, worked out by version 2."""
+    version_1(path, {}, **{"cones.format_version": "2", "cones.crc32": crc32})
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file({"a.to_k.index": coded([0, 3], 4), "b.to_v.index": coded([5], 6)}, path, metadata)
+    return path
+
+
+def test_version_2_is_read_with_its_own_checksum(tmp_path: Path) -> None:
+    again = load_mask(version_2(tmp_path / "m.safetensors"))
+    assert same_neurons(again, MASK) and fields(again) == fields(MASK)
+    with pytest.raises(ConesError, match="not as it was saved"):
+        load_mask(version_2(tmp_path / "m.safetensors", "00000000"))
+
+
+def flipped(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def unnoticed(folder: Path, stride: int) -> list[int]:
+    """The bits with which, flipped one at a time, a file of a mask with everything in it still loads."""
+    mask = replace(MASK, sketch="11:AAA=", provenance={"method": "learned", "date": "2026-01-31"})
+    path = save_mask(mask, folder / "m.safetensors", thumbnail=b"JPEG")
+    loaded = []
+    for bit in range(0, 8 * path.stat().st_size, stride):
+        flipped(path, bit)
+        try:
+            load_mask(path)
+            loaded.append(bit)
+        except ConesError as error:
+            assert "m.safetensors" in str(error)
+        flipped(path, bit)
+    load_mask(path)
+    return loaded
+
+
+def test_a_flipped_bit_is_noticed_anywhere(tmp_path: Path) -> None:
+    assert not unnoticed(tmp_path, 97)
+
+
+@pytest.mark.slow
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    assert not unnoticed(tmp_path, 1)
+
+
+DEEP = "[" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (f'{{"a": {DEEP}', "not JSON"),
+        ('{"a.to_k.weight": [' + "9" * 5000 + "]}", "not JSON"),
+        ('{"a.to_k.weight": [4, ' + str(2**200) + "]}", "positive sides for a.to_k.weight"),
+        ('{"a.to_k.weight": [65536, 65536, 2]}', "positive sides for a.to_k.weight"),
+        ('{"a.to_k.weight": [' + ", ".join("1" * 10_000) + "]}", "positive sides for a.to_k.weight"),
+        ('{"a\\u001b[2J": [4, 1]}', r"names that no weight has: 'a\\x1b\[2J'"),
+        ('{"\\ud800": [4, 1]}', r"names that no weight has: '\\ud800'"),
+        ("{" + ", ".join(f'"{k}": [1]' for k in range(20_001)) + "}", "20001 weights"),
+    ],
+)
+def test_hostile_shapes_are_refused_at_once(tmp_path: Path, shapes: str, message: str) -> None:
+    path = rewritten(tmp_path / "m.safetensors", **{"cones.shapes": shapes})
+    began = time.monotonic()
+    with pytest.raises(ConesError, match=message) as caught:
+        load_mask(path)
+    assert time.monotonic() - began < 2 and len(str(caught.value)) < 2000
+
+
+def test_a_dense_index_is_read_in_little_memory(tmp_path: Path) -> None:
+    """16 million neurons in 16 million entries are 2 MB coded; decoded they would be 128 MB."""
+    size = 2**24
+    mask = ConceptMask({"a.to_k.weight": torch.arange(size)}, {"a.to_k.weight": (size,)})
+    path = save_mask(mask, tmp_path / "m.safetensors")
+    assert 2_097_152 < path.stat().st_size < 2_099_500
+    tracemalloc.start()
+    again = load_mask(path)
+    assert again.count == again.count_in("a.to_k.weight") == size
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
 
 
 def test_one_parameter_is_read_alone(tmp_path: Path) -> None:
@@ -246,10 +336,10 @@ def test_refuses_other_names_and_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("cones.format_version", "3", "format version 3, this program reads 1 and 2"),
+        ("cones.format_version", "4", "format version 4, this program reads 1 and 2 and 3"),
         ("cones.format_version", "1", "unknown metadata cones.crc32"),
         ("cones.crc32", None, "metadata without cones.crc32"),
-        ("cones.crc32", "00000000", "the indices are not those that were saved"),
+        ("cones.crc32", "00000000", "not as it was saved"),
         ("cones.shapes", None, "metadata without cones.shapes"),
         ("cones.shapes", "{", "not JSON"),
         ("cones.shapes", "[]", "does not map names"),
@@ -275,8 +365,8 @@ def test_bad_metadata_is_named(tmp_path: Path, key: str, value: str | None, mess
         ({"a.to_k.index": coded([0, 4], 5)}, "wrong index in a.to_k.weight. First: the index goes past the 4 entries"),
         ({"a.to_k.index": int32(0, 3)}, "torch.int32 .*, expected bytes in a row"),
         ({"a.to_k.index": torch.ones(2, 2, dtype=torch.uint8)}, "expected bytes in a row"),
-        ({"a.to_k.index": coded([0, 3], 4), "b.to_v.index": coded([4], 6)}, "not those that were saved"),
-        ({"b.to_v.index": coded([0, 2, 3], 6)}, "not those that were saved"),
+        ({"a.to_k.index": coded([0, 3], 4), "b.to_v.index": coded([4], 6)}, "not as it was saved"),
+        ({"b.to_v.index": coded([0, 2, 3], 6)}, "not as it was saved"),
         ({f"x{i}": torch.ones(1) for i in range(7)}, r"x0, x1, x2, x3, x4, \.\.\. \(7 in all\)"),
     ],
 )
@@ -293,7 +383,7 @@ def test_bad_tensors_are_named(tmp_path: Path, tensors: dict, message: str) -> N
         (int32(0, 4), "index from 0 to 4 but the weight has 4 entries"),
         (int32(-1), "index from -1"),
         (int32(0), "says count 3 but has 1"),
-        (torch.tensor([0, 3]), "torch.int64, expected torch.int32"),
+        (torch.tensor([0, 3]), "of type I64, expected U8"),
         (torch.ones(2, 2, dtype=torch.int32), "list of whole numbers"),
     ],
 )
