@@ -99,11 +99,11 @@ def test_the_trainings_run_and_resume(tmp_path: Path, monkeypatch: pytest.Monkey
     lines: list[str] = []
     pipeline = random_pipeline(1, WIDTHS)
     text_encoder.train_text_encoder(pipeline, 2, lines.append)
-    monkeypatch.setattr(scenes, "CHUNK", 8)
+    monkeypatch.setattr(scenes, "CHUNK", 24)
     scenes.draw_chunks(pipeline.autoencoder.transform, tmp_path, 2, lines.append)
     training = scenes.TrainingScenes(tmp_path)
     training.take_new()
-    assert len(training) == 16
+    assert len(training) == 48
     for minutes in (0.02, 0.04):
         unet.train_unet(pipeline, training, minutes, tmp_path / "unet.pt", lines.append)
     assert torch.load(tmp_path / "unet.pt", weights_only=True)["step"] >= 2

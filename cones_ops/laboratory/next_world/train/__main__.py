@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         train_decoder(pipeline.autoencoder, arguments.decoder_minutes, out / "decoder.pt", log=log)
     if part in ("unet", "all"):
         scenes = TrainingScenes(out)
-        scenes.take_new(arguments.chunks)
+        scenes.take_new(4)  # the training takes the others by and by
         pipeline.unet.to(arguments.device)
         pipeline.text_encoder.to(arguments.device)
         train_unet(pipeline, scenes, arguments.minutes, out / "unet.pt", log=log)

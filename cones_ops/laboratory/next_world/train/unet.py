@@ -95,7 +95,7 @@ def loss_of(
     pipeline: Pipeline, scenes: TrainingScenes, alphas: Tensor, words: np.random.Generator, noise: torch.Generator
 ) -> Tensor:
     """The v-prediction loss of one random batch."""
-    chosen, latents = scenes.batch(words.integers(len(scenes), size=BATCH))
+    chosen, latents = scenes.batch(scenes.choose(BATCH, words))
     texts = ["" if words.random() < EMPTY_SHARE else random_caption(scene, words).text for scene in chosen]
     hidden = pipeline.encode_text(texts)
     timesteps, noisy, target = (tensor.to(hidden.device) for tensor in noised_batch(latents, alphas, noise))
