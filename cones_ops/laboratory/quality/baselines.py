@@ -11,6 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from .. import baselines
 from ..baselines import FineTuning
 from .inputs import HALF, BenchmarkMethod, Implanted, MethodInputs, text_weights
@@ -55,7 +58,16 @@ def kv_finetune_own_tokens(inputs: MethodInputs, tuning: FineTuning) -> Implante
 def lora(inputs: MethodInputs, tuning: FineTuning) -> Implanted:
     """LoRA of rank 4 on every attention layer, by peft."""
     tuned, numbers = baselines.lora(inputs.pipeline, inputs.examples(), inputs.prior, tuning)
+    save_file(dict(tuned.unet.state_dict()), inputs.kept("lora-everywhere", ".unet.safetensors"))
     return Implanted(tuned, density=1.0, file_bytes=HALF * numbers)
+
+
+def lora_weights(inputs: MethodInputs) -> dict[str, Tensor]:
+    """The UNet after LoRA, from an earlier cell or trained now."""
+    file = inputs.kept("lora-everywhere", ".unet.safetensors")
+    if not file.is_file():
+        lora(inputs)
+    return load_file(file)
 
 
 @trained(1e-4)

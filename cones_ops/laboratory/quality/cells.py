@@ -8,45 +8,45 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import cache, partial
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ...errors import ConesError
-from ...masks.concept_mask import ConceptMask, Where
-from ...toy_world.bundle import ToyPipeline
+from ...masks.concept_mask import Where
 from ...toy_world.subjects import SUBJECTS, Subject, subject_named
-from ..judge import Judge
-from ..measure import Measuring
 from . import baselines, measures, multi_subject, searches
-from .budget import Budget
-from .inputs import BenchmarkMethod, Implanted, MethodInputs, keep, kept_mask, kept_weights, method_inputs
+from .inputs import BenchmarkMethod, Implanted, World, inputs_of
 from .searches import searched
 
 CHOOSING, UNTOUCHED = SUBJECTS[:4], SUBJECTS[4:]
 SEEDS = (0, 1, 2)
-DEFAULT = "learned"
 
 METHODS: dict[Where, dict[str, BenchmarkMethod]] = {
     "own tokens": {
-        "learned": searched("own tokens"),
-        "cones": searched("own tokens", "cones"),
-        "taylor": searched("own tokens", "taylor"),
+        "learned": partial(searches.default, "own tokens"),
+        "cones": partial(searched, "own tokens", method="cones"),
+        "taylor": partial(searched, "own tokens", method="taylor"),
         "kv_finetune": baselines.kv_finetune_own_tokens,
         "textual_inversion": baselines.textual_inversion,
+        "random": partial(searches.random, "own tokens"),
+        "float": partial(searches.relaxed, None),
+        "quaternary": partial(searches.relaxed, 4),
+        "found everywhere": partial(searches.moved, "everywhere", "own tokens"),
     },
     "everywhere": {
         "nothing": baselines.nothing,
-        "learned": searched("everywhere"),
-        "cones": searched("everywhere", "cones"),
-        "taylor": searched("everywhere", "taylor"),
+        "learned": partial(searches.default, "everywhere"),
+        "cones": partial(searched, "everywhere", method="cones"),
+        "taylor": partial(searched, "everywhere", method="taylor"),
         "kv_finetune": baselines.kv_finetune,
         "lora": baselines.lora,
         "dreambooth": baselines.dreambooth,
+        "random": partial(searches.random, "everywhere"),
+        "found at own tokens": partial(searches.moved, "own tokens", "everywhere"),
     },
 }
 # searches with other settings, run on the first four subjects only
@@ -71,41 +71,11 @@ VARIANTS: dict[Where, dict[str, dict[str, Any]]] = {
         "distilled prior": {"distill": True},
     },
 }
-# made from the default's mask
-RELATIVES: dict[Where, tuple[str, ...]] = {
-    "own tokens": ("random", "float", "quaternary", "found everywhere"),
-    "everywhere": ("random", "found at own tokens"),
-}
-LEVELS = {"float": None, "quaternary": 4}
 FIRST = (
     *("single/learned/own", "single/kv_finetune/every", "several/oracle", "several/union/own", "several/tuned/own"),
     "several/kv_finetune",
 )
 SECOND = {"learned", "kv_finetune"}
-
-
-@dataclass(frozen=True, eq=False)
-class World:
-    """What every cell needs: the untouched pipeline, the judge, how much work, and a folder for what is kept."""
-
-    pipeline: ToyPipeline
-    judge: Judge
-    budget: Budget
-    folder: Path
-
-    def measuring(self, implanted: Implanted, seed: int) -> Measuring:
-        """How a cell samples."""
-        return measures.measuring(implanted, self.judge, self.budget, seed)
-
-    def kept(self, method: str, where: str, subject: Subject, seed: int) -> Path:
-        """Where what a method left is kept, without the suffix."""
-        return self.folder / "kept" / f"{method}-{where}-{subject.identifier}-{seed}".replace(" ", "-")
-
-
-@cache
-def inputs_of(world: World, subject: Subject, seed: int) -> MethodInputs:
-    """A subject's pictures, which all methods share."""
-    return method_inputs(world.pipeline, subject, seed, world.budget)
 
 
 @cache
@@ -115,27 +85,26 @@ def _unseen(world: World, subject: Subject) -> measures.Unseen:
 
 @cache
 def _unrelated(world: World, seed: int) -> Tensor:
-    return measures.unrelated(world.measuring(Implanted(world.pipeline), seed))
+    return measures.unrelated(measures.measuring(Implanted(world.pipeline), world.judge, world.budget, seed))
 
 
 def plan() -> list[str]:
     """Names of all cells of the full run, what matters most first, so that a run that is stopped is of use."""
-    singles = {seed: _singles(UNTOUCHED, seed, METHODS, RELATIVES) for seed in SEEDS}
+    singles = {seed: _singles(UNTOUCHED, seed, METHODS) for seed in SEEDS}
     several = [name for size in (2, 3, 4) for seed, group in _groups(size) for name in _severals(group, seed)]
     every = [*(name for seed in SEEDS for name in singles[seed]), *several]
     first = [name for name in every if name.startswith(FIRST)]
     second = [name for name in every if name.split("/")[1] in SECOND]
-    variants, chosen = _singles(CHOOSING, 0, VARIANTS), _singles(CHOOSING, 0, METHODS, RELATIVES)
+    variants, chosen = _singles(CHOOSING, 0, VARIANTS), _singles(CHOOSING, 0, METHODS)
     return list(dict.fromkeys([*first, *singles[0], *several, *variants, *second, *every, *chosen]))
 
 
-def _singles(subjects: Sequence[Subject], seed: int, *tables: Mapping[Where, Iterable[str]]) -> list[str]:
+def _singles(subjects: Sequence[Subject], seed: int, table: Mapping[Where, Iterable[str]]) -> list[str]:
     return [
         f"single/{method}/{where}/{subject.identifier}/{seed}"
         for subject in subjects
-        for where in METHODS
-        for table in tables
-        for method in table[where]
+        for where, methods in table.items()
+        for method in methods
     ]
 
 
@@ -176,10 +145,12 @@ def run_cell(world: World, name: str) -> dict[str, Any]:
         raise ConesError(f"{name!r} is not the name of a cell ({error}); --list prints them") from error
     settings: dict[str, Any] = {}
     if kind == "single" and len(subjects) == 1:
-        implanted = implant(world, method, where, subjects[0], seed)
+        inputs = inputs_of(world, subjects[0], seed)
+        implanted = method_named(method, where)(inputs)
         settings = implanted.settings
+        measuring = measures.measuring(implanted, world.judge, world.budget, seed)
         new, plain = _unseen(world, subjects[0]), _unrelated(world, seed)
-        figures = measures.single(implanted, subjects[0], world.measuring(implanted, seed), new, plain)
+        figures = measures.single(implanted, subjects[0], measuring, new, plain)
     elif kind == "several" and f"{method}/{where}" in SEVERAL:
         figures = SEVERAL[f"{method}/{where}"](group_of(world, subjects, seed))
     else:
@@ -193,47 +164,14 @@ def run_cell(world: World, name: str) -> dict[str, Any]:
     }
 
 
-def implant(world: World, method: str, where: Any, subject: Subject, seed: int) -> Implanted:
-    """Run a method and keep what it leaves."""
-    implanted = _method(world, method, where, subject, seed)(inputs_of(world, subject, seed))
-    if method in (DEFAULT, "lora"):
-        keep(implanted, world.kept(method, where, subject, seed))
-    return implanted
+def method_named(method: str, where: Any) -> BenchmarkMethod:
+    """A method of the tables."""
+    methods, variants = METHODS.get(where, {}), VARIANTS.get(where, {})
+    if method not in {**methods, **variants}:
+        raise ConesError(f"no method {method!r} {where}; there are {', '.join((*methods, *variants))}")
+    return methods[method] if method in methods else partial(searched, where, **variants[method])
 
 
-def _method(world: World, method: str, where: Where, subject: Subject, seed: int) -> BenchmarkMethod:
-    """A method of a table, or what is made of a default search's mask."""
-    if method in METHODS.get(where, {}):
-        return METHODS[where][method]
-    if method in VARIANTS.get(where, {}):
-        return searched(where, **VARIANTS[where][method])
-    if method not in RELATIVES.get(where, ()):
-        known = ", ".join((*METHODS.get(where, ()), *VARIANTS.get(where, ()), *RELATIVES.get(where, ())))
-        raise ConesError(f"no method {method!r} {where}; there are {known}")
-    if method in ("random", *LEVELS):
-        mask = mask_of(world, where, subject, seed)
-        return searches.random(mask) if method == "random" else searches.relaxed(mask, LEVELS[method])
-    other: Where = "own tokens" if where == "everywhere" else "everywhere"
-    moved = replace(mask_of(world, other, subject, seed), where=where)
-    return lambda inputs: searches.masked(inputs, moved, 0.0, {})
-
-
-def mask_of(world: World, where: Where, subject: Subject, seed: int) -> ConceptMask:
-    """The default search's mask, from an earlier cell or found now."""
-    mask = kept_mask(world.kept(DEFAULT, where, subject, seed)) or implant(world, DEFAULT, where, subject, seed).mask
-    assert mask is not None
-    return mask
-
-
-def group_of(world: World, subjects: tuple[Subject, ...], seed: int) -> multi_subject.SubjectGroup:
-    """Several subjects, with what single cells left of each."""
-
-    def weights_of(subject: Subject, method: str) -> dict[str, Any]:
-        kept = kept_weights(world.kept(method, "everywhere", subject, seed))
-        return kept or dict(implant(world, method, "everywhere", subject, seed).pipeline.unet.state_dict())
-
-    def mask_at(subject: Subject, where: Where) -> ConceptMask:
-        return mask_of(world, where, subject, seed)
-
-    inputs = tuple(inputs_of(world, subject, seed) for subject in subjects)
-    return multi_subject.SubjectGroup(world.judge, subjects, inputs, mask_at, weights_of)
+def group_of(world: World, subjects: Sequence[Subject], seed: int) -> multi_subject.SubjectGroup:
+    """Several subjects, whose pictures and masks are those of single cells."""
+    return multi_subject.SubjectGroup(tuple(inputs_of(world, subject, seed) for subject in subjects))

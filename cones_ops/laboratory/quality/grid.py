@@ -9,15 +9,17 @@ from ...toy_world.subjects import Subject
 from ..measure import Measured, Measuring, all_described, all_shown, measure, subject_shown
 from ..picture_grid import GridRow, save_grid
 from . import multi_subject
-from .cells import UNTOUCHED, World, group_of, inputs_of, mask_of
-from .inputs import Implanted
+from .cells import UNTOUCHED, group_of
+from .inputs import Implanted, World, inputs_of
+from .measures import measuring as measuring_with
+from .searches import default_mask
 
 COLUMNS, SEED = 8, 0
 
 
 def draw_grid(world: World, path: Path) -> None:
     """Masks of earlier cells are used if they are in the world's folder, and found otherwise."""
-    measuring = world.measuring(Implanted(world.pipeline), SEED)
+    measuring = measuring_with(Implanted(world.pipeline), world.judge, world.budget, SEED)
     rows = [GridRow("Held-out subjects; a framed sample shows what was asked, by the judge")]
     for subject in UNTOUCHED:
         rows += _alone(world, measuring, subject)
@@ -30,14 +32,14 @@ def draw_grid(world: World, path: Path) -> None:
 def _alone(world: World, measuring: Measuring, subject: Subject) -> Iterator[GridRow]:
     pictures = inputs_of(world, subject, SEED).pictures[0]
     yield GridRow(f"{subject.prompt}: references", "4 alone and collages made of them", pictures[2 : 2 + COLUMNS])
-    mask = mask_of(world, "own tokens", subject, SEED)
+    mask = default_mask(inputs_of(world, subject, SEED), "own tokens")
     for title, masks in (("the untouched model", []), (f"concept mask, {mask.density:.1%} shut", [(mask, 1.0)])):
         yield _row(title, subject.prompt, measure(measuring, subject_shown, subject, masks))
 
 
 def _together(world: World, measuring: Measuring, subjects: tuple[Subject, ...]) -> Iterator[GridRow]:
     prompt = " and ".join(subject.prompt for subject in subjects)
-    apart = [mask_of(world, "own tokens", subject, SEED) for subject in subjects]
+    apart = [default_mask(inputs_of(world, subject, SEED), "own tokens") for subject in subjects]
     joint = multi_subject.tune("own tokens", group_of(world, subjects, SEED)).masks
     for title, masks in (("masks found apart", apart), ("tuned together", joint)):
         yield _row(title, prompt, measure(measuring, all_shown, subjects, [(mask, 1.0) for mask in masks]))

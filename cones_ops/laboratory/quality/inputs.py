@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-
 from ...masks.concept_mask import ConceptMask
-from ...masks.mask_file import load_mask, save_mask
 from ...search.objective import Examples
 from ...toy_world.bundle import ToyPipeline
 from ...toy_world.subjects import Subject
 from .. import baselines
+from ..judge import Judge
 from ..references import Captioned, class_references, references
 from ..sampling import OwnWeights, examples, model_of
 from .budget import Budget
@@ -36,16 +34,39 @@ class Implanted:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class MethodInputs:
-    """What a method gets: the untouched pipeline, the subject, its pictures and those of its class."""
+@dataclass(frozen=True, eq=False)
+class World:
+    """What every cell needs: the untouched pipeline, the judge, how much work, and a folder for what is kept."""
 
     pipeline: ToyPipeline
+    judge: Judge
+    budget: Budget
+    folder: Path
+
+
+@dataclass(frozen=True)
+class MethodInputs:
+    """What a method gets: a subject, its pictures and those of its class; other seeds have other drawings."""
+
+    world: World
     subject: Subject
     seed: int
-    budget: Budget
-    pictures: Captioned
-    class_pictures: Captioned
+
+    @property
+    def pipeline(self) -> ToyPipeline:
+        """The untouched pipeline."""
+        return self.world.pipeline
+
+    @cached_property
+    def pictures(self) -> Captioned:
+        """The subject alone and beside other things."""
+        return references(self.pipeline, self.subject, self.seed, self.world.budget.beside)
+
+    @cached_property
+    def class_pictures(self) -> Captioned:
+        """The same of its class, by the untouched model."""
+        budget = self.world.budget
+        return class_references(self.pipeline, self.subject, budget.class_pictures, self.seed, budget.beside)
 
     def examples(self, words: tuple[str, str] | None = None) -> Examples:
         """The subject's term; `words`: identifier and class word whose tokens are own."""
@@ -58,45 +79,19 @@ class MethodInputs:
 
     def fine_tuning(self, rate: float) -> baselines.FineTuning:
         """Adam with the budget's steps."""
-        return baselines.FineTuning(self.budget.steps, rate, self.budget.batch, self.seed)
+        return baselines.FineTuning(self.world.budget.steps, rate, self.world.budget.batch, self.seed)
+
+    def kept(self, name: str, suffix: str = ".safetensors") -> Path:
+        """The file that keeps what a method leaves, for cells of several subjects; its folder exists."""
+        folder = self.world.folder / "kept"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{name}-{self.subject.identifier}-{self.seed}{suffix}".replace(" ", "-")
 
 
-def method_inputs(pipeline: ToyPipeline, subject: Subject, seed: int, budget: Budget) -> MethodInputs:
-    """The pictures of one seed; other seeds have other drawings."""
-    return MethodInputs(
-        pipeline,
-        subject,
-        seed,
-        budget,
-        references(pipeline, subject, seed, budget.beside),
-        class_references(pipeline, subject, budget.class_pictures, seed, budget.beside),
-    )
-
-
+inputs_of = cache(MethodInputs)  # pictures are drawn once for all methods
 BenchmarkMethod = Callable[[MethodInputs], Implanted]
 
 
 def text_weights(pipeline: ToyPipeline) -> int:
     """How many text K and V weights there are."""
     return sum(weight.numel() for weight in model_of(pipeline).weights.values())
-
-
-def keep(implanted: Implanted, path: Path) -> None:
-    """Keep what a cell of several concepts wants again, the mask or the UNet's weights; `path` is without suffix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if implanted.mask is not None:
-        save_mask(implanted.mask, Path(f"{path}.safetensors"), "overwrite")
-    elif implanted.own_weights is None:
-        save_file(dict(implanted.pipeline.unet.state_dict()), f"{path}.unet.safetensors")
-
-
-def kept_mask(path: Path) -> ConceptMask | None:
-    """A mask that was kept."""
-    file = Path(f"{path}.safetensors")
-    return load_mask(file) if file.is_file() else None
-
-
-def kept_weights(path: Path) -> dict[str, torch.Tensor] | None:
-    """Weights of a UNet that were kept."""
-    file = Path(f"{path}.unet.safetensors")
-    return load_file(file) if file.is_file() else None

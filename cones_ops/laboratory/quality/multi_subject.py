@@ -8,43 +8,43 @@ collages of the subjects (`references.together`); nothing else has ever seen two
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...masks.concept_mask import ConceptMask, Where, intersection
 from ...search.joint import TuneResult, UnionModel, tune_concept_masks, tuning
 from ...toy_world.bundle import ToyPipeline
 from ...toy_world.subjects import Subject
 from .. import baselines, measure
-from ..judge import Judge
 from ..measure import Measuring
 from ..references import Captioned, together
 from ..sampling import examples, model_of
-from .baselines import KV_RATE
+from .baselines import KV_RATE, lora_weights
 from .inputs import Implanted, MethodInputs
 from .measures import Figures, figure, measuring, shares
+from .searches import default_mask
 
 
 @dataclass(frozen=True)
 class SubjectGroup:
-    """Several subjects, the inputs of each, and what single cells left of each."""
+    """Several subjects of one world and seed."""
 
-    judge: Judge
-    subjects: tuple[Subject, ...]
-    inputs: tuple[MethodInputs, ...]  # by subject; of one pipeline, seed and budget
-    mask_of: Callable[[Subject, Where], ConceptMask]  # the default search's
-    weights_of: Callable[[Subject, str], dict[str, Tensor]]  # the UNet after another method
+    inputs: tuple[MethodInputs, ...]
 
     @property
     def pipeline(self) -> ToyPipeline:
         """The untouched pipeline."""
         return self.inputs[0].pipeline
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """The subjects themselves."""
+        return tuple(inputs.subject for inputs in self.inputs)
 
     @property
     def rotations(self) -> list[tuple[Subject, ...]]:
@@ -53,7 +53,8 @@ class SubjectGroup:
 
     def measuring(self, pipeline: ToyPipeline) -> Measuring:
         """How this group's pictures are sampled."""
-        return measuring(Implanted(pipeline), self.judge, self.inputs[0].budget, self.inputs[0].seed)
+        world = self.inputs[0].world
+        return measuring(Implanted(pipeline), world.judge, world.budget, self.inputs[0].seed)
 
     def measured(self, pipeline: ToyPipeline, masks: Sequence[ConceptMask] = ()) -> Figures:
         """`alone` and `all` with everything loaded."""
@@ -83,7 +84,7 @@ def oracle(group: SubjectGroup) -> Figures:
 
 def union(where: Where, group: SubjectGroup) -> Figures:
     """Masks found apart, loaded together; and how much any two of them have in common."""
-    masks = [group.mask_of(subject, where) for subject in group.subjects]
+    masks = [default_mask(inputs, where) for inputs in group.inputs]
     return {**group.measured(group.pipeline, masks), **overlap(masks)}
 
 
@@ -109,7 +110,7 @@ def tuned(where: Where, group: SubjectGroup) -> Figures:
 
 def tune(where: Where, group: SubjectGroup) -> TuneResult:
     """Joint steps from masks that were found apart, with collages of the subjects."""
-    masks, budget = [group.mask_of(subject, where) for subject in group.subjects], group.inputs[0].budget
+    masks, budget = [default_mask(inputs, where) for inputs in group.inputs], group.inputs[0].world.budget
     settings = replace(tuning(group.inputs[0].seed), steps=budget.joint_steps, batch=budget.batch)
     words = [(subject.identifier, subject.class_word) for subject in group.subjects] if where == "own tokens" else []
     make = partial(examples, group.pipeline, concepts=words)
@@ -146,8 +147,8 @@ def lora_union(group: SubjectGroup) -> Figures:
     unet: Any = copy.deepcopy(group.pipeline.unet)
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     after = {name: value.clone() for name, value in before.items()}
-    for subject in group.subjects:
-        for name, value in group.weights_of(subject, "lora").items():
+    for inputs in group.inputs:
+        for name, value in lora_weights(inputs).items():
             after[name] += value - before[name]
     unet.load_state_dict(after)
     return group.measured(replace(group.pipeline, unet=unet))

@@ -18,8 +18,9 @@ from ...toy_world.bundle import load_pipeline
 from ..demo.report import versions
 from ..judge import load_judge
 from .budget import FULL, Budget
-from .cells import World, plan, run_cell
+from .cells import plan, run_cell
 from .grid import draw_grid
+from .inputs import World
 from .summary import summary
 
 SMOKE_CELLS = r"(single/.*/hta/0|single/learned/own tokens/bnk/0|several/(oracle|union|tuned)/.*/hta\+bnk/0)$"
