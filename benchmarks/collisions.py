@@ -26,10 +26,8 @@ from scipy.stats import spearmanr
 from cones_ops.laboratory.demo.report import versions
 from cones_ops.laboratory.judge import load_judge
 from cones_ops.laboratory.measure import all_shown, measure, subject_shown
-from cones_ops.laboratory.quality.budget import FULL
 from cones_ops.laboratory.quality.cells import SEEDS, UNTOUCHED
-from cones_ops.laboratory.quality.inputs import Implanted
-from cones_ops.laboratory.quality.measures import measuring
+from cones_ops.laboratory.quality.inputs import FULL, World
 from cones_ops.masks.concept_mask import ConceptMask, intersection
 from cones_ops.masks.mask_file import load_mask
 from cones_ops.toy_world.bundle import load_pipeline
@@ -79,7 +77,7 @@ def compared(where: str, *pair: SubjectMask) -> dict[str, Any]:
 
 def sampled(folder: Path) -> Iterator[dict[str, Any]]:
     """Every pair, compared, and the shares of its pictures that show what was asked."""
-    sampler = measuring(Implanted(load_pipeline()), load_judge(), FULL, seed=0)
+    sampler = World(load_pipeline(), load_judge(), FULL, folder).measuring(seed=0)
     for where in WHERES:
         masks = load_masks(folder, where)
         single = {

@@ -27,7 +27,8 @@ def quality(options: argparse.Namespace) -> None:
       cones bench quality --only learned --json quality.jsonl --markdown quality.md
     """
     from ..laboratory.quality import run as bench
-    from ..laboratory.quality.budget import budget_of
+    from ..laboratory.quality.grid import draw_grid
+    from ..laboratory.quality.inputs import budget_of
     from ..laboratory.quality.summary import markdown, summary
 
     names = bench.names_of(options.only, options.smoke)
@@ -43,7 +44,7 @@ def quality(options: argparse.Namespace) -> None:
     cells = bench.collect(options.out)
     figures = summary(cells)
     if options.grid is not None:
-        bench.draw(options.out, options.grid, budget)
+        draw_grid(options.out, options.grid, budget)
     if options.json is not None:
         bench.write_results(options.json, cells)
     if options.markdown is not None:

@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..laboratory.dreambench import plan, read_protocol, scores
+from ..laboratory.dreambench import plan, scores
 from ..laboratory.dreambench.cells import load, run_cell
+from ..laboratory.dreambench.protocol import read_protocol
 from ..search.settings import recommended
 from .options import add_command
 
@@ -39,11 +40,8 @@ def dreambench(options: argparse.Namespace) -> None:
             assert bench is not None
             cells[file] = {**run_cell(bench, group, texts, file.with_suffix("")), "settings": settings}
             plan.write(file, cells[file])
-            print(
-                f"{file.stem} {json.dumps({name: cells[file][name] for name in scores.SCORES})}",
-                file=sys.stderr,
-                flush=True,
-            )
+            means = {name: cells[file][name] for name in scores.SCORES}
+            print(f"{file.stem} {json.dumps(means)}", file=sys.stderr, flush=True)
     results = [cells[file] for _, _, file in todo]
     source = "our wording" if options.pairs else protocol.source
     report = {"prompts_from": source, "settings": settings, "summary": scores.summary(results)}

@@ -10,8 +10,9 @@ import torch
 
 from cones_ops.errors import ConesError
 from cones_ops.laboratory.averages import mean_with_error
-from cones_ops.laboratory.dreambench import DreamBenchSubject, protocol, read_pairs, read_protocol, scores
+from cones_ops.laboratory.dreambench import protocol, scores
 from cones_ops.laboratory.dreambench.prompts import LIVE_PROMPTS, OBJECT_PROMPTS, PAIR_PROMPTS
+from cones_ops.laboratory.dreambench.protocol import DreamBenchSubject, read_pairs, read_protocol
 
 PUBLISHED = """Classes
 

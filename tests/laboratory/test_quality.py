@@ -18,9 +18,8 @@ from cones_ops import cli
 from cones_ops.errors import ConesError
 from cones_ops.laboratory.judge import Judge, Reading
 from cones_ops.laboratory.quality import run
-from cones_ops.laboratory.quality.budget import Budget, budget_of
 from cones_ops.laboratory.quality.cells import CHOOSING, SEEDS, UNTOUCHED, plan, run_cell
-from cones_ops.laboratory.quality.inputs import World
+from cones_ops.laboratory.quality.inputs import Budget, World, budget_of
 from cones_ops.laboratory.quality.measures import Figures, look
 from cones_ops.laboratory.quality.summary import markdown, ratio, summary
 from cones_ops.toy_world.bundle import random_pipeline

@@ -28,7 +28,7 @@ from ...toy_world.bundle import ToyPipeline
 from ...toy_world.subjects import Subject, subject_named
 from ..baselines import FineTuning, class_examples, fine_tune, subject_examples
 from ..judge import Judge
-from ..measure import Measured, Measuring, all_described, all_shown, class_leak, measure, measure_subject, subject_shown
+from ..measure import Measuring, all_described, all_shown, class_leak, measure, measure_subject, subject_shown
 from ..picture_grid import GridRow, save_grid
 from ..progress import steps_on
 from ..references import Captioned, references, together
@@ -107,7 +107,8 @@ def run(pipeline: ToyPipeline, judge: Judge, out: Path, settings: DemoSettings =
     tuned = _tune(demo, subjects, masks["own tokens"])
     pairs["own tokens, tuned together"] = _pair(demo, subjects, tuned, "tuned together")
     pictures = {where: [_pictures(demo, subject, where)[0] for subject in subjects] for where in WHERES}
-    full_caption = _full_caption(demo, subjects)
+    with demo.measuring("full captions", 1) as measuring:
+        full_caption = measure(measuring, all_described, subjects)
     control = _control(demo, subjects[0])
     results = DemoResults(subjects, pictures, untouched, concepts, pairs, full_caption, control)
     rows = grid_rows(results)
@@ -186,11 +187,6 @@ def _pair(demo: Demo, subjects: Sequence[Subject], masks: Sequence[ConceptMask],
         first, second = (measure(measuring, subject_shown, subject, shut) for subject in subjects)
         both = measure(measuring, all_shown, subjects, shut)
         return {"first_alone": first, "second_alone": second, "both": both}
-
-
-def _full_caption(demo: Demo, subjects: Sequence[Subject]) -> Measured:
-    with demo.measuring("full captions", 1) as measuring:
-        return measure(measuring, all_described, subjects)
 
 
 def _control(demo: Demo, subject: Subject) -> ByMeasure:

@@ -3,9 +3,3 @@
 `protocol` reads a folder of subjects, `prompts` holds our own wording of the prompts, `scores` is the arithmetic.
 `plan` lists the cells of a run, `cells` makes them with a model and the two `judges`, DINO and CLIP.
 """
-
-from __future__ import annotations
-
-from .protocol import DreamBenchProtocol, DreamBenchSubject, read_pairs, read_protocol
-
-__all__ = ["DreamBenchProtocol", "DreamBenchSubject", "read_pairs", "read_protocol"]

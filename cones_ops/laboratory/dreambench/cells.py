@@ -24,7 +24,8 @@ from ...masks.concept_mask import ConceptMask
 from ...masks.mask_file import load_mask, save_mask
 from ...search.settings import recommended
 from ..progress import steps_on
-from . import DreamBenchSubject, judges, scores
+from . import judges, scores
+from .protocol import DreamBenchSubject
 
 CellSubjects = tuple[DreamBenchSubject, ...]  # one subject, or two to a picture
 

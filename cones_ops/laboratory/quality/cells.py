@@ -19,7 +19,7 @@ from ...errors import ConesError
 from ...masks.concept_mask import Where
 from ...toy_world.subjects import SUBJECTS, Subject, subject_named
 from . import baselines, measures, multi_subject, searches
-from .inputs import BenchmarkMethod, Implanted, World, inputs_of
+from .inputs import BenchmarkMethod, World, inputs_of
 from .searches import searched
 
 CHOOSING, UNTOUCHED = SUBJECTS[:4], SUBJECTS[4:]
@@ -85,7 +85,7 @@ def _unseen(world: World, subject: Subject) -> measures.Unseen:
 
 @cache
 def _unrelated(world: World, seed: int) -> Tensor:
-    return measures.unrelated(measures.measuring(Implanted(world.pipeline), world.judge, world.budget, seed))
+    return measures.unrelated(world.measuring(seed))
 
 
 def plan() -> list[str]:
@@ -148,9 +148,8 @@ def run_cell(world: World, name: str) -> dict[str, Any]:
         inputs = inputs_of(world, subjects[0], seed)
         implanted = method_named(method, where)(inputs)
         settings = implanted.settings
-        measuring = measures.measuring(implanted, world.judge, world.budget, seed)
-        new, plain = _unseen(world, subjects[0]), _unrelated(world, seed)
-        figures = measures.single(implanted, subjects[0], measuring, new, plain)
+        unseen, unrelated = _unseen(world, subjects[0]), _unrelated(world, seed)
+        figures = measures.single(implanted, subjects[0], world.measuring(seed, implanted), unseen, unrelated)
     elif kind == "several" and f"{method}/{where}" in SEVERAL:
         figures = SEVERAL[f"{method}/{where}"](group_of(world, subjects, seed))
     else:

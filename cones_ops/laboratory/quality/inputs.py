@@ -1,24 +1,51 @@
-"""What every method of the table gets, what it leaves behind, and what is kept for cells of several subjects."""
+"""What every method of the table gets (the same steps and pictures), what it leaves behind, and what is kept of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from ...errors import ConesError
 from ...masks.concept_mask import ConceptMask
 from ...search.objective import Examples
 from ...toy_world.bundle import ToyPipeline
 from ...toy_world.subjects import Subject
 from .. import baselines
 from ..judge import Judge
+from ..measure import Measuring
 from ..references import Captioned, class_references, references
 from ..sampling import OwnWeights, examples, model_of
-from .budget import Budget
 
 HALF = 2  # bytes of a number in fp16, as other methods' files hold it
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Of one run of the benchmark; every cell records its own."""
+
+    steps: int = 300  # of every search and fine-tune
+    batch: int = 8  # rows of each term in a step
+    beside: int = 24  # collages of the subject with another thing, beside 4 pictures of it alone
+    class_pictures: int = 8  # of the class alone in the prior, and as many collages as the subject has
+    joint_steps: int = 200  # of tuning masks together
+    samples: int = 16  # pictures per figure
+    sampling_steps: int = 20
+    held_out: int = 96  # paired draws of the subject's term, half as many of the prior's
+
+
+FULL = Budget()
+SMOKE = Budget(steps=40, batch=4, beside=4, class_pictures=4, joint_steps=30, samples=4, sampling_steps=10, held_out=16)
+
+
+def budget_of(smoke: bool = False, beside: int | None = None) -> Budget:
+    """The full run's budget or the smoke run's, maybe with another number of collages; ConesError below 0."""
+    budget = SMOKE if smoke else FULL
+    if beside is not None and beside < 0:
+        raise ConesError(f"{beside} collages beside each subject; give 0 or more")
+    return budget if beside is None else replace(budget, beside=beside)
 
 
 @dataclass(frozen=True)
@@ -42,6 +69,13 @@ class World:
     judge: Judge
     budget: Budget
     folder: Path
+
+    def measuring(self, seed: int, implanted: Implanted | None = None) -> Measuring:
+        """How cells sample a method's model, or the untouched one; other seeds of a cell have other noise."""
+        pipeline = implanted.pipeline if implanted else self.pipeline
+        own_weights = implanted.own_weights if implanted else None
+        samples, steps = self.budget.samples, self.budget.sampling_steps
+        return Measuring(pipeline, self.judge, samples, steps, 1000 * (seed + 1), own_weights=own_weights)
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,12 @@ from ...toy_world.subjects import Subject
 from ...toy_world.world import Thing
 from .. import measure
 from ..averages import Average, mean_with_error
-from ..judge import Judge, Reading
+from ..judge import Reading
 from ..measure import Measured, Measuring
 from ..references import Captioned, class_references, references
 from ..sampling import examples, model_of
 from ..scenes import random_scene
-from .budget import Budget
-from .inputs import Implanted
+from .inputs import Budget, Implanted
 
 Figures = dict[str, Average]
 UNSEEN = 7_000  # seed of the held-out drawings
@@ -55,18 +54,6 @@ def unseen(base: ToyPipeline, subject: Subject, budget: Budget) -> Unseen:
     return {
         name: (pictures, losses(Implanted(base), subject, pictures, count)) for name, (pictures, count) in terms.items()
     }
-
-
-def measuring(implanted: Implanted, judge: Judge, budget: Budget, seed: int) -> Measuring:
-    """How cells sample: other seeds of a cell have other noise."""
-    return Measuring(
-        implanted.pipeline,
-        judge,
-        budget.samples,
-        budget.sampling_steps,
-        first_seed=1000 * (seed + 1),
-        own_weights=implanted.own_weights,
-    )
 
 
 def single(implanted: Implanted, subject: Subject, measuring: Measuring, unseen: Unseen, plain: Tensor) -> Figures:

@@ -21,12 +21,11 @@ from ...search.joint import TuneResult, UnionModel, tune_concept_masks, tuning
 from ...toy_world.bundle import ToyPipeline
 from ...toy_world.subjects import Subject
 from .. import baselines, measure
-from ..measure import Measuring
 from ..references import Captioned, together
 from ..sampling import examples, model_of
 from .baselines import KV_RATE, lora_weights
-from .inputs import Implanted, MethodInputs
-from .measures import Figures, figure, measuring, shares
+from .inputs import MethodInputs
+from .measures import Figures, figure, shares
 from .searches import default_mask
 
 
@@ -51,14 +50,9 @@ class SubjectGroup:
         """The subjects in every order in which each comes first once."""
         return [self.subjects[k:] + self.subjects[:k] for k in range(len(self.subjects))]
 
-    def measuring(self, pipeline: ToyPipeline) -> Measuring:
-        """How this group's pictures are sampled."""
-        world = self.inputs[0].world
-        return measuring(Implanted(pipeline), world.judge, world.budget, self.inputs[0].seed)
-
     def measured(self, pipeline: ToyPipeline, masks: Sequence[ConceptMask] = ()) -> Figures:
         """`alone` and `all` with everything loaded."""
-        sampler = self.measuring(pipeline)
+        sampler = replace(self.inputs[0].world.measuring(self.inputs[0].seed), pipeline=pipeline)
         shut = [(mask, 1.0) for mask in masks]
         alone = [measure.measure(sampler, measure.subject_shown, subject, shut) for subject in self.subjects]
         every = [measure.measure(sampler, measure.all_shown, order, shut) for order in self.rotations]
@@ -77,7 +71,7 @@ class SubjectGroup:
 
 def oracle(group: SubjectGroup) -> Figures:
     """The untouched model with every attribute in words: what it can draw at all."""
-    described = partial(measure.measure, group.measuring(group.pipeline), measure.all_described)
+    described = partial(measure.measure, group.inputs[0].world.measuring(group.inputs[0].seed), measure.all_described)
     alone = [described((subject,)) for subject in group.subjects]
     return shares({"alone": alone, "all": [described(order) for order in group.rotations]})
 

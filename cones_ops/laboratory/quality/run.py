@@ -17,10 +17,8 @@ from ...errors import ConesError
 from ...toy_world.bundle import load_pipeline
 from ..demo.report import versions
 from ..judge import load_judge
-from .budget import FULL, Budget
 from .cells import plan, run_cell
-from .grid import draw_grid
-from .inputs import World
+from .inputs import FULL, Budget, World
 from .summary import summary
 
 SMOKE_CELLS = r"(single/.*/hta/0|single/learned/own tokens/bnk/0|several/(oracle|union|tuned)/.*/hta\+bnk/0)$"
@@ -60,11 +58,6 @@ def _check_budget(file: Path, budget: Budget) -> None:
         f"{key} {made.get(key)} (now {value})" for key, value in asdict(budget).items() if made.get(key) != value
     ]:
         raise ConesError(f"{file} was made with {', '.join(other)}; choose another folder (--out) or make it --again")
-
-
-def draw(folder: Path, path: Path, budget: Budget = FULL) -> None:
-    """The picture grid (grid.py) of a folder's masks."""
-    draw_grid(World(load_pipeline(), load_judge(), budget, folder), path)
 
 
 def run_in_processes(processes: int, *arguments: Any) -> None:
