@@ -13,6 +13,8 @@ LONGEST = 200  # letters of a name in a message
 class ConesError(ValueError):
     """Something the user can put right: a wrong file, a wrong model, settings that do not fit."""
 
+    __module__ = "cones_ops"  # hosts show it before the name, and would show the folder in which they found this pack
+
 
 def listed(names: Iterable[str], most: int = 5) -> str:
     """Up to `most` names, sorted, then the total: "a, b, c, d, e, ... (12 in all)"."""

@@ -19,7 +19,7 @@ from .host.files.model_info import base_facts
 from .host.search.example_inputs import joined_latents, joined_prompts, only
 from .host.search.find import SearchInputs, search
 from .host.search.progress import SearchProgress
-from .inputs import ALIASES, CATEGORY, WHERES, ConceptMaskSocket, as_image, preview, training_inputs, where_input
+from .inputs import ALIASES, CATEGORY, WHERES, ConceptMaskSocket, as_image, drawn, preview, training_inputs, where_input
 
 
 class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
@@ -145,7 +145,8 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
             progress.expect,
             base_facts(choice.model, latents),
         )
-        figure, summary = density_figure(result), summary_text(result)
+        figure, trouble = drawn(lambda: density_figure(result))
+        summary = "\n\n".join(filter(None, (summary_text(result), trouble)))
         progress.finish(figure)
         curve = as_image(figure)
         report = f"{summary}\n\n{layer_table(result.mask)}"

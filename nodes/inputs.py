@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -12,6 +13,8 @@ from comfy_api.latest import io, ui
 from ..cones_ops.errors import ConesError
 from ..cones_ops.masks.concept_mask import ConceptMask, Where
 from .host.files.folders import FOLDER, wanted_path
+
+log = logging.getLogger("cones")
 
 WHERES: tuple[Where, ...] = get_args(Where)[::-1]  # own tokens first: what users should try first
 ConceptMaskSocket = io.Custom("CONES_CONCEPT_MASK")  # a ConceptMask: plain data, CPU tensors and strings
@@ -112,14 +115,24 @@ def check_file_name(name: str | None, folder: str = FOLDER) -> bool | str:
     return True
 
 
+def drawn(draw: Callable[[], np.ndarray]) -> tuple[np.ndarray, str]:
+    """(a figure (H, W, 3) uint8 of a finished result, ""), or (an empty one, why): the result is never lost with it."""
+    try:
+        return draw(), ""
+    except Exception as error:  # whatever a broken library raises
+        log.warning("a figure is empty: %s", error)
+        return np.full((400, 640, 3), 255, np.uint8), f"no figure: {error}"
+
+
 def as_image(figure: np.ndarray) -> torch.Tensor:
     """(H, W, 3) uint8 as an IMAGE (1, H, W, 3)."""
     return torch.from_numpy(figure).float().div(255)[None]
 
 
 def as_pixels(images: torch.Tensor) -> np.ndarray:
-    """An IMAGE (n, H, W, 3 or 4) as (n, H, W, 3) uint8."""
-    pixels: np.ndarray = images[..., :3].detach().cpu().float().clamp(0, 1).mul(255).round().byte().numpy()
+    """An IMAGE (n, H, W, channels) as (n, H, W, 3) uint8: grey where there are fewer than 3 channels."""
+    colours = images[..., :3] if images.shape[-1] >= 3 else images[..., :1].expand(*images.shape[:-1], 3)
+    pixels: np.ndarray = colours.detach().cpu().float().nan_to_num().clamp(0, 1).mul(255).round().byte().numpy()
     return pixels
 
 

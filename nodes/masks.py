@@ -8,10 +8,12 @@ from comfy_api.latest import io, ui
 
 from ..cones_ops.errors import ConesError
 from ..cones_ops.masks.concept_mask import ConceptMask, difference, intersection, union
-from ..cones_ops.masks.mask_file import load_mask, read_mask_metadata, save_mask
-from .host.files.folders import FOLDER, mask_names, name_of, path_of, save_path
+from ..cones_ops.masks.mask_file import load_mask, read_mask_metadata
+from .host.files.folders import FOLDER, mask_names, path_of
+from .host.files.save_mask import keep_mask
+from .host.notices import warn
 from .inputs import ALIASES, CATEGORY, ConceptMaskSocket, check_file_name, connected_masks, file_inputs, mask_inputs
-from .pictures import covers
+from .pictures import safe_covers
 
 OPERATIONS = {"union": union, "intersection": intersection, "difference": difference}
 
@@ -52,15 +54,17 @@ class ConesSaveConceptMask(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def execute(cls, concept_mask: ConceptMask, name: str, if_exists: str, cover: Any = None) -> io.NodeOutput:
-        overwrite = if_exists == "overwrite"
         if concept_mask.count == 0:
-            raise ConesError("the concept mask is empty, so there is nothing to save; read the report of its search")
-        beside, inside = (None, None) if cover is None else covers(cover)
-        path = save_mask(
-            concept_mask, save_path(name, overwrite), "overwrite" if overwrite else "number", beside, inside
-        )
-        saved = name_of(path)
-        return io.NodeOutput(concept_mask, saved, ui=ui.PreviewText(f"{saved}: {concept_mask.count} neurons"))
+            raise ConesError(
+                "the concept mask is empty, so there is nothing to save; read the report of its search, or see what "
+                "Combine Concept Masks left of it"
+            )
+        pictures, no_cover = (None, "") if cover is None else safe_covers(cover)
+        saved, trouble = keep_mask(concept_mask, name, if_exists == "overwrite", pictures)
+        report = "\n".join(filter(None, (f"{saved}: {concept_mask.count} neurons", trouble, no_cover)))
+        if trouble or no_cover:
+            warn(report)
+        return io.NodeOutput(concept_mask, saved, ui=ui.PreviewText(report))
 
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool | str:

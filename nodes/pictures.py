@@ -144,8 +144,12 @@ def in_a_row(images: Tensor) -> np.ndarray:
 
 
 def covers(images: Tensor) -> tuple[bytes, bytes]:
-    """(PNG to lie beside a mask's file, small JPEG to go into it) of the first picture of an IMAGE (n, H, W, 3)."""
-    beside = Image.fromarray(as_pixels(images[:1])[0])
+    """(PNG to lie beside a mask's file, small JPEG to go into it) of the first picture of an IMAGE of any shape."""
+    while images.ndim > 3 and len(images):
+        images = images[0]
+    if images.numel() == 0 or images.ndim < 2:
+        raise ConesError(f"a cover of shape {list(images.shape)} holds no picture; connect an IMAGE")
+    beside = Image.fromarray(as_pixels(images if images.ndim == 3 else images[..., None]))
     times = -(-SMALLEST // max(beside.size))
     if times > 1:
         beside = beside.resize((beside.width * times, beside.height * times), Image.Resampling.NEAREST)
@@ -153,6 +157,14 @@ def covers(images: Tensor) -> tuple[bytes, bytes]:
     inside = beside.copy()
     inside.thumbnail((INSIDE, INSIDE), Image.Resampling.LANCZOS)
     return encoded(beside, "PNG"), encoded(inside, "JPEG", quality=85)
+
+
+def safe_covers(images: Tensor) -> tuple[tuple[bytes, bytes] | None, str]:
+    """(`covers`, ""), or (None, why not): a mask is never lost with its cover."""
+    try:
+        return covers(images), ""
+    except Exception as error:  # whatever the picture library raises
+        return None, f"saved without a cover: {error}"
 
 
 def encoded(picture: Image.Image, file_format: str, **options: int) -> bytes:

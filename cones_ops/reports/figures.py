@@ -205,8 +205,14 @@ def _broken(text: str, most: int = 16) -> str:
 
 
 def _figure(height: float, width: float = WIDTH) -> Any:
-    from matplotlib.figure import Figure
-
+    """An empty figure; ConesError where matplotlib is missing or broken, which shows itself in any exception."""
+    try:
+        from matplotlib.figure import Figure
+    except Exception as error:
+        raise ConesError(
+            f"figures are drawn by matplotlib, which cannot be loaded here ({type(error).__name__}: {error}); install "
+            "it with: python -m pip install --upgrade matplotlib"
+        ) from error
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 

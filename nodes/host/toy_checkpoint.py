@@ -49,7 +49,14 @@ class ToyConfig(comfy.supported_models.SD15):  # type: ignore[misc]
 def load_toy_checkpoint(path: Path | None = None) -> tuple[Any, Any, Any]:
     """(MODEL, CLIP, VAE) of the shipped toy world, or of another file of its format."""
     bundle = read_bundle(path)
-    return toy_model(bundle), toy_clip(bundle), toy_vae(bundle)
+    model = toy_model(bundle)
+    model.cached_patcher_init = (reload_toy_model, (path,))  # Train LoRA and hooks let the host load a model once more
+    return model, toy_clip(bundle), toy_vae(bundle)
+
+
+def reload_toy_model(path: Path | None = None, disable_dynamic: bool = False) -> Any:
+    """The same MODEL once more, with weights of its own; it is never a dynamic one."""
+    return toy_model(read_bundle(path))
 
 
 def host_unet_config(config: Mapping[str, Any]) -> dict[str, Any]:

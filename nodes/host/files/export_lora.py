@@ -11,7 +11,7 @@ from ....cones_ops.masks.lora_file import check_exportable, export_text, lora_te
 from ....cones_ops.models.weight_names import weight_and_rows
 from ..apply.apply_masks import check_base, check_fit
 from ..parameters import PREFIX, base_weight, is_quantised, parameter_shapes
-from .folders import name_of, save_path
+from .folders import name_of, wanted_path
 
 FOLDER = "loras"
 
@@ -28,5 +28,5 @@ def export_lora(model: Any, mask: ConceptMask, name: str, overwrite: bool, apply
             "in 16 or 32 bit, or use Apply Concept Masks, which is exact for quantised weights too"
         )
     tensors = lora_tensors(mask, lambda weight: base_weight(model, PREFIX + weight))
-    path: Path = save_lora(mask, tensors, save_path(name, overwrite, FOLDER), "overwrite" if overwrite else "number")
+    path: Path = save_lora(mask, tensors, wanted_path(name, FOLDER), "overwrite" if overwrite else "number")
     return name_of(path, FOLDER), export_text(mask, path)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from io import BytesIO
 
 import numpy as np
+import pytest
 import torch
 from cones_concept_neurons.cones_ops.masks.mask_file import read_mask_metadata
+from cones_concept_neurons.cones_ops.reports.figures import density_figure
+from cones_concept_neurons.cones_ops.search.density import DensityCurve
 from cones_concept_neurons.nodes.host.files.model_info import base_facts
-from cones_concept_neurons.nodes.pictures import BESIDE, INSIDE, covers
+from cones_concept_neurons.nodes.inputs import drawn
+from cones_concept_neurons.nodes.pictures import BESIDE, INSIDE, covers, safe_covers
 from PIL import Image
 from support.prompts import node
 from support.small_models import small_model, small_unet
+
+COVERS = [(1, 8, 9, 1), (1, 8, 9, 2), (8, 9), (8, 9, 3), (1, 2, 8, 9, 3), (2, 8, 9, 4)]
 
 
 def test_large_pictures_shrink_and_small_ones_are_enlarged():
@@ -22,6 +29,27 @@ def test_large_pictures_shrink_and_small_ones_are_enlarged():
     assert png.size == (256, 256) and jpeg.size == (INSIDE, INSIDE)
     assert np.array_equal(np.asarray(png)[::4, ::4], small[0].mul(255).round().byte().numpy())
     assert Image.open(BytesIO(covers(torch.rand(1, 80, 80, 1).expand(-1, -1, -1, 4))[0])).mode == "RGB"
+
+
+@pytest.mark.parametrize("shape", COVERS, ids=str)
+def test_covers_of_any_shape(shape):
+    png = Image.open(BytesIO(covers(torch.full(shape, 0.5))[0]))
+    assert png.mode == "RGB" and png.size == (9 * 29, 8 * 29) and png.getpixel((0, 0)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 9, 3), (1, 0, 9, 3)], ids=str)
+def test_a_mask_is_saved_without_a_cover_that_fails(shape):
+    pictures, trouble = safe_covers(torch.zeros(shape))
+    assert pictures is None and trouble.startswith("saved without a cover: ")
+    assert safe_covers(torch.full((1, 8, 9, 3), float("nan")))[1] == ""
+
+
+def test_without_matplotlib_a_result_has_an_empty_figure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    curve = DensityCurve((0.0, 0.1), (0, 1), (1.0, 0.5), (0.0, 0.5), (0.0, 0.1), 0.1)
+    figure, trouble = drawn(lambda: density_figure(curve))
+    assert figure.shape == (400, 640, 3) and (figure == 255).all()
+    assert "python -m pip install --upgrade matplotlib" in trouble
 
 
 def test_the_model_library_shows_the_cover(server):

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import folder_paths
 import pytest
+import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
-from cones_concept_neurons.nodes.host.files import folders
+from cones_concept_neurons.cones_ops.masks.concept_mask import ConceptMask
+from cones_concept_neurons.cones_ops.masks.mask_file import load_mask
+from cones_concept_neurons.nodes.host.files import extra_paths, folders
+from cones_concept_neurons.nodes.host.files.save_mask import keep_mask
 
 
 @pytest.fixture
@@ -39,31 +43,86 @@ def test_names_lead_to_files(own):
             folders.path_of(name)
 
 
-@pytest.mark.parametrize("name", ["sks", "sks.safetensors", "people/sks", "people\\sks", " sks "])
+@pytest.mark.parametrize("name", ["sks", "sks.safetensors", "sks.SAFETENSORS", "people/sks", "people\\sks", " sks "])
 def test_saving_stays_in_the_first_folder(own, name):
-    path = folders.save_path(name, overwrite=False)
-    assert path.suffix == ".safetensors" and path.parent.is_dir()
-    assert (own / "models" / "concept_masks").resolve() in path.parents
-    assert folders.name_of(path) == str(Path(*path.parts[len((own / "models" / "concept_masks").resolve().parts) :]))
+    path = folders.wanted_path(name)
+    root = (own / "models" / "concept_masks").resolve()
+    assert path.suffix == ".safetensors" and root in path.parents
+    assert folders.name_of(path) == str(path.relative_to(root)) and not root.exists()
 
 
 @pytest.mark.parametrize("name", ["", " ", "/", "..", "../x", "a/../../x", "/etc/x", "a:b", ".hidden", "x?", "a\nb"])
 def test_names_that_lead_elsewhere_are_refused(own, name):
     with pytest.raises(ConesError, match="cannot be a file name"):
-        folders.save_path(name, overwrite=False)
+        folders.wanted_path(name)
 
 
-def test_a_link_out_of_the_folder_is_refused(own):
-    folders.register()
+@pytest.mark.parametrize("name", ["con", "aux/x", "NUL.x"])
+def test_names_of_windows_devices_are_refused(own, name):
+    with pytest.raises(ConesError, match="cannot be a file name on every system"):
+        folders.wanted_path(name)
+
+
+def test_bytes_count_not_letters(own):
+    assert folders.wanted_path("x" * 238)  # 238 + "-9999" + ".safetensors" = 255 bytes
+    assert folders.wanted_path("\u732b" * 79)  # 3 bytes each: 237
+    for name in ("x" * 239, "\u732b" * 80):
+        with pytest.raises(ConesError, match="bytes; at most 255 fit"):
+            folders.wanted_path(name)
+
+
+def test_a_file_in_place_of_a_folder_is_refused(own):
+    root = own / "models" / "concept_masks"
+    root.mkdir(parents=True)
+    (root / "people").write_bytes(b"")
+    (root / "dog.safetensors").mkdir()
+    with pytest.raises(ConesError, match="people is not a folder"):
+        folders.wanted_path("people/sks")
+    with pytest.raises(ConesError, match="is a folder"):
+        folders.wanted_path("dog")
+
+
+def test_a_linked_subfolder_can_be_saved_to_as_it_can_be_loaded_from(own):
+    (own / "models" / "concept_masks").mkdir(parents=True)
     (own / "models" / "concept_masks" / "out").symlink_to(own / "users")
-    with pytest.raises(ConesError, match="leads out"):
-        folders.save_path("out/x", overwrite=False)
+    path = folders.wanted_path("out/x")
+    path.write_bytes(b"")
+    assert folders.name_of(path) == str(Path("out/x.safetensors"))
+    assert folders.path_of("out/x.safetensors") and (own / "users" / "x.safetensors").is_file()
 
 
-def test_existing_files_are_kept_or_overwritten(own):
-    first = folders.save_path("sks", overwrite=False)
-    first.write_bytes(b"")
-    second = folders.save_path("sks", overwrite=False)
-    second.write_bytes(b"")
-    assert (second.name, folders.save_path("sks", overwrite=False).name) == ("sks-2.safetensors", "sks-3.safetensors")
-    assert folders.save_path("sks", overwrite=True) == first
+def test_names_of_other_systems_lead_to_files(own):
+    (own / "users" / "B.SAFETENSORS").write_bytes(b"")
+    assert folders.path_of("B.SAFETENSORS") == own / "users" / "B.SAFETENSORS"
+    assert folders.path_of("deep\\a.safetensors") == own / "users" / "deep" / "a.safetensors"
+
+
+def test_a_dangling_link_or_a_closed_folder_does_not_stop_the_pack(own):
+    link = own / "models" / "concept_masks"
+    link.parent.mkdir()
+    link.symlink_to(own / "gone")
+    assert "example.safetensors" in folders.mask_names()
+    assert folders.wanted_path("x").parent == own / "gone"  # the folder of a link is made when a mask is saved
+
+
+def test_the_default_of_extra_model_paths_is_saved_to(own, monkeypatch):
+    (own / "paths.yaml").write_text("mine:\n  base_path: .\n  is_default: true\n  concept_masks: users\n")
+    monkeypatch.setattr(extra_paths, "config_files", lambda: [own / "none.yaml", own / "paths.yaml"])
+    monkeypatch.setattr(folders, "default_folder", extra_paths.default_folder.__wrapped__)
+    assert folders.wanted_path("sks").parent == (own / "users").resolve()
+    assert folder_paths.get_folder_paths(folders.FOLDER)[0] == str(own / "users")
+
+
+def test_a_mask_is_kept_elsewhere_when_its_name_or_folder_fails(own, tmp_path, monkeypatch):
+    mask = ConceptMask({"a.weight": torch.tensor([1])}, {"a.weight": (2, 2)}, identifier="sks", class_word="star")
+    assert keep_mask(mask, "first", False) == ("first.safetensors", "")
+    assert keep_mask(mask, "first", False) == ("first-2.safetensors", "")
+    assert keep_mask(mask, "first", True) == ("first.safetensors", "")
+    name, trouble = keep_mask(mask, "x" * 300, False)
+    assert name == "sks-star.safetensors" and "at most 255" in trouble and "kept as sks-star" in trouble
+    monkeypatch.setattr(folder_paths, "models_dir", str(own / "users" / "a.png" / "models"))
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, folders.FOLDER, ([], set()))
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
+    name, trouble = keep_mask(mask, "second", False)
+    assert name == str(tmp_path / "output" / "sks-star.safetensors") and "is not a folder" in trouble
+    assert load_mask(name).count == 1

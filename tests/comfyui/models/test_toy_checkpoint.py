@@ -99,3 +99,18 @@ def test_widths_the_host_cannot_build_are_refused(pipeline):
     config = {**pipeline.unet.config, "block_out_channels": [96, 160]}
     with pytest.raises(ConesError, match="multiples"):
         host_unet_config(config)
+
+
+def test_the_host_can_load_the_model_once_more(checkpoint, path):
+    """Train LoRA and hooks ask for it on hosts whose models are dynamic."""
+    reload, arguments = checkpoint[0].cached_patcher_init
+    other = reload(*arguments, disable_dynamic=True)
+    assert arguments == (path,) and other.model is not checkpoint[0].model
+    pairs = zip(other.model.parameters(), checkpoint[0].model.parameters(), strict=True)
+    assert all(torch.equal(weight, before) for weight, before in pairs)
+
+
+def test_the_host_shows_the_short_name_of_our_error():
+    import execution
+
+    assert execution.full_type_name(ConesError) == "cones_ops.ConesError"
