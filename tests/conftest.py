@@ -1,7 +1,7 @@
 """One set-up for every test, with or without a ComfyUI host, under `pytest` and `python -m pytest`.
 
-tests/support holds what several test files share; they import it as `support.<module>`. Tests below tests/comfyui and
-tests/browser need a host (support/host.py) and skip without one.
+tests/support holds what several test files share; they import it as `support.<module>`. Tests below tests/comfyui,
+tests/browser and tests/newer_hosts/with_host need a host (support/host.py) and skip without one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ load_pack()
 hypothesis.settings.register_profile("cones", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("cones")
 
-HOST_FOLDERS = (TESTS / "comfyui", TESTS / "browser")
+HOST_FOLDERS = (TESTS / "comfyui", TESTS / "browser", TESTS / "newer_hosts" / "with_host")
 SERVER_FIXTURES = {"server", "start_server", "browser"}
 StartServer = Callable[..., AbstractContextManager[Any]]
 

@@ -138,6 +138,15 @@ def test_workflows_of_the_repository() -> None:
     assert f"v{floor}" in checks
 
 
+def test_the_newest_host_is_tested_every_week() -> None:
+    text = (ROOT / ".github" / "workflows" / "newest-host.yml").read_text(encoding="utf-8")
+    assert re.search(r'cron: "\d+ \d+ \* \* [0-6]"', text) and "workflow_dispatch:" in text
+    assert "repository: Comfy-Org/ComfyUI" in text and "ref: master" in text
+    for tests in ("-m newer_hosts", "tests/comfyui"):
+        assert f"uv run --no-sync python -m pytest {tests}\n" in text
+    assert not re.search(r"continue-on-error|\|\| true|--exitfirst|if: failure", text)
+
+
 def test_the_readme_has_the_commands_that_others_rely_on() -> None:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert {"pip install uv && uv run cones demo", "uv run pytest"} <= {*lines}

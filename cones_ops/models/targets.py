@@ -9,7 +9,7 @@ targets of their own, named after their rows: `layers.0.attention.qkv.weight[64:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -27,41 +27,66 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
+class TextLayout:
+    """How the text lies in a layer's input: at which end, among further tokens or alone, all prompts in one row."""
+
+    at: TextAt = "start"
+    further: bool = False
+    one_row: bool = False
+
+
+ALONE, FIRST, LAST = TextLayout(), TextLayout(further=True), TextLayout("end", further=True)
+
+
+@dataclass(frozen=True)
 class Rule:
     """pattern: of a weight's name without `.weight`, with a group "k" or "v" where it is one of them alone.
 
     layout: "one" (the whole weight is K or V), "kv" and "qkv" (in this order; grouped queries too), "qkv first"
-    (further rows after them). text_at: where the text stands in the layer's input; None where it cannot be told.
+    (further rows after them). text: how the text lies in the layer's input; None where that is not known.
+    unless: weights of the same block with which the rule does not fit.
     """
 
     pattern: str
     kind: Kind
     layout: Literal["one", "kv", "qkv", "qkv first"] = "one"
-    text_at: TextAt | None = None
+    text: TextLayout | None = None
+    unless: tuple[str, ...] = ()
 
 
 # the first that fits a name is its rule
 RULES = (
     Rule(r"single_stream_blocks\.\d+\.block\.attn1\.to_(?P<one>[kv])", "joint"),
     Rule(r"attn1\.to_(?P<one>[kv])_t", "text"),
-    Rule(r"attn2\.to_(?P<one>[kv])", "text", text_at="start"),
-    Rule(r"attn\.add_(?P<one>[kv])_proj", "text", text_at="start"),
-    Rule(r"cross_attn\.(?P<one>[kv])(?:_proj)?", "text", text_at="start"),
-    Rule(r"cross_attn\.kv_linear|attn2\.kv_proj", "text", "kv", "start"),
-    Rule(r"context_block\.attn\.qkv|txt_attn\.qkv", "text", "qkv", "start"),
-    Rule(r"double_layers\.\d+\.attn\.w1(?P<one>[kv])", "text", text_at="end"),  # after tokens of its own
-    Rule(r"layers\.\d+\.attention\.qkv", "joint", "qkv", "start"),
+    Rule(r"attn2\.to_(?P<one>[kv])", "text", text=ALONE),
+    Rule(r"attn\.add_(?P<one>[kv])_proj", "text", text=ALONE),
+    Rule(r"cross_attn\.(?P<one>[kv])(?:_proj)?", "text", text=ALONE),
+    Rule(r"cross_attn\.kv_linear", "text", "kv", TextLayout(one_row=True)),
+    Rule(r"attn2\.kv_proj", "text", "kv", FIRST),  # before the text of another encoder
+    Rule(r"context_block\.attn\.qkv|txt_attn\.qkv|attn\.txt_attn_qkv", "text", "qkv", ALONE),
+    Rule(r"double_layers\.\d+\.attn\.w1(?P<one>[kv])", "text", text=LAST),  # after tokens of its own
+    Rule(r"layers\.\d+\.attention\.qkv", "joint", "qkv", FIRST),
+    Rule(r"layers\.\d+\.self_attention\.to_(?P<one>[kv])", "joint", text=LAST),
+    Rule(r"blocks\.\d+\.attn\.w(?P<one>[kv])", "joint", text=FIRST),
+    Rule(
+        r"transformer_blocks\.\d+\.attn\.to_(?P<one>[kv])",  # the picture's half where the text has layers of its own
+        "joint",
+        text=FIRST,
+        unless=("attn.add_k_proj", "cross_attn.to_k", "cross_attn.add_k_proj", "attn2.to_k"),
+    ),
     Rule(r"single_blocks\.\d+\.linear1", "joint", "qkv first"),
     Rule(r"single_layers\.\d+\.attn\.w1(?P<one>[kv])", "joint"),
     Rule(r"attn1\.to_(?P<one>[kv])|attn\.to_(?P<two>[kv])|self_attn\.(?P<three>[kv])(?:_proj)?", "self"),
     Rule(r"double_layers\.\d+\.attn\.w2(?P<one>[kv])", "self"),
     Rule(
-        r"x_block\.attn2?\.qkv|img_attn\.qkv|blocks\.\d+\.attn\.qkv|attn1\.Wqkv|self_attn\.qkv|(?:noise|context)_refiner\.\d+\.attention\.qkv",
+        r"x_block\.attn2?\.qkv|img_attn\.qkv|attn\.img_attn_qkv|blocks\.\d+\.attn\.qkv|attn1\.Wqkv|self_attn\.qkv|"
+        r"(?:noise|context)_refiner\.\d+\.attention\.qkv",
         "self",
         "qkv",
     ),
 )
 _COMPILED = tuple((re.compile(rf"(?:.*\.)?(?:{rule.pattern})"), rule) for rule in RULES)
+_PROJECTION = re.compile(r"(?:qkv|to_k|to_key|k_proj|wk|kv|to_qkv)(?:_\w+)?\.weight$")
 _OUT = ("out", "proj", "out_proj")  # what follows the attention: its input is as wide as Q
 
 
@@ -75,11 +100,20 @@ class Target:
     kind: Kind
 
 
+def own_tokens_at(name: str, names: Container[str] = ()) -> TextAt | None:
+    """Where the text's tokens stand in what a target reads; None if it has no tokens to tell apart.
+
+    names: of the model's weights; without them a name that depends on others counts as one that reads the text.
+    """
+    match = _rule(weight_and_rows(name)[0], names)
+    return match[1].text.at if match and match[1].text else None
+
+
 @cache
-def own_tokens_at(name: str) -> TextAt | None:
-    """Where the text's tokens stand in what a target reads, by its name; None if it has no tokens to tell apart."""
+def text_layout(name: str) -> TextLayout | None:
+    """How the text lies in what a target with own tokens reads, by its name."""
     match = _rule(weight_and_rows(name)[0])
-    return match[1].text_at if match else None
+    return match[1].text if match else None
 
 
 def targets(names_to_shapes: Shapes) -> list[Target]:
@@ -105,24 +139,41 @@ def select_targets(names_to_shapes: Shapes, choice: TargetChoice = "text K+V") -
         kinds = {"text"} if any(t.kind == "text" for t in every) else {"joint"}
     roles = {"text K": "k", "text V": "v"}.get(choice, "kv")
     names = [t.name for t in every if t.kind in kinds and t.role in roles]
-    if not names:
-        seen = f"{len(names_to_shapes)} parameters such as {listed(names_to_shapes)}"
-        raise ConesError(
-            f"the model has no {choice} projections that are known here (attn2.to_k.weight, txt_attn.qkv.weight and "
-            f"the like) among its {seen}; docs/reference/models.md lists the model families that work"
-        )
+    if not names or all(target.kind == "self" for target in every):
+        raise ConesError(f"{_unknown(names_to_shapes)}; docs/reference/models.md lists the model families that work")
     return names
 
 
-def _rule(weight: str) -> tuple[re.Match[str], Rule] | None:
+def _unknown(names_to_shapes: Shapes) -> str:
+    """What to say of a model of which no layer is known to read the text."""
+    projections = [name for name, shape in names_to_shapes.items() if len(shape) == 2 and _PROJECTION.search(name)]
+    layers = f" such as {listed(projections, 3)}" if projections else ""
+    return (
+        f"none of the model's {len(names_to_shapes)} parameters is known as a K or V projection that reads the text "
+        f"(attn2.to_k.weight, txt_attn.qkv.weight and the like). It has {len(projections)} attention projections"
+        f"{layers}, but where the text is in their input is not known"
+    )
+
+
+def _rule(weight: str, names: Container[str] = ()) -> tuple[re.Match[str], Rule] | None:
+    """The first rule that fits a weight's name, with the match."""
+    block = weight.rpartition(".attn.")[0]
+    for match, rule in _rules(weight):
+        if not any(f"{block}.{other}.weight" in names for other in rule.unless):
+            return match, rule
+    return None
+
+
+@cache
+def _rules(weight: str) -> tuple[tuple[re.Match[str], Rule], ...]:
     if not weight.endswith(".weight"):
-        return None
+        return ()
     path = weight.removesuffix(".weight")
-    return next(((match, rule) for pattern, rule in _COMPILED if (match := pattern.fullmatch(path))), None)
+    return tuple((match, rule) for pattern, rule in _COMPILED if (match := pattern.fullmatch(path)))
 
 
 def _targets(weight: str, shapes: Shapes) -> Iterator[Target]:
-    fits = _rule(weight)
+    fits = _rule(weight, shapes)
     if fits is None:
         return
     match, rule = fits

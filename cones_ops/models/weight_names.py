@@ -8,7 +8,7 @@ come before V's there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -17,8 +17,9 @@ Projection = Literal["K", "V"]
 
 _ROWS = re.compile(r"(.+)\[([0-9]{1,9}):([0-9]{1,9})\]")
 _NUMBER = re.compile(r"[0-9]{1,9}")
-_ROLE = re.compile(r"(?:.*[_\d])?([kv])(?:_proj|_t)?")
-_PICTURE = re.compile(r"(?:^|\.)(?:attn1\.(?!to_[kv]_t)|self_attn\.|img_attn\.|x_block\.|attn\.to_[kv])")
+_ROLE = re.compile(r"(?:.*[_\d]|w)?([kv])(?:_proj|_t)?")
+_PICTURE = re.compile(r"(?:^|\.)(?:attn1\.(?!to_[kv]_t)|self_attn\.|img_attn\.|attn\.img_attn_qkv|x_block\.)")
+_PICTURE_BESIDE_TEXT = re.compile(r"((?:.*\.)?attn\.)to_([kv])")  # where the text has layers of its own
 _STAGES = ("input_blocks", "middle_block", "output_blocks")
 _SHORT = {"input_blocks": "in", "middle_block": "mid", "output_blocks": "out"}
 _PLAIN = ("blocks", "layers", "transformer_blocks", "joint_blocks")  # the number says it all
@@ -47,7 +48,7 @@ def searched_weights(names: Iterable[str]) -> list[SearchedWeight]:
     for path, rows in map(layer_and_rows, names):
         first_rows.setdefault(path, set()).add(rows.start or 0)
     weights = [
-        SearchedWeight(name, _block(name), _layer(name), _projection(name, first_rows), _PICTURE.search(name) is None)
+        SearchedWeight(name, _block(name), _layer(name), _projection(name, first_rows), _reads_text(name, first_rows))
         for name in names
     ]
     return sorted(weights, key=lambda weight: (_depth(weight.layer), not weight.reads_text, weight.projection))
@@ -115,6 +116,14 @@ def _projection(name: str, first_rows: Mapping[str, set[int]]) -> Projection:
     if len(first_rows[layer]) > 1:
         return "K" if rows.start == min(first_rows[layer]) else "V"
     return "K" if rows.start in (0, rows.stop - rows.start) else "V"
+
+
+def _reads_text(name: str, paths: Container[str]) -> bool:
+    """Whether a target reads the text; paths: of all the layers named beside it."""
+    path, _ = layer_and_rows(name)
+    if beside := _PICTURE_BESIDE_TEXT.fullmatch(path):
+        return f"{beside[1]}add_{beside[2]}_proj" not in paths
+    return _PICTURE.search(path) is None
 
 
 def _depth(layer: str) -> tuple[int, list[tuple[int, int, str]]]:

@@ -27,7 +27,7 @@ _LUMINA: dict[str, Any] = {
 class Family:
     """How the host builds it, and what must be found in it: one weight per K and V of its first block."""
 
-    config: str  # class of comfy.supported_models
+    config: Any  # name of a class of comfy.supported_models, or a stand-in for one
     sizes: dict[str, Any]
     latent: tuple[int, ...]
     first: tuple[str, ...]  # the default's targets in the first block, sorted
@@ -36,6 +36,7 @@ class Family:
     own_tokens: bool = True
     before: int = 0  # tokens of the model's own before the text
     one_row: bool = False  # prompts of a batch behind each other
+    self_layers: bool = True  # whether some layers read the picture, or the text, alone
     extra: dict[str, tuple[int, ...]] = field(default_factory=dict)  # further tensors of a conditioning
 
 
@@ -118,16 +119,6 @@ FAMILIES = {
         },
         (16, 8, 8),
         rows("layers.0.attention.qkv", 256, 512, 768),
-        4,
-    ),
-    "Qwen-Image": Family(
-        "QwenImage",
-        {
-            **{"image_model": "qwen_image", "in_channels": 64, "out_channels": 16, "axes_dims_rope": (8, 12, 12)},
-            **{"num_layers": 2, "attention_head_dim": 32, "num_attention_heads": 2, "joint_attention_dim": WIDTH},
-        },
-        (16, 1, 8, 8),
-        cross("transformer_blocks.0.attn", "add_k_proj", "add_v_proj"),
         4,
     ),
     "Wan 2.1": Family(
@@ -228,11 +219,12 @@ FAMILIES = {
 
 def model_of(family: Family, seed: int = 0) -> Any:
     """A MODEL of the family."""
-    config = getattr(families, family.config)(dict(family.sizes))
+    config = getattr(families, str(family.config), family.config)({})
+    config.unet_config |= family.sizes  # sizes that the host fixes for a family as well
     config.set_inference_dtype(torch.float32, None)
     v_prediction = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
-    told = {v_prediction: torch.randn(320, generator=torch.Generator().manual_seed(0))}  # the host tells SD 2 by it
-    model = inner_model(config, told if family.config == "SD20" else {}, "model.diffusion_model.")
+    state = {v_prediction: torch.randn(320, generator=torch.Generator().manual_seed(0))}  # the host tells SD 2 by it
+    model = inner_model(config, state if family.config == "SD20" else {}, "model.diffusion_model.")
     fill(model.diffusion_model, seed)
     return patcher_of(model)
 

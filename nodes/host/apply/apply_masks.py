@@ -6,7 +6,7 @@ Always on a clone; the user's own model is never edited. Strength 0, or no masks
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +45,7 @@ def apply_masks(
         check_base(model, mask, apply_anyway, fingerprints)
     at_tokens = tuple((mask, strength) for mask, strength in active if mask.where == "own tokens")
     if at_tokens:
-        check_text_only([mask for mask, _ in at_tokens])
+        check_text_only([mask for mask, _ in at_tokens], shapes)
         add_masks(clone, at_tokens)
     entries: dict[str, list[MaskEntries]] = {}
     for mask, strength in active:
@@ -70,10 +70,10 @@ def entries_of(
         yield weight, MaskEntries(mask, name, rows.start * shapes[weight][1] if rows.start else 0, 1.0 - strength)
 
 
-def check_text_only(masks: Sequence[ConceptMask]) -> None:
-    """ConesError for masks that have no tokens to act at."""
+def check_text_only(masks: Sequence[ConceptMask], weights: Container[str]) -> None:
+    """ConesError for masks that have no tokens to act at in the model with these weights."""
     for mask in masks:
-        if others := [name for name in mask.index if own_tokens_at(name) is None]:
+        if others := [name for name in mask.index if own_tokens_at(name, weights) is None]:
             raise ConesError(
                 f"the concept mask has neurons in {listed(others)}, which do not read the text, or read it where its "
                 "tokens cannot be located, and so have no own tokens; choose where = everywhere"

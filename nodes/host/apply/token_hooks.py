@@ -9,56 +9,26 @@ chains of nodes carry them; all rows of other tokens and prompts are not touched
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ....cones_ops.errors import ConesError
+from ....cones_ops.errors import ConesError, listed
 from ....cones_ops.masks.concept_mask import ConceptMask
-from ....cones_ops.models.weight_names import layer_and_rows
-from ..notices import warn
-from ..parameters import is_linear, layer_of, weight_in_use
-from ..text.layout import before_the_text, by_prompt
-from ..text.token_positions import PromptTokens, any_encoded, phrase, positions_by_prompt, rows_in, text_and_options
-from .sparse_entries import merged
-from .token_groups import OwnTokens, own_tokens
+from ..linear_arguments import linear_arguments
+from ..parameters import layer_of
+from ..text.layout import WHOLE_TEXT, alike, text_in
+from ..text.token_positions import any_encoded, phrase, positions_by_prompt, rows_in, text_and_options
+from .products import outliving, product_of
+from .sampling_run import ModelCall, SamplingRun, Strengths, forget_what_changed
+from .token_groups import own_tokens
 
 KEY = "cones_own_tokens"
-Strengths = tuple[tuple[ConceptMask, float], ...]
-
-
-@dataclass
-class SamplingRun:
-    """One sampling run: its masks, its conditionings, and what has been computed for them so far."""
-
-    masks: Strengths
-    by_uuid: Mapping[Any, PromptTokens]
-    texts: dict[Any, Tensor] = field(default_factory=dict)  # own tokens' text, by rows
-    products: dict[Any, Tensor] = field(default_factory=dict)  # S x (n, out) in fp32, by rows and layer
-    warnings: set[str] = field(default_factory=set)
-
-    def warn_once(self, text: str) -> None:
-        if text not in self.warnings:
-            self.warnings.add(text)
-            warn(text)
-
-
-@dataclass(frozen=True)
-class ModelCall:
-    """One call of the model: where own tokens are, and whether what is computed now holds for later calls."""
-
-    run: SamplingRun
-    text: Tensor  # (B, L, D)
-    own: tuple[OwnTokens, ...]
-    patched: bool  # another node changes what single layers read
-    lasting: bool  # weights are the same in every step
 
 
 def add_masks(model: Any, masks: Strengths) -> None:
@@ -90,6 +60,8 @@ def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
             "concepts have no effect in the appended tokens: write the whole prompt in one node"
         )
     options[KEY + "_run"] = run
+    if run.by_uuid:
+        options.update(WHOLE_TEXT)
     return executor(*args, **kwargs)
 
 
@@ -123,104 +95,90 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     if run is None or not rows:
         return executor(*args, **kwargs)
     inner = executor.class_obj
-    if not run.texts:  # the run's first
+    computed = run.computed_on(text.device)
+    if not computed.texts:  # the run's first
         refuse_compiled(inner.diffusion_model, options)
     own = tuple(own_tokens(prompt_rows, text.device) for prompt_rows in rows)
     patched = bool(options.get("patches", {}).get("attn2_patch"))
     lasting = getattr(inner.current_patcher, "current_hooks", None) is None
-    call = ModelCall(run, text, own, patched, lasting)
+    call = ModelCall(run, computed, text, own, patched, lasting)
     forget_what_changed(call)
     with hooked(inner.diffusion_model, call):
-        return executor(*args, **kwargs)
-
-
-def forget_what_changed(call: ModelCall) -> None:
-    """Check that all rows of a conditioning have one text; if it is another text now, drop what was computed for it."""
-    run = call.run
-    for own in call.own:
-        texts, before = own.of(call.text), run.texts.get(own.uuid)
-        text = texts[0]
-        if not torch.equal(texts, text.expand_as(texts)):
-            raise ConesError(
-                "another node rearranges the batch (tiled sampling does that), so the rows of each prompt are not "
-                "known; remove that node, or choose where = everywhere in Apply Concept Masks"
-            )
-        if before is not None and before.shape == text.shape and torch.equal(before, text):
-            continue
-        run.texts[own.uuid] = text
-        run.products = {key: product for key, product in run.products.items() if key[0] != own.uuid}
+        output = executor(*args, **kwargs)
+    check_called(call, options.get("patches_replace", {}).get("dit", {}))
+    return output
 
 
 @contextmanager
 def hooked(diffusion_model: torch.nn.Module, call: ModelCall) -> Iterator[None]:
     """Hooks on every masked projection, removed on every path."""
-    handles = []
+    handles = [diffusion_model.register_forward_pre_hook(lambda *_: call.first.clear())]
     try:
-        for name in sorted(set(chain.from_iterable(mask.index for mask, _ in call.run.masks))):
+        for name in call.names():
             module, rows = layer_of(diffusion_model, name)
-            handles.append(module.register_forward_hook(partial(corrected, name, rows, call)))
+            handles.append(module.register_forward_hook(partial(corrected, name, rows, call), with_kwargs=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def corrected(name: str, rows: slice, call: ModelCall, module: Any, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
-    """A layer's output y (B, L, out), with S x subtracted from the target's columns of the own tokens' rows."""
-    count, length = call.text.shape[:2]
-    x, output = by_prompt(inputs[0], count, length), by_prompt(y, count, length)
-    if x is None or output is None:
-        call.run.warn_once(
-            f"another node gives {name} text of shape {tuple(inputs[0].shape)} instead of {tuple(call.text.shape)}; "
-            "concept masks have no effect there"
+def corrected(
+    name: str, rows: slice, call: ModelCall, module: Any, inputs: tuple[Any, ...], keywords: dict[str, Any], y: Tensor
+) -> Tensor:
+    """A layer's output y (B, L, out) with S x subtracted from the target's columns of the own tokens' rows."""
+    call.called.add(name)
+    arguments = linear_arguments(name, inputs[1:], keywords)
+    if arguments.residual is not None:
+        raise ConesError(
+            f"{name}: this version of ComfyUI adds a residual inside the layer, so concept masks cannot act at their "
+            "own tokens there; choose where = everywhere in Apply Concept Masks"
         )
-        return y
-    before = before_the_text(name, x.shape[1], length)
-    for own in call.own:
-        product = product_of(name, call, own, module, x, before)
-        for first, size, k in own.spans if product is not None else ():
-            start = before + first
-            output[own.start : own.stop, start : start + size, rows] -= product[:, k : k + size]  # in fp32
+    with outliving():
+        text = own_vectors(name, call, inputs[0])
+        output = text_in(name, y, *call.text.shape[:2], longer=True)
+        if text is None or output is None:
+            return y
+        for own, vectors in zip(call.own, text, strict=True):
+            product = product_of(name, call, own, module, vectors, arguments)
+            for first, size, k in own.spans if product is not None else ():
+                start = output[1] + first
+                output[0][own.start : own.stop, start : start + size, rows] -= product[:, k : k + size]  # in fp32
     return y
 
 
-def product_of(name: str, call: ModelCall, own: OwnTokens, module: Any, x: Tensor, before: int) -> Tensor | None:
-    """S x of some rows' own tokens, (1 or rows, n, out); None where another node has put other text."""
-    run = call.run
-    known = run.products.get((own.uuid, name))
-    if known is not None and call.lasting and not call.patched:
-        return known
-    vectors, text = own.of(x, before), run.texts[own.uuid]  # (rows, n, in), (n, D)
-    reads_text = vectors.shape[-1] == text.shape[-1] and torch.equal(vectors[0], text.to(x))
-    if call.patched and not reads_text:
-        run.warn_once(f"another node gives {name} other text than the prompt; concept masks have no effect there")
-        return None
-    vectors = (vectors[:1] if reads_text else vectors).float()
-    parts = vectors.split([count for count, _ in own.owners], dim=1)
-    matrices = shut_parts(name, run.masks, [masks for _, masks in own.owners], module, x)
-    product = torch.cat([part @ matrix.T for part, matrix in zip(parts, matrices, strict=True)], dim=1)
-    if reads_text:
-        run.products[own.uuid, name] = product
-    return product
-
-
-def shut_parts(name: str, masks: Strengths, owners: Sequence[Sequence[int]], module: Any, like: Tensor) -> list[Tensor]:
-    """S (out, in) in fp32 for each group of masks (their numbers) that own tokens together."""
-    if not is_linear(module):
-        raise ConesError(
-            f"{name} is a {type(module).__name__}, and its weight cannot be read; choose where = everywhere in Apply "
-            "Concept Masks, or load the model from a .safetensors file"
+def own_vectors(name: str, call: ModelCall, x: Tensor) -> list[Tensor] | None:
+    """x, a layer's input, at each of the call's own tokens (rows, n, in); None where x is not the prompts' text."""
+    text = text_in(name, x, *call.text.shape[:2], longer=call.patched)
+    if text is None:
+        call.run.warn_once(
+            f"another node gives {name} text of shape {tuple(x.shape)} instead of {tuple(call.text.shape)}; "
+            "concept masks have no effect there"
         )
-    matrices = []
-    _, rows = layer_and_rows(name)
-    with torch.no_grad(), weight_in_use(module, like.dtype, like.device) as (whole, _):
-        weight = whole[rows]
-        flat = weight.reshape(-1)
-        for group in owners:
-            matrix = torch.zeros(flat.numel(), device=flat.device)
-            scaled = [(masks[k][0].index[name], 1.0 - masks[k][1]) for k in group if name in masks[k][0].index]
-            if scaled:
-                index, factor = (tensor.to(flat.device) for tensor in merged(scaled))
-                matrix[index] = flat[index].float() * (1.0 - factor)
-            matrices.append(matrix.reshape(weight.shape))
-    return matrices
+        return None
+    vectors = [own.of(*text) for own in call.own]
+    first = call.first.setdefault(name, vectors)
+    if first is not vectors and not all(map(alike, vectors, first)):
+        call.run.warn_once(f"another node gives {name} a second text in one step; concept masks have no effect on it")
+        return None
+    return vectors
+
+
+def check_called(call: ModelCall, replaced_blocks: Iterable[Any]) -> None:
+    """Warn of masked layers that were not called; ConesError where none was.
+
+    A whole step may be skipped on purpose (nodes that cache), and so may blocks that another node has replaced.
+    """
+    missing = [name for name in call.names() if name not in call.called]
+    if not call.called:
+        if call.computed.acted:
+            return
+        raise ConesError(
+            f"this model calls none of the {len(missing)} layers with concept neurons ({listed(missing, 3)}), so masks "
+            "at own tokens have no effect: this version of ComfyUI, or another node, computes them in another way; "
+            "choose where = everywhere in Apply Concept Masks"
+        )
+    call.computed.acted = True
+    numbers = {str(key[-1]) for key in replaced_blocks if isinstance(key, tuple)}
+    if unexpected := [name for name in missing if not numbers & set(name.split("."))]:
+        call.run.warn_once(f"{listed(unexpected)} were not called in a step; concept masks had no effect there")

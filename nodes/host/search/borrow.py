@@ -22,6 +22,7 @@ from ....cones_ops.search.host_model import Where
 from ....cones_ops.search.objective import Pictures
 from ..apply.token_hooks import has_masks
 from ..parameters import base_identity
+from ..text.layout import WHOLE_TEXT
 from ..text.token_positions import (
     ConceptWords,
     PromptRows,
@@ -156,8 +157,10 @@ def prepared_clone(model_patcher: Any, rows: int) -> Any:
             return loaded
 
     options["optimized_attention_override"] = override
+    options.update(WHOLE_TEXT)
     wrappers = comfy.patcher_extension.WrappersMP
     patcher.remove_wrappers_with_key(wrappers.APPLY_MODEL, "torch.compile")
+    patcher.remove_additional_models("multigpu")  # a search runs on one device
     patcher.add_wrapper_with_key(wrappers.PREPARE_SAMPLING, "cones", reserve)
     return patcher
 

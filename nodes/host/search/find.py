@@ -6,7 +6,7 @@ patches that happened to be on the model, so that Apply recognises the base with
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,8 @@ def search(
 
     facts: what else the mask's provenance should hold.
     """
-    names = select_targets(parameter_shapes(model), choice)
+    shapes = parameter_shapes(model)
+    names = select_targets(shapes, choice)
     words = checked_words(inputs)
     captions = captioned(SUBJECT, inputs.subject_conditioning, len(inputs.subject["samples"]))
     prior_inputs = checked_class(inputs) if where == "everywhere" else ({}, {})
@@ -63,7 +64,7 @@ def search(
     subject_weights, class_weights = loss_weights(inputs.subject), loss_weights(prior_inputs[0].get(CLASS, NO_PICTURES))
     provenance = dict(facts or {})
     if where == "own tokens":
-        provenance |= own_token_facts(captions.values(), words, names)
+        provenance |= own_token_facts(captions.values(), words, names, shapes)
 
     def body(host: BorrowedModel) -> SearchResult:
         prior_latents = host.latents.get(CLASS, host.latents[SUBJECT])
@@ -144,9 +145,14 @@ def check_single(label: str, conditioning: Any, pictures: int) -> None:
             )
 
 
-def own_token_facts(captions: Iterable[Any], concept: ConceptWords, names: Sequence[str]) -> dict[str, str]:
-    """Which tokens a search used, for the mask's provenance; ConesError where there are none to search at."""
-    if others := [name for name in names if own_tokens_at(name) is None]:
+def own_token_facts(
+    captions: Iterable[Any], concept: ConceptWords, names: Sequence[str], weights: Container[str]
+) -> dict[str, str]:
+    """Which tokens a search used, for the mask's provenance; ConesError where there are none to search at.
+
+    weights: the names of all the model's weights.
+    """
+    if others := [name for name in names if own_tokens_at(name, weights) is None]:
         raise ConesError(
             f"{listed(others)} do not read the text, or not where its tokens can be told apart, and so have no own "
             "tokens; choose text targets, or where = everywhere"

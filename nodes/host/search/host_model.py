@@ -21,6 +21,7 @@ from ....cones_ops.models.targets import size_of
 from ....cones_ops.search.host_model import Key, Multiplier, Where
 from ....cones_ops.search.objective import Pictures
 from ....cones_ops.search.statistics_store import NewStatistic, in_memory
+from ..notices import warn
 from ..parameters import layer_of, shapes_of, weight_in_use
 from .statistics_store import statistics_store
 from .tapped_layers import Taps
@@ -54,6 +55,7 @@ class BorrowedModel:
         self.sizes: dict[tuple[Any, ...], Any] = {}
         self.options = options
         self.device = device
+        self.warned = False
         self.dtype: torch.dtype = inner_model.get_dtype_inference()
         self.loss_scale = 2.0**12 if self.dtype == torch.float16 else 1.0
         shapes = shapes_of(inner_model.diffusion_model)
@@ -160,6 +162,7 @@ class BorrowedModel:
                         raise
                     self.taps.copies = True  # this model writes into what its norms keep: once more, with copies
                     continue
+            self.warn_of_unused()
             sink, self.taps.sink = self.taps.sink, {}
             if self.loss_scale <= 1 or all(bool(g.isfinite().all()) for g in sink.values()):
                 break
@@ -171,3 +174,10 @@ class BorrowedModel:
                 gradient = self.new_statistic(weight).zero_()
             gradients[key] = gradient if self.loss_scale == 1 else gradient.div_(self.loss_scale)
         return value.detach(), gradients
+
+    def warn_of_unused(self) -> None:
+        """Say once which targets a pass has not used: their scores stay zero."""
+        unused = {name for _, name in self.weights} - self.taps.called if self.taps.called else ()
+        if unused and not self.warned:
+            warn(f"this model did not call {listed(unused)}; no concept neurons can be found there")
+        self.warned |= bool(unused)

@@ -10,7 +10,7 @@ Each concept has rows, multipliers and gradients of its own, by (concept, name);
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -21,12 +21,13 @@ from ....cones_ops.masks.concept_mask import Where
 from ....cones_ops.search.host_model import Key, Multiplier
 from ....cones_ops.search.statistics_store import NewStatistic
 from ..parameters import weight_in_use
-from ..text.layout import before_the_text, by_prompt
+from ..text.layout import alike, text_in
 
 Forward = Callable[..., Tensor]
 OwnRows = tuple[Tensor, Tensor]  # (n,) rows of the batch and (n,) tokens of their text
 Parts = Sequence[tuple[str, slice]]  # a layer's targets and their rows in its weight
 Factors = list[tuple[slice, Tensor]]  # the multipliers that are set for a layer, with their rows
+Owned = list[tuple[int, OwnRows, Tensor]]  # concept, its own tokens in a layer's input x, and x there (n, in)
 
 
 class Taps:
@@ -37,6 +38,8 @@ class Taps:
         self.concepts = concepts
         self.text_shape = (0, 0)  # (B, L) of the batch under way, where it has own tokens
         self.own: tuple[OwnRows | None, ...] = ()  # each concept's own tokens in the batch under way; () = none at all
+        self.first: dict[str, Owned] = {}  # by target, what it was given first in the model call under way
+        self.called: set[str] = set()  # targets whose layers have taken part in a recorded pass
         self.multiplier: Multiplier = {}
         self.sink: dict[Key, Tensor] = {}
         self.store: torch.device | None = None  # where gradients are put as soon as they are there; None: left
@@ -60,33 +63,54 @@ class Taps:
         keys = [((concept, name), rows) for name, rows in parts]
         return [(rows, self.multiplier[key]) for key, rows in keys if key in self.multiplier]
 
-    def owned(self, parts: Parts, x: Tensor) -> Iterator[tuple[int, OwnRows]]:
-        """Each concept that has own tokens in x, the input of the layer with these targets, and the tokens.
+    def owned(self, parts: Parts, x: Tensor) -> Owned:
+        """Each concept's own tokens in x, the input of the layer with these targets; none in another text.
 
-        ConesError where x (B, L or more, in) cannot be the text of the batch under way.
+        A layer that is called again in one model call with other text works for another node (normalised attention
+        guidance). ConesError where x (B, L or more, in) cannot be the text of the batch under way.
         """
-        batch, length = self.text_shape
-        texts = by_prompt(x, batch, length)
-        if texts is None:
+        name, (batch, length) = parts[0][0], self.text_shape
+        before = self.first.get(name)
+        text = text_in(name, x, batch, length)
+        if text is None:
+            if before is not None:
+                return []
             raise ConesError(
-                f"{parts[0][0]} reads something of shape {tuple(x.shape)}, in which the tokens of {batch} prompts of "
-                f"{length} cannot be told; search with where = everywhere"
+                f"{name} reads something of shape {tuple(x.shape)}, in which the tokens of {batch} prompts of "
+                f"{length} cannot be found; search with where = everywhere"
             )
-        width = texts.shape[1]
-        before = before_the_text(parts[0][0], width, length)
+        width, start = text[0].shape[1], text[1]
+        owned: Owned = []
         for concept, own in enumerate(self.own):
             if own is not None:
-                row, token = own[0], own[1] + before
-                yield concept, (row, token) if len(x) == batch else (torch.zeros_like(row), row * width + token)
+                row, token = own[0], own[1] + start
+                index = (row, token) if len(x) == batch else (torch.zeros_like(row), row * width + token)
+                owned.append((concept, index, x[index].detach()))
+        if before is None:
+            self.first[name] = owned
+        elif not all(alike(now, known) for (_, _, now), (_, _, known) in zip(owned, before, strict=True)):
+            return []
+        return owned
+
+    def begin_call(self) -> None:
+        """The model is called: what its layers were given before does not count any more."""
+        self.first = {}
+
+    def as_now(self) -> AbstractContextManager[None]:
+        """What puts the batch under way in force again, for a block that is run once more."""
+        return self.at(self.own, self.text_shape, self.first)
 
     @contextmanager
-    def at(self, own: tuple[OwnRows | None, ...], text_shape: tuple[int, int]) -> Iterator[None]:
+    def at(
+        self, own: tuple[OwnRows | None, ...], text_shape: tuple[int, int], first: dict[str, Owned] | None = None
+    ) -> Iterator[None]:
         """Inside, the batch under way has these own tokens in its text, (B, L)."""
-        before, self.own, self.text_shape = (self.own, self.text_shape), own, text_shape
+        before = self.own, self.text_shape, self.first
+        self.own, self.text_shape, self.first = own, text_shape, {} if first is None else first
         try:
             yield
         finally:
-            self.own, self.text_shape = before
+            self.own, self.text_shape, self.first = before
 
     def add(self, parts: Parts, g: Tensor, x: Tensor, concept: int = 0) -> None:
         """Accumulate dL/dW_eff of one call of the layer: g (..., out), x (..., in)."""
@@ -174,12 +198,13 @@ class TappedOwnTokens(torch.autograd.Function):
     """The same where only own tokens see theta * multiplier; only their rows go to the sink."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, taps: Taps, parts: Parts, module: Any, forward: Forward) -> Tensor:
-        owned = list(taps.owned(parts, x))
-        ctx.save_for_backward(*[x[own] for _, own in owned])
+    def forward(
+        ctx: Any, x: Tensor, anchor: Tensor, taps: Taps, parts: Parts, module: Any, forward: Forward, owned: Owned
+    ) -> Tensor:
+        ctx.save_for_backward(*[vectors for _, _, vectors in owned])
         ctx.taps, ctx.parts, ctx.module = taps, parts, module
-        ctx.owned = [(concept, own, taps.factors(parts, concept)) for concept, own in owned]
-        return with_own_rows(forward(x), x, taps, parts, module)
+        ctx.owned = [(concept, own, taps.factors(parts, concept)) for concept, own, _ in owned]
+        return with_own_rows(forward(x), taps, parts, module, owned)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -193,12 +218,12 @@ class TappedOwnTokens(torch.autograd.Function):
             if dx is not None:
                 with multiplied_weight(ctx.module, factors, g) as (weight, _):
                     dx[own] = g[own] @ weight
-        return dx, torch.zeros(()), None, None, None, None
+        return dx, torch.zeros(()), None, None, None, None, None
 
 
-def with_own_rows(y: Tensor, x: Tensor, taps: Taps, parts: Parts, module: Any) -> Tensor:
+def with_own_rows(y: Tensor, taps: Taps, parts: Parts, module: Any, owned: Owned) -> Tensor:
     """y = W x + b, in place with what theta * multiplier makes of x at own tokens."""
-    for concept, own in taps.owned(parts, x):
-        with multiplied_weight(module, taps.factors(parts, concept), x) as (weight, bias):
-            y[own] = torch.nn.functional.linear(x[own], weight, bias)
+    for concept, own, vectors in owned:
+        with multiplied_weight(module, taps.factors(parts, concept), vectors) as (weight, bias):
+            y[own] = torch.nn.functional.linear(vectors, weight, bias)
     return y

@@ -1,127 +1,33 @@
 """Taps: exact dL/dW of chosen Linear layers of a loaded model, without autograd ever seeing a weight.
 
 While `tapped(...)` is open, the forward of every Linear and convolution below diffusion_model is replaced on the
-instance by one of tapped_layers.py. Everything replaced is put back in `finally`; no parameter, requires_grad flag or
+instance by one of forwards.py. Everything replaced is put back in `finally`; no parameter, requires_grad flag or
 mode of the model is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import comfy.cli_args
 import comfy.ldm.common_dit
 import comfy.model_management
 import comfy.quant_ops
 import torch
-from torch import Tensor
 
-from ....cones_ops.errors import ConesError
 from ....cones_ops.masks.concept_mask import Where
 from ....cones_ops.models.weight_names import layer_and_rows
 from ..parameters import is_linear
 from .checkpointing import blocks_in, checkpointed_forward
-from .tapped_layers import (
-    Forward,
-    FrozenConv,
-    FrozenLinear,
-    Parts,
-    TappedLinear,
-    TappedOwnTokens,
-    Taps,
-    multiplied_weight,
-    with_own_rows,
-)
+from .forwards import copying, new_forward
+from .tapped_layers import Taps
 
 try:
     from comfy_kitchen.backends.eager import rope
 except ImportError:  # an older host
     rope = None
-ROPE = ("apply_rope", "apply_rope1", "rms_rope", "rms_rope1", "rms_rope_split_half", "rms_rope_split_half1")
-
-
-def frozen_forward(module: Any, function: type[torch.autograd.Function]) -> Forward:
-    """A forward for a layer whose weight gets no gradient."""
-    original = module.forward
-
-    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad:
-            return function.apply(x, module, original)  # type: ignore[no-any-return]
-        with torch.no_grad():
-            y = original(x, *args, **kwargs)
-        return writable(y)
-
-    return forward
-
-
-def writable(y: Tensor) -> Tensor:
-    """y, made without a graph, as something a block may add to in place with one: not a view made without one."""
-    base = y._base
-    return y if base is None or base.numel() != y.numel() or not y.is_contiguous() else base.view(y.shape)
-
-
-def copying(original: Forward, taps: Taps) -> Forward:
-    """A norm, which saves its input: a copy of it where blocks add to their input in place (Flux, LTXV)."""
-
-    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        kept = x.clone() if taps.copies and torch.is_grad_enabled() and x.requires_grad else x
-        return original(kept, *args, **kwargs)  # type: ignore[no-any-return]
-
-    return forward
-
-
-def tapped_forward(module: Any, parts: Parts, taps: Taps) -> Forward:
-    """A forward for a layer with targets."""
-
-    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if taps.anchor is not None and torch.is_grad_enabled():
-            return TappedLinear.apply(x, taps.anchor, taps, parts, module)  # type: ignore[no-any-return]
-        with torch.no_grad(), multiplied_weight(module, taps.factors(parts), x) as (weight, bias):
-            return torch.nn.functional.linear(x, weight, bias)
-
-    return forward
-
-
-def own_tokens_forward(module: Any, parts: Parts, taps: Taps) -> Forward:
-    """A forward for one that is searched at own tokens; a batch without them sees the untouched layer."""
-    original = module.forward
-    untouched = frozen_forward(module, FrozenLinear)
-
-    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if not taps.own:
-            return untouched(x, *args, **kwargs)
-        if taps.anchor is not None and torch.is_grad_enabled():
-            return TappedOwnTokens.apply(x, taps.anchor, taps, parts, module, original)  # type: ignore[no-any-return]
-        with torch.no_grad():
-            return with_own_rows(original(x, *args, **kwargs), x, taps, parts, module)
-
-    return forward
-
-
-def new_forward(path: str, module: Any, targets: Mapping[str, Parts], taps: Taps) -> Forward | None:
-    """What replaces module.forward, or None to leave it."""
-    foreign = "forward" in module.__dict__  # another node has already replaced it
-    if path in targets:
-        if foreign or not is_linear(module):
-            raise ConesError(
-                f"{targets[path][0][0]}: the layer is not a plain Linear (another node has replaced its forward, or it "
-                f"is {type(module).__name__}); find concept neurons on the model without that node"
-            )
-        make = own_tokens_forward if taps.where == "own tokens" else tapped_forward
-        return make(module, targets[path], taps)
-    if foreign:
-        return None
-    if is_linear(module):
-        return frozen_forward(module, FrozenLinear)
-    if isinstance(module, torch.nn.LayerNorm | torch.nn.RMSNorm):
-        return copying(module.forward, taps)
-    plain_conv = isinstance(module, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d) and not isinstance(
-        module.padding, str
-    )
-    if plain_conv and module.padding_mode == "zeros":
-        return frozen_forward(module, FrozenConv)
-    return None
 
 
 @contextmanager
@@ -141,10 +47,11 @@ def replaced_forwards(
         return again
 
     replaced: list[Any] = []
+    new_call = diffusion_model.register_forward_pre_hook(lambda *_: taps.begin_call())
     try:
         for path, module in diffusion_model.named_modules():
             if module in blocks:
-                forward = checkpointed_forward(module, lambda: taps.at(taps.own, taps.text_shape), wanted)
+                forward = checkpointed_forward(module, taps.as_now, wanted)
             else:
                 forward = new_forward(path, module, targets, taps)
             if forward is not None:
@@ -152,6 +59,7 @@ def replaced_forwards(
                 replaced.append(module)
         yield
     finally:
+        new_call.remove()
         for module in replaced:
             module.__dict__.pop("forward", None)
 
@@ -198,6 +106,11 @@ def lent_weights_copied(diffusion_model: torch.nn.Module) -> Iterator[None]:
                 setattr(module, name, [function for function in getattr(module, name) if function is not torch.clone])
 
 
+def rope_names() -> list[str]:
+    """The functions of the host's plain PyTorch kernels for rotary embeddings; those that write in place left out."""
+    return [name for name in dir(rope) if name.startswith(("apply_rope", "rms_rope")) and not name.endswith("_")]
+
+
 @contextmanager
 def training_kernels() -> Iterator[None]:
     """Kernels with a backward: by the host's switch, and plain PyTorch where it has none (Cosmos-Predict2)."""
@@ -206,9 +119,11 @@ def training_kernels() -> Iterator[None]:
     with ExitStack() as stack:
         if hasattr(management, "in_training"):
             stack.enter_context(replaced(management, "in_training", True))
-        for name in ROPE if kernels is not None else ():
-            if hasattr(kernels, name) and hasattr(rope, name):
+        for name in rope_names() if kernels is not None else ():
+            if hasattr(kernels, name):
                 stack.enter_context(replaced(kernels, name, getattr(rope, name)))
+        if hasattr(comfy.cli_args.args, "disable_comfy_compiler"):  # it would reuse memory that autograd has saved
+            stack.enter_context(replaced(comfy.cli_args.args, "disable_comfy_compiler", True))
         yield
 
 

@@ -53,7 +53,8 @@ def positions_of(
 
     @lru_cache
     def tokens(prompt: str) -> Tokens:
-        encoders: Tokens = clip.tokenize(prompt, return_word_ids=True)
+        result = clip.tokenize(prompt, return_word_ids=True)
+        encoders: Tokens = {name: chunks for name, chunks in result.items() if is_tokens(chunks)}
         model = clip.cond_stage_model  # SD3 may lack one of its encoders; its tokens are made all the same
         return {e: chunks for e, chunks in encoders.items() if getattr(model, CLIPS.get(e, e), chunks) is not None}
 
@@ -67,6 +68,11 @@ def positions_of(
             places = own_positions(flat, text, *concept, words).nonzero().flatten() + offset
             own |= {place for place in places.tolist() if 0 <= place < length}
     return {concept: torch.tensor(sorted(own), dtype=torch.int64) for concept, own in positions.items()}
+
+
+def is_tokens(value: Any) -> bool:
+    """Whether an entry of a tokenizer's result holds tokens: some tokenizers leave settings beside them."""
+    return isinstance(value, list) and bool(value) and all(isinstance(chunk, list | tuple) for chunk in value)
 
 
 def flat_tokens(chunks: Sequence[Sequence[Any]]) -> list[Hashable | None]:

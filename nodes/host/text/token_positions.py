@@ -48,6 +48,15 @@ class TokenPositions:
         return next(matches, torch.zeros(0, dtype=torch.int64))
 
 
+def check_read(extra: Mapping[str, Any]) -> None:
+    """ConesError for a conditioning of which the model makes another text, from tokens of another encoder (Anima)."""
+    if extra.get("t5xxl_ids") is not None:
+        raise ConesError(
+            "this model makes another text of the prompt, from tokens of its own, before its layers read it, so own "
+            "tokens cannot be found there; choose where = everywhere"
+        )
+
+
 def check_unchanged(tokens: TokenPositions, text: Any) -> None:
     """ConesError unless `text` (1, L or more, D) still begins with a multiple of what was encoded."""
     length = tokens.encoded.shape[1]
@@ -93,6 +102,7 @@ def positions_by_prompt(conds: Conds, concepts: Sequence[ConceptWords]) -> dict[
         tokens: TokenPositions | None = cond.get(KEY)
         positions = tuple(tokens.of(concept) for concept in concepts) if tokens else ()
         if tokens and any(len(own) for own in positions):
+            check_read(cond)
             check_unchanged(tokens, cond.get("cross_attn"))
             text = cond["cross_attn"][0]
             prompts[cond["uuid"]] = PromptTokens(text, len(text) - tokens.encoded.shape[1], positions)
@@ -177,6 +187,7 @@ def token_positions_of(
                 f'the {prompt} has no own tokens of "{name}"; Encode Prompt with Concepts looked for {known}. Write '
                 f'"{name}" in its text and in its concepts'
             )
+        check_read(extra)
         check_unchanged(tokens, text)
         entries.append(tokens)
     return entries

@@ -33,9 +33,7 @@ except ImportError:
 NOBODY, NEGATIVE = {}, {SKS: [4]}
 PLAIN = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 QUICK = ("fp32", "fp8")
-KINDS = [
-    pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in (*PLAIN, *sorted(QUANT_ALGOS))
-]
+KINDS = [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in (*PLAIN, *sorted(QUANT_ALGOS))]
 ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
@@ -147,19 +145,19 @@ def test_prompts_without_the_words_are_bit_identical(model, masks, count):
 
 
 def test_later_steps_use_what_the_first_has_computed(model, masks, monkeypatch):
-    from cones_concept_neurons.nodes.host.apply import token_hooks as own_tokens
+    from cones_concept_neurons.nodes.host.apply import products, token_hooks
 
     calls = []
-    original = own_tokens.shut_parts
-    monkeypatch.setattr(own_tokens, "shut_parts", lambda *args: calls.append(args[0]) or original(*args))
+    original = products.shut_parts
+    monkeypatch.setattr(products, "shut_parts", lambda *args: calls.append(args[0]) or original(*args))
     applied, text = apply_masks(model, masks[:2]), (encode(), encode(NEGATIVE, seed=1))
     kept = sampled(applied, *text, steps=4)
     assert sorted(calls) == sorted([*masks[0][0].names, *masks[0][0].names])  # once per text, not per step
-    monkeypatch.setattr(own_tokens, "forget_what_changed", lambda call: forget(call))
+    monkeypatch.setattr(token_hooks, "forget_what_changed", lambda call: forget(call))
 
     def forget(call):
-        call.run.products = {}
-        call.run.texts = {own.uuid: own.of(call.text)[0] for own in call.own}
+        call.computed.products = {}
+        call.computed.texts = {own.uuid: own.of(call.text)[0] for own in call.own}
 
     assert torch.equal(kept, sampled(applied, *text, steps=4))
 

@@ -18,7 +18,9 @@ from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.search.borrow import borrow
 from cones_concept_neurons.nodes.host.search.find import SearchInputs, search
 from cones_concept_neurons.nodes.host.search.taps import training_kernels as differentiable_kernels
-from support.small_families import FAMILIES, OWN, model_of, prompt_of
+from cones_concept_neurons.nodes.host.text.layout import WHOLE_TEXT
+from support.newer_families import FAMILIES
+from support.small_families import OWN, model_of, prompt_of
 from support.small_models import DEVICE, SKS, mask_of, sampled, traces
 
 QUICK = ("SD 1.5", "Flux")
@@ -50,8 +52,9 @@ def test_the_default_targets(name):
     assert len(found) == family.count and set(family.first) <= set(found)
     k, v = (select_targets(shapes, choice) for choice in ("text K", "text V"))
     assert sorted(k + v) == found and len(k) == len(v) and family.first[0] in k and family.first[1] in v
-    assert set(found) < set(select_targets(shapes, "text + self K+V"))
-    assert all((own_tokens_at(one) is not None) == family.own_tokens for one in found)
+    every = set(select_targets(shapes, "text + self K+V"))
+    assert set(found) <= every and (set(found) < every) == family.self_layers
+    assert all((own_tokens_at(one, shapes) is not None) == family.own_tokens for one in found)
 
 
 @pytest.mark.parametrize(("name", "where"), WHERE)
@@ -134,6 +137,7 @@ def test_the_picture_equals_a_dense_model(name, where):
     text = prompt_of(family), prompt_of(family, 1, named=False)
     found, vanilla = sampled(apply_masks(model, [(mask, 1.0)]), *text, **shown), sampled(model, *text, **shown)
     dense = model.clone()
+    dense.model_options["transformer_options"] |= WHOLE_TEXT  # the text goes through the layers in every step
 
     def patched(executor, *args, **kwargs):
         network = executor.class_obj.diffusion_model
@@ -213,6 +217,7 @@ def test_taps_equal_dense_autograd(name, where, monkeypatch):
     monkeypatch.setattr(comfy.ldm.common_dit, "rms_norm", lambda x, *given: rms_norm(x.clone(), *given))
     attention = comfy.ldm.modules.attention.attention_pytorch
     options = {"optimized_attention_override": lambda _, *a, **k: attention(*a, **k), "sample_sigmas": seen["sigma"]}
+    options |= WHOLE_TEXT
     conds = {key: one.process_cond(batch_size=2, area=None).cond for key, one in seen["cond"].items()}
     monkeypatch.setattr(comfy.model_management, "in_training", True, raising=False)
     with differentiable_kernels():

@@ -32,7 +32,7 @@ def test_choices(choice: str, parts: list[str]) -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ConesError, match=r"no text K projections .* 1 parameters such as x\.qkv\.weight"):
+    with pytest.raises(ConesError, match=r"none of the model's 1 parameters .* such as x\.qkv\.weight, but"):
         select_targets({"x.qkv.weight": (3, 3)}, "text K")
     with pytest.raises(ConesError, match="'all' are not known; choose one of text K"):
         select_targets(NAMES, "all")

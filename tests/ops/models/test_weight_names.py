@@ -32,7 +32,7 @@ def test_a_unet_is_ordered_by_depth() -> None:
         ("middle_block.1.transformer_blocks.0.attn1.to_k.weight", "K", "picture K"),
         ("middle_block.1.transformer_blocks.0.attn2.to_v.weight", "V", "V"),
         ("transformer_blocks.5.attn.add_k_proj.weight", "K", "K"),
-        ("transformer_blocks.5.attn.to_v.weight", "V", "picture V"),
+        ("transformer_blocks.5.attn.to_v.weight", "V", "V"),  # of the picture beside add_v_proj only
         ("blocks.3.cross_attn.k.weight", "K", "K"),
         ("blocks.3.cross_attn.v_proj.weight", "V", "V"),
         ("blocks.3.self_attn.v.weight", "V", "picture V"),
@@ -74,6 +74,6 @@ def test_odd_names_are_words_and_many_names_take_no_time() -> None:
     odd = ["blocks.\u00b2.attn2.to_k.weight", f"blocks.{'9' * 5000}.attn2.to_v.weight", f"a.qkv.weight[{'1' * 5000}:2]"]
     assert {weight.name for weight in searched_weights(odd)} == set(odd)
     fused = [f"layers.{k // 2}.attention.qkv.weight[{32 * (1 + k % 2)}:{32 * (2 + k % 2)}]" for k in range(4000)]
-    began = time.monotonic()
+    began = time.process_time()
     assert [weight.projection for weight in searched_weights(fused)] == ["K", "V"] * 2000
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
