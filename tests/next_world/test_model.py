@@ -16,6 +16,7 @@ from cones_ops.laboratory.next_world.measure import Share
 from cones_ops.laboratory.next_world.references import references
 from cones_ops.laboratory.next_world.sampling import sample
 from cones_ops.laboratory.next_world.subjects import SUBJECTS
+from cones_ops.laboratory.next_world.train import __main__ as command
 from cones_ops.laboratory.next_world.train import decoder, judge, scenes, text_encoder, unet
 from cones_ops.laboratory.next_world.train.latents import draw_all, fit_patch_transform
 from cones_ops.next_world.captions import Said, compose, describe
@@ -112,6 +113,17 @@ def test_the_trainings_run_and_resume(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(judge, "SCENES", 4)
     judge.train_judge(pipeline.autoencoder, 0.01, tmp_path / "judge.safetensors", lines.append)
     assert len(read(load_judge(tmp_path / "judge.safetensors"), drawings(2) / 2 + 0.5)) == 2
+
+
+def test_training_goes_on_from_a_model_file(tmp_path: Path) -> None:
+    made = random_pipeline(2)
+    save_pipeline(made, tmp_path / "model.safetensors")
+    command.unpack(tmp_path / "model.safetensors", tmp_path)
+    pipeline = command.prepared(tmp_path, text_steps=0)
+    command.finished(pipeline, tmp_path)
+    run = unet.Run.resumed(pipeline.unet.requires_grad_(True), tmp_path / "unet.pt")
+    assert run.step == 0 and torch.allclose(run.average[0], next(made.unet.parameters()), atol=1e-3)
+    assert torch.allclose(pipeline.encode_text(["a cat"]), made.encode_text(["a cat"]), atol=2e-2)
 
 
 def test_fine_tuning_changes_own_tokens_alone(pipeline: Pipeline) -> None:

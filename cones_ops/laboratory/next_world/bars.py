@@ -77,7 +77,9 @@ def training_of(checkpoint: Path) -> dict[str, float]:
         return {}
     from .train.unet import BATCH
 
-    state = torch.load(checkpoint, weights_only=True)
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    if "processor" not in state:  # unpacked from a model file
+        return {}
     hours = {"thread_hours": round(state["processor"] / 3600, 2), "wall_hours": round(state["spent"] / 3600, 2)}
     return hours | {"samples": state["step"] * BATCH}
 

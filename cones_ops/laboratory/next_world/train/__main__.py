@@ -62,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--judge-minutes", type=float, default=25, help="processor time")
     parser.add_argument("--decoder-minutes", type=float, default=40, help="processor time, earlier runs counted in")
     parser.add_argument("--judge-file", type=Path, default=JUDGE)
+    parser.add_argument("--start-from", type=Path, help="a model file to train on, where there are no checkpoints")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="for the UNet")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--model-file", type=Path, help="default: the model file in the folder of checkpoints")
@@ -69,6 +70,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
     out, part = arguments.out, arguments.part
+    if arguments.start_from:
+        unpack(arguments.start_from, out)
     pipeline = prepared(out, arguments.text_steps)
     if part in ("draw", "all"):
         draw_chunks(pipeline.autoencoder.transform, out, arguments.chunks, log=log)
@@ -77,6 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     if part in ("decoder", "all"):
         train_decoder(pipeline.autoencoder, arguments.decoder_minutes, out / "decoder.pt", log=log)
     if part in ("unet", "all"):
+        finished(pipeline, out)
         scenes = TrainingScenes(out)
         scenes.take_new(4)  # the training takes the others by and by
         pipeline.unet.to(arguments.device)
@@ -85,6 +89,20 @@ def main(argv: list[str] | None = None) -> None:
     if part in ("decoder", "unet", "file", "all"):
         finished(pipeline, out)
         model_file.save_pipeline(pipeline, arguments.model_file or out / model_file.SHIPPED.name)
+
+
+def unpack(file: Path, out: Path) -> None:
+    """Write a model file's parts as checkpoints, without overwriting any; optimizers start anew."""
+    pipeline = model_file.load_pipeline(file)
+    parts = {
+        "latents.pt": pipeline.autoencoder.transform.state_dict(),
+        "text_encoder.pt": pipeline.text_encoder.state_dict(),
+        "decoder.pt": {"decoder": pipeline.autoencoder.decoder.state_dict()},
+        "unet.pt": {"average": list(pipeline.unet.parameters())},
+    }
+    for name, state in parts.items():
+        if not (out / name).is_file():
+            torch.save(state, out / name)
 
 
 def finished(pipeline: model_file.Pipeline, out: Path) -> None:

@@ -43,9 +43,10 @@ def train_decoder(
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), fused=True)
     state: dict[str, Any] = {"step": 0, "spent": 0.0}
     if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
+        state |= torch.load(checkpoint, weights_only=True)
         decoder.load_state_dict(state["decoder"])
-        optimizer.load_state_dict(state["optimizer"])
+        if "optimizer" in state:  # else the weights of a model file
+            optimizer.load_state_dict(state["optimizer"])
     step, spent = state["step"], state["spent"]
     generator, noise = np.random.default_rng([seed, step]), torch.Generator().manual_seed(step)
     pool: list[Tensor] = []

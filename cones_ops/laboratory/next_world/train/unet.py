@@ -64,10 +64,11 @@ class Run:
         run = cls(unet, optimizer, [p.detach().clone() for p in unet.parameters()])
         if checkpoint.is_file():
             state = torch.load(checkpoint, weights_only=True, map_location=run.average[0].device)
-            unet.load_state_dict(state["unet"])
-            optimizer.load_state_dict(state["optimizer"])
-            run.average = state["average"]
-            run.step, run.spent, run.processor = state["step"], state["spent"], state["processor"]
+            run.average = [mean.detach().clone() for mean in state["average"]]
+            if "optimizer" in state:  # else the weights of a model file, which the UNet has already
+                unet.load_state_dict(state["unet"])
+                optimizer.load_state_dict(state["optimizer"])
+                run.step, run.spent, run.processor = state["step"], state["spent"], state["processor"]
         return run
 
     def save(self, path: Path) -> None:
