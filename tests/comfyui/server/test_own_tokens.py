@@ -83,8 +83,8 @@ def test_a_plain_prompt_and_missing_words_are_told(server, masks):
     before = len(server.log())
     plain = server.run(prompt("a sks star", MASKS[:1], stock=True, steps=3)).image("show")
     assert np.array_equal(plain, server.run(prompt("a sks star", (), stock=True, steps=3)).image("show"))
-    told = [line for line in server.log()[before:].splitlines() if "acts at its own tokens and so nowhere" in line]
-    assert len(told) == 1 and "sks star" in told[0] and "Encode Prompt with Concepts" in told[0]
+    warnings = [line for line in server.log()[before:].splitlines() if "has no effect in this run" in line]
+    assert len(warnings) == 1 and "sks star" in warnings[0] and "Encode Prompt with Concepts" in warnings[0]
     with events(server) as messages:
         server.queue(prompt("a zwx heart again", MASKS[:2], steps=2))
         for kind, data in messages:
