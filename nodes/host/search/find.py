@@ -22,6 +22,7 @@ from ..text.token_positions import ConceptWords, token_positions_of
 from .borrow import borrow
 from .example_inputs import checked_latents, loss_weights
 from .host_model import BorrowedModel
+from .kept_states import kept_state
 
 SUBJECT, CLASS = "subject", "class"
 NO_PICTURES: Mapping[str, Any] = {"samples": ()}
@@ -53,6 +54,8 @@ def search(
 ) -> SearchResult:
     """Find the concept's neurons; the model is the same afterwards. At own tokens the class inputs are not used.
 
+    A search that is cancelled or killed resumes where it was when it is called with the same inputs.
+
     facts: what else the mask's provenance should hold.
     """
     shapes = parameter_shapes(model)
@@ -82,18 +85,20 @@ def search(
             provenance=provenance,
             on_step=on_step,
             on_estimate=on_estimate,
+            resume=resume,
         )
 
-    return borrow(
-        model,
-        captions | prior_inputs[1],
-        latents,
-        names,
-        body,
-        rows=settings.batch,
-        concepts=[words] if where == "own tokens" else [],
-        statistics=BYTES[settings.method],
-    )
+    with kept_state(model, captions, prior_inputs[1]) as resume:
+        return borrow(
+            model,
+            captions | prior_inputs[1],
+            latents,
+            names,
+            body,
+            rows=settings.batch,
+            concepts=[words] if where == "own tokens" else [],
+            statistics=BYTES[settings.method],
+        )
 
 
 def checked_words(inputs: SearchInputs) -> tuple[str, str]:

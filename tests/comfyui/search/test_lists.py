@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_management
+import comfy.utils
+import folder_paths
 import numpy as np
 import pytest
 import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.masks.concept_mask import same_neurons
 from cones_concept_neurons.nodes import encode, find
+from cones_concept_neurons.nodes.host.search import kept_states
 from cones_concept_neurons.nodes.host.search.example_inputs import joined_latents, loss_weights, only
 from PIL import Image
 from support.prompts import node
@@ -58,7 +62,7 @@ def test_a_list_of_captions_is_the_same_as_a_prompt_per_line(checkpoint, square)
 def test_pictures_of_several_sizes_are_searched_together(checkpoint, square):
     wide = torch.randn(1, 24, 8, 16, generator=torch.Generator().manual_seed(2))
     latents = [{"samples": square[:2]}, {"samples": wide}]
-    mask = search(checkpoint, latents, [prompt(checkpoint[1])], where="own tokens", method="learned")
+    mask = search(checkpoint, latents, [prompt(checkpoint[1])], method="learned")
     alone = search(checkpoint, latents[:1], [prompt(checkpoint[1])], method="learned")
     assert mask.provenance["pictures"] == "3" and mask.count == alone.count
     assert not same_neurons(mask, alone)
@@ -96,6 +100,28 @@ def test_what_is_refused(checkpoint, square):
     broken[1, 0, 0, 0] = float("nan")
     with pytest.raises(ConesError, match="picture 2 of the subject latents has values that are not finite"):
         search(checkpoint, [{"samples": broken}], [prompt(checkpoint[1])])
+
+
+def test_a_cancelled_search_resumes_and_ends_alike(checkpoint, square, monkeypatch, tmp_path):
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(kept_states, "SECONDS", 0.0)  # the state is written after each step
+    inputs = (checkpoint, [{"samples": square}], [prompt(checkpoint[1])])
+    whole = search(*inputs, method="learned", steps=4)
+    assert not list(tmp_path.iterdir())
+    values: list[int] = []
+
+    def press_cancel(value: int, *_: Any, **__: Any) -> None:
+        values.append(value)
+        if len(values) == 2:
+            comfy.model_management.interrupt_current_processing(True)
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", press_cancel)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        search(*inputs, method="learned", steps=4)
+    assert len(values) == 2 and len(list((tmp_path / "cones-searches").iterdir())) == 1
+    resumed = search(*inputs, method="learned", steps=4)
+    assert values[2] > values[1] and same_neurons(resumed, whole) and resumed.provenance == whole.provenance
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_pictures_of_several_sizes_makes_one_mask(server):
