@@ -219,7 +219,7 @@ FAMILIES = {
 
 def model_of(family: Family, seed: int = 0) -> Any:
     """A MODEL of the family."""
-    config = getattr(families, str(family.config), family.config)({})
+    config = getattr(families, str(family.config), family.config)(dict(family.sizes))
     config.unet_config |= family.sizes  # sizes that the host fixes for a family as well
     config.set_inference_dtype(torch.float32, None)
     v_prediction = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
