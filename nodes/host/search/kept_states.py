@@ -16,7 +16,6 @@ from typing import Any
 import folder_paths
 import torch
 
-from ....cones_ops.errors import ConesError
 from ....cones_ops.search.resume import SUFFIX, Resume, digest, resuming
 
 log = logging.getLogger("cones")
@@ -33,7 +32,7 @@ def kept_state(model: Any, *inputs: Any) -> Iterator[Resume | None]:
     remove_old(folder)
     try:
         facts = digest(plain(inputs), model_digest(model))
-    except ConesError as error:
+    except Exception as error:  # a search runs, whatever a loader or node has put on the MODEL
         log.info("this search cannot be resumed if it is stopped: %s", error)
         yield None
         return
@@ -47,7 +46,8 @@ def model_digest(model: Any) -> str:
     for name, weight in model.model.state_dict().items():
         key = model.backup.get(name)
         value = (weight if key is None else key.weight).reshape(-1)
-        weights[name] = value[:: max(1, value.numel() // SAMPLE)].float().cpu()
+        sample = value[:: max(1, value.numel() // SAMPLE)].float().cpu()
+        weights[name] = sample.as_subclass(torch.Tensor)  # GGUF loaders keep packed bytes in a subclass of their own
     return digest(weights, plain(model.patches), plain(model.object_patches), plain(model.model_options))
 
 
