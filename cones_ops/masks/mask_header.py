@@ -96,7 +96,7 @@ def checked_metadata(path: Path, metadata: Mapping[str, str] | None) -> dict[str
     if version is None:
         raise ConesError(f"{path.name}: not a concept mask (no cones.format_version); a LoRA or a checkpoint, perhaps?")
     if version not in _VERSIONS:
-        reads = " and ".join(_VERSIONS)
+        reads = ", ".join(_VERSIONS)
         raise ConesError(f"{path.name}: format version {version}, this program reads {reads}; please update")
     known = {f"cones.{field}" for field in _VERSIONS[version]}
     if missing := known - set(meta):

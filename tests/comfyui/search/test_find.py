@@ -326,6 +326,6 @@ def test_bad_input_is_named(checkpoint, inputs):
         run_find(model, {**inputs, "class_latents": {"samples": torch.ones(1, 4, 8, 8)}})
     fused = model.clone()
     fused.model = type("Other", (), {"diffusion_model": torch.nn.Linear(2, 2)})()
-    with pytest.raises(ConesError, match="no text K"):
+    with pytest.raises(ConesError, match="known as a K or V projection that reads the text"):
         run_find(fused, inputs)
     assert parameter_shapes(model)

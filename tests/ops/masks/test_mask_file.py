@@ -336,7 +336,7 @@ def test_refuses_other_names_and_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("cones.format_version", "4", "format version 4, this program reads 1 and 2 and 3"),
+        ("cones.format_version", "4", "format version 4, this program reads 1, 2, 3"),
         ("cones.format_version", "1", "unknown metadata cones.crc32"),
         ("cones.crc32", None, "metadata without cones.crc32"),
         ("cones.crc32", "00000000", "not as it was saved"),
