@@ -8,16 +8,22 @@ from collections.abc import Sequence
 
 from ..errors import ConesError
 from . import apply, bench, demo, export, find, info, tune
+from .values import check_device, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 = done, 2 = something the user can put right."""
+    """Run one command; 0 = done, 2 = something the user can put right, 130 = stopped by Ctrl-C."""
     options = parser().parse_args(arguments)
     try:
+        if "device" in options:
+            check_device(options.device)
         options.run(options)
-    except ConesError as error:
-        print(f"cones: {error}", file=sys.stderr)
+    except (ConesError, OSError) as error:
+        print(printable(f"cones: {error}"), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("cones: stopped; the same command resumes a search that it had begun", file=sys.stderr)
+        return 130
     return 0
 
 

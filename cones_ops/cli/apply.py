@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .options import add_command, add_sampling
+from .values import printable, real, whole
 
 
 def apply(options: argparse.Namespace) -> None:
@@ -21,10 +22,21 @@ def apply(options: argparse.Namespace) -> None:
           --prompt "a sks dog on the left and a ktn cat on the right" --out together
     """
     from ..hosts.diffusers import concepts as host
+    from ..hosts.diffusers.apply_masks import check_masks
+    from ..hosts.diffusers.pipeline import check_model
     from ..masks.mask_file import load_mask
+    from ..masks.whole_files import check_folder
+    from ..models.own_tokens import own_spans
 
+    check_folder(options.out)
+    check_model(options.model)
     masks = [(load_mask(file), options.strength) for file in options.masks]
+    for prompt in options.prompt:
+        for mask, _ in masks:
+            if mask.where == "own tokens" and not own_spans(prompt, mask.identifier, mask.class_word):
+                print(printable(f"note: {prompt!r} does not name {mask.identifier!r}, whose mask does nothing there"))
     pipeline = host.load(options.model, options.device)
+    check_masks(pipeline.unet, [mask for mask, _ in masks], options.any_base)
     settings = {"num_inference_steps": options.steps, "guidance_scale": options.guidance}
     if options.size:
         settings |= {"height": options.size, "width": options.size}
@@ -42,9 +54,9 @@ def describe(commands: Any) -> None:
     add("model", type=Path, help="folder of the model the masks were found on, saved by diffusers")
     add("masks", type=Path, nargs="+", help="concept masks, .safetensors")
     add("--prompt", action="append", required=True, help="what to draw, may be given several times")
-    add("--strength", type=float, default=1.0, help="of all masks: 0 = untouched, bit for bit, 1 = shut")
-    add("--steps", type=int, default=30, help="sampling steps of the model's own scheduler")
-    add("--guidance", type=float, default=7.5, help="classifier-free guidance scale; 1 = none")
+    add("--strength", type=real(-100, 100), default=1.0, help="of all masks: 0 = untouched, bit for bit, 1 = shut")
+    add("--steps", type=whole(1, 10_000), default=30, help="sampling steps of the model's own scheduler")
+    add("--guidance", type=real(0, 1000), default=7.5, help="classifier-free guidance scale; 1 = none")
     add("--any-base", action="store_true", help="apply masks found on other weights too, instead of refusing them")
     add("--out", type=Path, default=Path("samples"), help="folder for the pictures; existing ones are overwritten")
     add_sampling(add, "side of the pictures in pixels, a multiple of 8 (default: the model's own)")

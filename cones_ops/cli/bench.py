@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import ConesError
 from . import dreambench
 from .options import Formatter, add_command
+from .values import pattern
 
 
 def quality(options: argparse.Namespace) -> None:
@@ -99,7 +100,7 @@ def _add_quality(kinds: Any) -> None:
     add("--out", type=Path, default=Path("bench-out/quality"), help="folder of the cells; a stopped run resumes there")
     add("--smoke", action="store_true", help="few steps and pictures, 5 minutes; needs its own --out")
     add("--beside", type=int, metavar="N", help="collages of each subject with another thing; needs its own --out")
-    add("--only", metavar="PATTERN", help="only the cells whose name matches this regular expression")
+    add("--only", type=pattern, metavar="PATTERN", help="only the cells whose name matches this regular expression")
     add("--again", action="store_true", help="make existing cells anew")
     add("--resume", type=Path, metavar="FILE", help="start from the cells of an earlier run's --json")
     add("--list", action="store_true", help="print the names of the cells and stop")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .options import add_command
+from .options import add_command, if_exists, say
 
 
 def export(options: argparse.Namespace) -> None:
@@ -27,8 +27,10 @@ def export(options: argparse.Namespace) -> None:
     from ..masks.fingerprint import base_of
     from ..masks.lora_file import check_exportable, export_text, lora_tensors, save_lora
     from ..masks.mask_file import load_mask
+    from ..masks.whole_files import check_new_file
     from ..models.weight_names import weight_and_rows
 
+    check_new_file(options.out, ".safetensors", if_exists(options))
     mask = load_mask(options.mask)
     check_exportable(mask)
     read = weight_reader(options.base)
@@ -40,8 +42,8 @@ def export(options: argparse.Namespace) -> None:
         remedy = f"give the base it was found on instead of {options.base}, or allow --any-base"
         if note := check_base(mask, base_of(weights), options.any_base, remedy):
             print(f"note: {note}", file=sys.stderr)
-    path = save_lora(mask, lora_tensors(mask, read), options.out, "overwrite" if options.overwrite else "error")
-    print(export_text(mask, path))
+    path = save_lora(mask, lora_tensors(mask, read), options.out, if_exists(options))
+    say(export_text(mask, path))
 
 
 def describe(commands: Any) -> None:

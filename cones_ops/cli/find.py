@@ -6,11 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from ..errors import ConesError
 from ..masks.concept_mask import Where
+from ..masks.whole_files import check_new_file
 from ..models.targets import TARGET_CHOICES
+from ..search.resume import resuming
 from ..search.settings import MethodName, recommended
-from .options import SIDE, add_command, add_sampling, save, shown_on, with_steps
+from .options import SIDE, add_command, add_sampling, if_exists, save, say, shown_on, with_steps
+from .values import real, whole, word
 
 MODEL = "folder of a Stable Diffusion 1.x or 2.x model saved by diffusers (it holds model_index.json)"
 
@@ -22,7 +24,8 @@ def find(options: argparse.Namespace) -> None:
     centred square. The mask keeps the two words, so a prompt uses the concept as
     "<identifier> <class word>". How many neurons are shut is chosen on noise that the search
     never saw; if no number of them helps, nothing is saved and the report says so.
-    The model's files are never changed, and nothing is downloaded.
+    The model's files are never changed, and nothing is downloaded. A search that was stopped
+    resumes when the same command is called again; its state is beside --out until it is done.
 
     examples:
       cones find sd15 pictures/dog --class-word dog --out sks-dog.safetensors --device cuda
@@ -31,22 +34,25 @@ def find(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ..hosts.diffusers import concepts as host
+    from ..hosts.diffusers.pipeline import check_model
+    from ..masks.fingerprint import fingerprint
     from ..reports.text import summary_text
 
-    if options.out.exists() and not options.overwrite:
-        raise ConesError(f"{options.out} exists already; choose another name, or allow --overwrite")
+    check_new_file(options.out, ".safetensors", if_exists(options))
+    check_model(options.model)
     pictures = host.read_pictures(options.pictures, options.size)
     concept = host.Concept(options.identifier, options.class_word, pictures)
     pipeline = host.load(options.model, options.device)
     settings = with_steps(recommended(options.where, options.method, options.seed), options)
-    with tqdm(total=settings.steps, desc=f"find {concept.phrase}") as bar:
-        search = {"targets": options.targets, "density": options.density, "settings": settings, **shown_on(bar)}
-        result = host.find(pipeline, concept, options.where, **search)
-    print(summary_text(result))
-    if result.mask.count:
-        save(result.mask, options.out, options)
-    else:
-        print("saved nothing: there are no neurons to shut")
+    with resuming(options.out.parent, fingerprint(dict(pipeline.unet.named_parameters()))) as resume:
+        with tqdm(total=settings.steps, desc=f"find {concept.phrase}") as bar:
+            search = {"targets": options.targets, "density": options.density, "settings": settings, **shown_on(bar)}
+            result = host.find(pipeline, concept, options.where, resume=resume, **search)
+        say(summary_text(result))
+        if result.mask.count:
+            save(result.mask, options.out, options)
+        else:
+            print("saved nothing: there are no neurons to shut")
 
 
 def describe(commands: Any) -> None:
@@ -54,9 +60,9 @@ def describe(commands: Any) -> None:
     add = add_command(commands, find).add_argument
     add("model", type=Path, help=MODEL)
     add("pictures", type=Path, help="folder with 3 to 6 pictures of the subject (.png, .jpg, .jpeg, .webp, .bmp)")
-    add("--class-word", required=True, help="what the subject is, in the model's own words, e.g. dog")
+    add("--class-word", type=word, required=True, help="what the subject is, in the model's own words, e.g. dog")
     add("--out", type=Path, required=True, help="the concept mask to write, .safetensors")
-    add("--identifier", default="sks", help="the rare word that will name the subject")
+    add("--identifier", type=word, default="sks", help="the rare word that will name the subject")
     add(
         "--where",
         choices=get_args(Where),
@@ -72,16 +78,16 @@ def describe(commands: Any) -> None:
         help="the projections searched: K and V, or one of them, of the layers that read the text, or of "
         "self-attention too (everywhere only)",
     )
-    add("--density", type=float, help="share of neurons to shut, 0 to 1 (default: chosen on held-out noise)")
+    add("--density", type=real(0, 1), help="share of neurons to shut, 0 to 1 (default: chosen on held-out noise)")
     narrow, wide = recommended("own tokens"), recommended("everywhere")
     add(
         "--steps",
-        type=int,
+        type=whole(1, 1_000_000),
         help=f"gradient steps (default: {narrow.steps} at own tokens, {wide.steps} everywhere)",
     )
     add(
         "--batch",
-        type=int,
+        type=whole(1, 4096),
         help="noisy pictures per step; fewer need less memory "
         f"(default: {narrow.batch} at own tokens, {wide.batch} everywhere)",
     )

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import add_command
+from .options import add_command, say
 
 
 def info(options: argparse.Namespace) -> None:
@@ -22,14 +22,15 @@ def info(options: argparse.Namespace) -> None:
     from ..reports.text import inspection_text, layer_table
 
     mask, meta = load_mask(options.file), read_mask_metadata(options.file)
-    print(f"{options.file}, {options.file.stat().st_size:,} bytes, format {meta['cones.format_version']}")
-    print(inspection_text(mask))
+    say(f"{options.file}, {options.file.stat().st_size:,} bytes, format {meta['cones.format_version']}")
+    say(inspection_text(mask))
     covers = [str(beside)] if (beside := options.file.with_suffix(".png")).is_file() else []
     covers += ["inside the file"] if "modelspec.thumbnail" in meta else []
     print(f"Cover picture: {', '.join(covers) or 'none'}")
     for name, value in mask.provenance.items():
-        print(f"  {name}: {value}")
-    print(layer_table(mask))
+        line = f"{name}: {value}".replace("\n", "\\n")
+        say(f"  {line}")
+    say(layer_table(mask))
 
 
 def describe(commands: Any) -> None:

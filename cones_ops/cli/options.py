@@ -16,7 +16,9 @@ from typing import Any
 from ..laboratory.progress import steps_on
 from ..masks.concept_mask import ConceptMask
 from ..masks.mask_file import save_mask_anyhow
+from ..masks.whole_files import IfExists
 from ..search.settings import SearchSettings
+from .values import LARGEST_SEED, device, printable, side, whole
 
 SIDE = "side to which the pictures are scaled, in pixels; a multiple of 8 (default: 512)"
 
@@ -48,12 +50,23 @@ def add_command(commands: Any, run: Callable[[argparse.Namespace], None]) -> arg
 
 def with_steps(settings: SearchSettings, options: argparse.Namespace) -> SearchSettings:
     """The recommended settings, with the steps and the batch that were asked for."""
-    return replace(settings, steps=options.steps or settings.steps, batch=options.batch or settings.batch)
+    chosen = {name: getattr(options, name) for name in ("steps", "batch")}
+    return replace(settings, **{name: number for name, number in chosen.items() if number is not None})
+
+
+def if_exists(options: argparse.Namespace) -> IfExists:
+    """What --overwrite says of a name that is taken."""
+    return "overwrite" if options.overwrite else "error"
+
+
+def say(text: str) -> None:
+    """Print a line, whatever a shared file put into it."""
+    print(printable(text))
 
 
 def save(mask: ConceptMask, file: Path, options: argparse.Namespace) -> None:
     """Save a mask; print where it is, and what kept it from where it should be."""
-    path, trouble = save_mask_anyhow(mask, file, "overwrite" if options.overwrite else "error")
+    path, trouble = save_mask_anyhow(mask, file, if_exists(options))
     if trouble:
         print(f"cones: {trouble}", file=sys.stderr)
     print(f"saved {path}")
@@ -66,6 +79,6 @@ def shown_on(bar: Any) -> dict[str, Any]:
 
 def add_sampling(add: Callable[..., Any], size: str) -> None:
     """The options --size, --seed and --device."""
-    add("--size", type=int, help=size)
-    add("--seed", type=int, default=0, help="of all noise, and picture i samples from seed + i")
-    add("--device", default="cpu", help="where the model runs, a torch device: cpu, cuda, cuda:1, mps")
+    add("--size", type=side, help=size)
+    add("--seed", type=whole(0, LARGEST_SEED), default=0, help="of all noise, and picture i samples from seed + i")
+    add("--device", type=device, default="cpu", help="where the model runs, a torch device: cpu, cuda, cuda:1, mps")

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConesError
+from ..masks.whole_files import check_new_file
 from ..models.targets import TARGET_CHOICES
 from ..search.joint import tuning
-from .options import SIDE, add_command, add_sampling, save, shown_on, with_steps
+from ..search.resume import resuming
+from .options import SIDE, add_command, add_sampling, if_exists, save, say, shown_on, with_steps
+from .values import real, whole
 
 
 def tune(options: argparse.Namespace) -> None:
@@ -27,6 +30,8 @@ def tune(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ..hosts.diffusers import concepts as host
+    from ..hosts.diffusers.pipeline import check_model
+    from ..masks.fingerprint import fingerprint
     from ..masks.mask_file import load_mask
     from ..reports.text import tuning_text
 
@@ -34,8 +39,9 @@ def tune(options: argparse.Namespace) -> None:
     files = [options.out / mask.name for mask, _ in sources]
     if len(set(files)) < len(files):
         raise ConesError("two masks have the same file name, and the tuned ones would overwrite each other; rename one")
-    if existing := [str(file) for file in files if file.exists() and not options.overwrite]:
-        raise ConesError(f"{', '.join(existing)} exist already; choose another folder, or allow --overwrite")
+    for file in files:
+        check_new_file(file, ".safetensors", if_exists(options))
+    check_model(options.model)
     masks = [load_mask(mask) for mask, _ in sources]
     concepts = [
         host.Concept(mask.identifier, mask.class_word, host.read_pictures(folder, options.size))
@@ -43,12 +49,13 @@ def tune(options: argparse.Namespace) -> None:
     ]
     pipeline = host.load(options.model, options.device)
     settings = with_steps(tuning(options.seed), options)
-    with tqdm(total=settings.steps, desc=f"tune {' and '.join(concept.phrase for concept in concepts)}") as bar:
-        search = {"targets": options.targets, "zoom": options.zoom, "settings": settings, **shown_on(bar)}
-        result = host.tune(pipeline, masks, concepts, **search)
-    print(tuning_text(result, masks))
-    for mask, file in zip(result.masks, files if result.tuned else [], strict=result.tuned):
-        save(mask, file, options)
+    with resuming(options.out, fingerprint(dict(pipeline.unet.named_parameters()))) as resume:
+        with tqdm(total=settings.steps, desc=f"tune {' and '.join(concept.phrase for concept in concepts)}") as bar:
+            search = {"targets": options.targets, "zoom": options.zoom, "settings": settings, **shown_on(bar)}
+            result = host.tune(pipeline, masks, concepts, resume=resume, **search)
+        say(tuning_text(result, masks))
+        for mask, file in zip(result.masks, files if result.tuned else [], strict=result.tuned):
+            save(mask, file, options)
 
 
 def describe(commands: Any) -> None:
@@ -64,9 +71,16 @@ def describe(commands: Any) -> None:
         help="a concept mask and the folder of its subject's pictures; give it two to four times",
     )
     add("--out", type=Path, required=True, help="folder for the tuned masks, under their own names")
-    add("--zoom", type=float, default=0.6, help="scale of each picture where several share one, above 0 to 1")
+    add(
+        "--zoom",
+        type=real(0, 1, above=True),
+        default=0.6,
+        help="scale of each picture where several share one, above 0 to 1",
+    )
     add("--targets", choices=TARGET_CHOICES, default="text K+V", help="the projections the masks were searched in")
-    add("--steps", type=int, help=f"joint gradient steps (default: {tuning().steps})")
-    add("--batch", type=int, help=f"noisy pictures per step and term of the loss (default: {tuning().batch})")
+    add("--steps", type=whole(1, 1_000_000), help=f"joint gradient steps (default: {tuning().steps})")
+    add(
+        "--batch", type=whole(1, 4096), help=f"noisy pictures per step and term of the loss (default: {tuning().batch})"
+    )
     add("--overwrite", action="store_true", help="replace files in the folder that exist")
     add_sampling(add, SIDE)

@@ -21,7 +21,7 @@ from ...masks.base import check_base
 from ...masks.concept_mask import ConceptMask
 from ...masks.fingerprint import base_of
 from ...masks.shut import shut_
-from .layers import forwards, linear
+from .layers import check_plain, forwards, linear
 from .names import canonical_names
 
 log = logging.getLogger("cones")
@@ -44,9 +44,7 @@ def applied(
     own = list(own) if own is not None else [None] * len(masks)
     if len(own) != len(masks):
         raise ConesError(f"{len(masks)} masks but {len(own)} own positions; give one per mask (None = everywhere)")
-    modules = _modules(unet, [mask for mask, _ in masks])
-    for mask, _ in masks:
-        _check_mask(mask, modules, any_base)
+    modules = check_masks(unet, [mask for mask, _ in masks], any_base)
     pairs = sorted(zip(masks, own, strict=True), key=lambda pair: pair[0][1])
     active = [(mask, strength, positions) for (mask, strength), positions in pairs if strength and mask.count]
     with ExitStack() as stack:
@@ -57,8 +55,17 @@ def applied(
         yield
 
 
+def check_masks(unet: Any, masks: Sequence[ConceptMask], any_base: bool = False) -> dict[str, nn.Linear]:
+    """The layers of the masks by canonical name; ConesError, or a log line, where one does not belong to the UNet."""
+    modules = _modules(unet, masks)
+    for mask in masks:
+        _check_mask(mask, modules, any_base)
+    return modules
+
+
 def _modules(unet: Any, masks: Sequence[ConceptMask]) -> dict[str, nn.Linear]:
     """Canonical name -> layer for every name the masks speak of."""
+    check_plain(unet)
     names = canonical_names(unet.config, (name for name, _ in unet.named_parameters()))
     wanted = sorted({name for mask in masks for name in mask.shapes})
     missing = [name for name in wanted if name not in names]

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from ...errors import ConesError
@@ -24,12 +21,12 @@ from ...models.targets import TargetChoice
 from ...search.estimate import OnEstimate
 from ...search.find import SearchResult, find_concept_neurons
 from ...search.joint import TuneResult, UnionModel, tune_concept_masks, tuning
+from ...search.resume import Resume
 from ...search.settings import OnStep, SearchSettings, recommended
+from .pictures import PICTURES, read_pictures
 from .pipeline import Words, examples, host_model, load, sample
 
 __all__ = ["PICTURES", "Concept", "find", "load", "read_pictures", "sample", "tune"]
-
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 @dataclass(frozen=True)
@@ -56,18 +53,6 @@ class Concept:
         return " ".join(self.words)
 
 
-def read_pictures(folder: str | Path, size: int | None = None) -> Tensor:
-    """The pictures in a folder, cropped to a centred square of `size` pixels (512): (n, 3, size, size) in [0, 1]."""
-    files = sorted(file for file in Path(folder).glob("*") if file.suffix.lower() in PICTURES)
-    if not files:
-        raise ConesError(
-            f"{folder}: no pictures there ({', '.join(sorted(PICTURES))}); give a folder with 3 to 6 of them"
-        )
-    side = size or 512
-    fitted = [ImageOps.fit(ImageOps.exif_transpose(Image.open(file)).convert("RGB"), (side, side)) for file in files]
-    return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 for image in fitted])
-
-
 def find(
     pipeline: Any,
     concept: Concept,
@@ -78,6 +63,7 @@ def find(
     density: float | None = None,
     on_step: OnStep | None = None,
     on_estimate: OnEstimate | None = None,
+    resume: Resume | None = None,
 ) -> SearchResult:
     """Find the concept's neurons: `.mask` is its ConceptMask, empty if nothing helps (`.found`).
 
@@ -98,6 +84,7 @@ def find(
         distill=prior is not None,
         on_step=on_step,
         on_estimate=on_estimate,
+        resume=resume,
     )
 
 
@@ -111,6 +98,7 @@ def tune(
     settings: SearchSettings | None = None,
     on_step: OnStep | None = None,
     on_estimate: OnEstimate | None = None,
+    resume: Resume | None = None,
 ) -> TuneResult:
     """Joint steps on the masks of 2 to 4 concepts, so that they share a picture: `.masks`, one per concept, in order.
 
@@ -142,4 +130,5 @@ def tune(
         settings=settings or tuning(),
         on_step=on_step,
         on_estimate=on_estimate,
+        resume=resume,
     )

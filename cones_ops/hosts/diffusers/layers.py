@@ -17,8 +17,19 @@ from .names import canonical_names
 Forward = Callable[[Tensor], Tensor]
 
 
+def check_plain(unet: nn.Module) -> None:
+    """ConesError for a compiled UNet, or one with adapters, whose weights have other names and act otherwise."""
+    if hasattr(unet, "_orig_mod"):
+        raise ConesError("this UNet is compiled; use its plain one, pipeline.unet._orig_mod, and compile afterwards")
+    if adapted := [name for name, _ in unet.named_parameters() if ".base_layer." in name]:
+        raise ConesError(
+            f"this UNet has adapters at {len(adapted)} layers, such as {adapted[0]}; fuse or unload them first"
+        )
+
+
 def target_modules(unet: nn.Module, choice: TargetChoice) -> dict[str, nn.Linear]:
     """Canonical parameter name -> the linear layer that holds it, for the chosen targets."""
+    check_plain(unet)
     names = canonical_names(unet.config, (name for name, _ in unet.named_parameters()))  # type: ignore[arg-type]
     shapes = {name: tuple(unet.get_parameter(theirs).shape) for name, theirs in names.items()}
     return {name: linear(unet, names[name]) for name in select_targets(shapes, choice)}

@@ -6,6 +6,7 @@ own tokens are found in the tokenised caption. Nothing is downloaded, and the pi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,31 @@ INSTALL = "pip install cones-concept-neurons[diffusers]"
 def load(folder: str | Path, device: str = "cpu") -> Any:
     """The pipeline saved in `folder` (a diffusers directory with model_index.json), in fp32."""
     folder = Path(folder)
-    if not (folder / "model_index.json").is_file():
-        raise ConesError(f"{folder}: no model_index.json; give the folder of a model saved by diffusers")
+    check_model(folder)
     try:
         from diffusers import StableDiffusionPipeline
     except ImportError as error:
         raise ConesError(f"{error}; models on disk need diffusers and transformers: {INSTALL}") from error
     options = {"safety_checker": None, "requires_safety_checker": False, "local_files_only": True}
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, **options)
-    if not hasattr(pipeline, "text_encoder") or hasattr(pipeline, "text_encoder_2"):
-        raise ConesError(f"{folder}: a {type(pipeline).__name__}; SD 1.x and SD 2.x pipelines are supported")
-    return pipeline.to(device, torch.float32)
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, **options)
+        return pipeline.to(device, torch.float32)
+    except Exception as error:  # a damaged folder brings out any kind
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConesError(f"{folder}: the model cannot be loaded ({lines[0][:200]}); is the folder whole?") from error
+
+
+def check_model(folder: Path) -> None:
+    """ConesError unless a folder says that it holds a model of a supported kind; reads its small index alone."""
+    index = folder / "model_index.json"
+    try:
+        kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except OSError:
+        raise ConesError(f"{folder}: no model_index.json; give the folder of a model saved by diffusers") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ConesError(f"{index}: not the index of a model; is the folder whole?") from None
+    if kind != "StableDiffusionPipeline":
+        raise ConesError(f"{folder}: a {kind}; SD 1.x and SD 2.x pipelines are supported")
 
 
 def host_model(

@@ -1,0 +1,85 @@
+"""Options are checked while they are read."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+
+import pytest
+
+from cones_ops.cli import main
+from cones_ops.cli.values import device, pattern, printable, real, side, whole, word
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "value"),
+    [
+        (whole(1, 9), "9", 9),
+        (real(0, 1), "1e-3", 0.001),
+        (side, "512", 512),
+        (device, "cpu", "cpu"),
+        (word, " sks ", "sks"),
+        (pattern, "learned|cones", "learned|cones"),
+    ],
+)
+def test_values_that_fit(parse, text: str, value: object) -> None:
+    assert parse(text) == value
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "message"),
+    [
+        (whole(1, 9), "0", "'0' is not a whole number from 1 to 9"),
+        (whole(1, 9), "9" * 5000, "is not a whole number"),
+        (whole(1, 9), "1.5", "is not a whole number"),
+        (real(0, 1), "nan", "'nan' is not a number from 0 to 1"),
+        (real(0, 1), "4", "is not a number from 0 to 1"),
+        (real(0, 1, above=True), "0", "is not a number above 0 to 1"),
+        (side, "15", "15 is not a multiple of 8; 16 is"),
+        (side, "100000", "is not a whole number from 8 to 8192"),
+        (device, "gpu", "'gpu' is no device"),
+        (device, "meta", "'meta' is no device for models"),
+        (word, " ,", "has no word in it"),
+        (pattern, "[", "is not a regular expression"),
+    ],
+)
+def test_values_that_do_not_fit_are_named(parse, text: str, message: str) -> None:
+    with pytest.raises(ArgumentTypeError, match=message):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--steps", "0"],
+        ["--batch", "0"],
+        ["--batch", "9" * 20],
+        ["--density", "nan"],
+        ["--density", "4"],
+        ["--size", "15"],
+        ["--seed", "9" * 20],
+        ["--class-word", " "],
+    ],
+)
+def test_a_wrong_option_ends_the_command_before_it_looks_at_a_file(wrong: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["find", "no-model", "no-pictures", "--class-word", "dog", "--out", "m.safetensors", *wrong])
+    assert ended.value.code == 2 and f"argument {wrong[0]}" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_refused_before_any_file(capsys) -> None:
+    find = ["find", "no-model", "no-pictures", "--class-word", "dog", "--out", "m.safetensors"]
+    assert main([*find, "--device", "cuda:99"]) == 2
+    assert "--device cuda:99: this torch sees" in capsys.readouterr().err
+
+
+def test_ctrl_c_prints_a_line(monkeypatch, capsys) -> None:
+    def pressed(path: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cones_ops.masks.mask_file.load_mask", pressed)
+    assert main(["info", "m.safetensors"]) == 130
+    assert capsys.readouterr().err == "cones: stopped; the same command resumes a search that it had begun\n"
+
+
+def test_control_characters_are_shown_and_not_obeyed() -> None:
+    assert printable("a\x1b[2J\u202eb\nc\ud800 猫") == "a\\x1b[2J\\u202eb\nc\\ud800 猫"
