@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..masks.whole_files import check_folder, check_new_file, write_whole
 from .options import add_command
 
 
@@ -24,6 +25,9 @@ def demo(options: argparse.Namespace) -> None:
     """
     from ..laboratory.demo.report import table
 
+    check_folder(options.out)
+    if options.json is not None:
+        check_new_file(options.json, if_exists="overwrite")
     if options.comfyui is not None:
         from ..laboratory.demo import comfyui as demo_comfyui
 
@@ -38,8 +42,7 @@ def demo(options: argparse.Namespace) -> None:
         report = toy_demo.run(load_pipeline(), load_judge(), options.out, settings)
     print(table(report))
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_whole(options.json, (json.dumps(report, indent=2) + "\n").encode())
     print(f"pictures, masks and numbers are in {options.out}")
 
 

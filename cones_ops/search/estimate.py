@@ -30,25 +30,47 @@ class Estimate:
     statistics: int
     seconds_per_step: float
     steps: int
+    seconds_choosing: float = 0.0  # of the density, after the steps
 
     def __str__(self) -> str:
-        minutes = self.seconds_per_step * self.steps / 60
-        length = f"{minutes:.0f} min" if minutes >= 2 else f"{60 * minutes:.0f} s"
+        choosing = f" and {_length(self.seconds_choosing)} to choose the density" if self.seconds_choosing else ""
+        length = _length(self.seconds_per_step * self.steps)
         return (
-            f"about {self.seconds_per_step:.2g} s a step, {length} for {self.steps} steps; memory beyond the model: "
-            f"{self.kept / 1e6:,.0f} MB for the backward pass, {self.statistics / 1e6:,.0f} MB for the statistics"
+            f"about {self.seconds_per_step:.2g} s a step, {length} for {self.steps} steps{choosing}; "
+            f"memory beyond the model: {self.kept / 1e6:,.0f} MB for the backward pass, "
+            f"{self.statistics / 1e6:,.0f} MB for the statistics"
         )
 
 
+def _length(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+
+
 def estimate(
-    model: HostModel, sample_loss: Callable[[SearchSettings], SampleLoss], settings: SearchSettings
+    model: HostModel,
+    sample_loss: Callable[[SearchSettings], SampleLoss],
+    settings: SearchSettings,
+    densities: int = 0,
 ) -> Estimate:
-    """Two gradients on small batches, with nothing multiplied. sample_loss: of settings with another batch."""
+    """Two gradients on small batches, with nothing multiplied, and one loss if so many densities will be measured.
+
+    sample_loss: of settings with another batch.
+    """
     single, _ = measured_gradient(model, sample_loss(replace(settings, batch=1))(0))
     double, seconds = measured_gradient(model, sample_loss(replace(settings, batch=2))(0))
     searched = sum(weight.numel() for weight in model.weights.values())
     kept = max(single, single + (settings.batch - 1) * (double - single))
-    return Estimate(kept, BYTES[settings.method] * searched, seconds * settings.batch / 2, settings.steps)
+    choosing = densities * settings.held_out * _seconds_of_a_row(sample_loss, settings) if densities else 0.0
+    return Estimate(kept, BYTES[settings.method] * searched, seconds * settings.batch / 2, settings.steps, choosing)
+
+
+@torch.no_grad()
+def _seconds_of_a_row(sample_loss: Callable[[SearchSettings], SampleLoss], settings: SearchSettings) -> float:
+    """What a held-out row costs: a loss without its gradient."""
+    loss = sample_loss(replace(settings, batch=2))(0)
+    began = time.perf_counter()
+    float(loss())
+    return (time.perf_counter() - began) / 2
 
 
 OnEstimate = Callable[[Estimate], None]

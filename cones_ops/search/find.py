@@ -93,7 +93,8 @@ def find_concept_neurons(
     with torch.inference_mode(False), torch.enable_grad():
         expected = None
         if on_estimate:
-            expected = estimate(model, partial(sample_loss, model, terms, _SEARCH), settings)
+            densities = len(GRID) + (len(_SHARES) if settings.method == "learned" else 0) if density is None else 2
+            expected = estimate(model, partial(sample_loss, model, terms, _SEARCH), settings, densities)
             on_estimate(expected)
         batches = sample_loss(model, terms, _SEARCH, settings)
         scores = progress.scores(model, lambda: METHODS[settings.method](model, batches, settings, progress))

@@ -130,7 +130,7 @@ def tune_concept_masks(
     progress = Progress(on_step, state_of(resume, "tune", *model_inputs(model), *inputs) if resume else None)
     with torch.inference_mode(False), torch.enable_grad():
         if on_estimate:
-            on_estimate(estimate(model, partial(sample_loss, model, terms, _SEARCH), settings))
+            on_estimate(estimate(model, partial(sample_loss, model, terms, _SEARCH), settings, densities=2))
         on_before = {(k, name): multiplier(mask, name) > 0 for k, mask in enumerate(masks) for name in mask.shapes}
         start = ((key, 0.5 - NEAR + 2 * NEAR * on) for key, on in on_before.items())
         batches = sample_loss(model, terms, _SEARCH, settings)

@@ -44,7 +44,8 @@ class Progress:
         if step.phase == "search":
             self.history.append(step.loss)
         write = partial(self._write, step.phase, step.step, tensors or {}, numbers)
-        written = tensors is not None and time.monotonic() >= self._next_write and write()
+        last = step.phase == "choose" and step.step == step.total  # then all of the result is there
+        written = tensors is not None and (last or time.monotonic() >= self._next_write) and write()
         try:
             if self._on_step:
                 self._on_step(step)

@@ -94,10 +94,14 @@ class State:
         try:
             with safe_open(self.path, "pt") as file:
                 facts: dict[str, Any] = json.loads(file.metadata()["state"])
+            kinds = {"phase": str, "step": int, "numbers": dict, "history": list}
+            if all(isinstance(facts[name], kind) for name, kind in kinds.items()):
                 return facts
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s: not a readable state of a search (%s), so it begins anew", self.path, error)
-            return None
+            error: Exception = ValueError("its facts are of other kinds")
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as refused:
+            error = refused
+        log.warning("%s: not a readable state of a search (%s), so it begins anew", self.path, error)
+        return None
 
     def fill(self, tensors: Tensors) -> bool:
         """Copy the kept tensors into these; False, with nothing changed, unless all are there in their shapes."""

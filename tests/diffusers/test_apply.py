@@ -165,3 +165,15 @@ def test_own_positions_must_fit_the_batch() -> None:
         pass
     with pytest.raises(ConesError, match="one per mask"), applied(model.unet, [(mask, 1.0)], []):
         pass
+
+
+def test_compiled_unets_and_adapters_are_named() -> None:
+    """Their weights have other names, which looked as if the mask were another model's."""
+    model = small_model()
+    mask = half_mask(model, 1)
+    layer = next(module for name, module in model.unet.named_modules() if name.endswith("attn2.to_k"))
+    with pytest.raises(ConesError, match="this UNet is compiled; use its plain one"):
+        applied(torch.compile(model.unet), [(mask, 1.0)]).__enter__()
+    layer.base_layer = torch.nn.Linear(2, 2)
+    with pytest.raises(ConesError, match=r"adapters at 2 layers, such as .*attn2\.to_k\.base_layer\.weight"):
+        applied(model.unet, [(mask, 1.0)]).__enter__()

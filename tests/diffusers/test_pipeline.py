@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from cones_ops.hosts.diffusers import pipeline as host
 from cones_ops.masks.concept_mask import ConceptMask
 from cones_ops.masks.mask_file import load_mask, save_mask
 from cones_ops.search.joint import TuneResult
+from cones_ops.search.resume import resuming
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -35,7 +38,9 @@ def test_find_then_apply(model: Path, pictures: Path, tmp_path: Path, where: str
     find = ["find", str(model), str(pictures), "--class-word", "star", "--out", str(mask), "--where", where]
     assert cli.main([*find, "--steps", "2", "--batch", "32", "--size", "16", "--density", "0.3"]) == 0
     assert load_mask(mask).where == where
-    assert "for 2 steps; memory beyond the model: " in capsys.readouterr().out  # told before it starts
+    assert (
+        "for 2 steps and 0 s to choose the density; memory beyond the model: " in capsys.readouterr().out
+    )  # told before it starts
     out = tmp_path / "out"
     prompts = ["--prompt", "a sks star", "--prompt", "a star"]
     assert cli.main(["apply", str(model), str(mask), *prompts, "--steps", "2", "--out", str(out), "--size", "16"]) == 0
@@ -64,10 +69,67 @@ def test_tune_masks_together(
     tune = ["tune", str(model), *concepts, "--steps", "4", "--batch", "2", "--size", "16", "--out"]
     assert cli.main([*tune, str(tmp_path / "tuned")]) == 0
     tuned = sorted(file.name for file in (tmp_path / "tuned").glob("*"))
-    assert "for 4 steps; memory beyond the model: " in capsys.readouterr().out
+    assert re.search(r"for 4 steps and \d+ s to choose the density; memory beyond", capsys.readouterr().out)
     assert tuned == ["sks.safetensors", "zwx.safetensors"] * falls
     assert [file.read_bytes() for file in files] == before
     assert cli.main([*tune, str(tmp_path)]) == 2  # would overwrite
+
+
+def test_a_stopped_command_resumes_and_ends_with_the_same_mask(
+    model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Ctrl-C in the step after the third; the states are written after each step here."""
+    find = ["find", str(model), str(pictures), "--class-word", "star", "--steps", "5", "--batch", "2", "--size", "16"]
+    find += ["--density", "0.3", "--out"]
+    assert cli.main([*find, str(tmp_path / "whole.safetensors")]) == 0
+    monkeypatch.setattr("cones_ops.cli.find.resuming", partial(resuming, seconds=0.0))
+    gradients, calls = host.DiffusersModel.gradients, 0
+
+    def pressed(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 6:  # after two for the estimate
+            raise KeyboardInterrupt
+        return gradients(*arguments)
+
+    monkeypatch.setattr(host.DiffusersModel, "gradients", pressed)
+    mask = tmp_path / "out" / "sks.safetensors"
+    assert cli.main([*find, str(mask)]) == 130
+    assert [file.suffix for file in mask.parent.iterdir()] == [".cones-state"]
+    assert cli.main([*find, str(mask)]) == 0 and calls == 6 + 2 + 2  # the estimate again, and steps 4 and 5
+    assert [file.name for file in mask.parent.iterdir()] == ["sks.safetensors"]
+    assert mask.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (None, "no model_index.json"),
+        ("{", "not the index of a model"),
+        ('{"_class_name": "StableDiffusionXLPipeline"}', "a StableDiffusionXLPipeline; SD 1.x and SD 2.x"),
+        (
+            '{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}',
+            "cannot be loaded",
+        ),
+    ],
+)
+def test_a_broken_model_folder_is_named(tmp_path: Path, index: str | None, message: str) -> None:
+    if index:
+        (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(ConesError, match=message):
+        host.load(tmp_path)
+
+
+def test_a_prompt_without_the_masks_words_is_said(model: Path, tmp_path: Path, capsys: Any) -> None:
+    """Also before the vanilla picture is sampled: the mask is of other weights, so nothing is written."""
+    shapes = {name: tuple(w.shape) for name, w in host.host_model(host.load(model)).base_weights.items()}
+    file = save_mask(ConceptMask({}, shapes, "sks", "star", "own tokens", "0" * 64), tmp_path / "other.safetensors")
+    prompts = ["--prompt", "a sks star", "--prompt", "a star", "--out", str(tmp_path / "out")]
+    assert cli.main(["apply", str(model), str(file), *prompts]) == 2
+    printed = capsys.readouterr()
+    assert "note: 'a star' does not name 'sks'" in printed.out and "'a sks star' does not" not in printed.out
+    assert "any_base" in printed.err and not (tmp_path / "out").exists()
 
 
 def test_masks_of_another_model_are_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -221,3 +221,11 @@ def test_the_command_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> No
     assert "several/tuned/own tokens/hta+bnk/0" in capsys.readouterr().out
     assert cli.main(["bench", "quality", "--only", "no such cell"]) == 2
     assert "--list" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"name": "a"}', '{"name": "a", "figures": {}, "settings": 1}'])
+def test_a_damaged_cell_is_named(tmp_path: Path, content: str) -> None:
+    file = run.file_of(tmp_path, "a")
+    file.write_text(content)
+    with pytest.raises(ConesError, match=r"a\.json: not a cell of this benchmark"):
+        run.collect(tmp_path)

@@ -51,7 +51,12 @@ def _in_folder(folder: Path) -> dict[str, tuple[Path, str]]:
             "checkpoint file"
         )
     stored = {name: file for file in reversed(files) for name in _names(file)}  # the plain file before its variants
-    names = canonical_names(json.loads(config.read_text(encoding="utf-8")), stored)
+    try:
+        names = canonical_names(json.loads(config.read_text(encoding="utf-8")), stored)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, ConesError):
+            raise
+        raise ConesError(f"{config}: not a UNet's configuration ({error!r}); is the folder whole?") from None
     return {name: (stored[in_file], in_file) for name, in_file in names.items()}
 
 

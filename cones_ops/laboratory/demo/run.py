@@ -20,9 +20,11 @@ from tqdm import tqdm
 
 from ...hosts.diffusers.apply_masks import Strengths
 from ...masks.concept_mask import ConceptMask, Where
+from ...masks.fingerprint import fingerprint
 from ...masks.mask_file import load_mask, save_mask
 from ...search.find import find_concept_neurons
 from ...search.joint import tune_concept_masks, tuning
+from ...search.resume import Resume, resuming
 from ...search.settings import SearchSettings, recommended
 from ...toy_world.bundle import ToyPipeline
 from ...toy_world.subjects import Subject, subject_named
@@ -75,6 +77,7 @@ class Demo:
     judge: Judge
     settings: DemoSettings
     out: Path
+    resume: Resume
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -96,9 +99,17 @@ class Demo:
 
 
 def run(pipeline: ToyPipeline, judge: Judge, out: Path, settings: DemoSettings = FULL) -> dict[str, Any]:
-    """Run everything, write pictures, `demo.json` and the masks into `out`; returns the JSON's content."""
-    started = time.monotonic()
-    demo = Demo(pipeline, judge, settings, out)
+    """Run everything, write pictures, `demo.json` and the masks into `out`; returns the JSON's content.
+
+    A demo that was stopped resumes its searches and tuning, whose states are in `out` until it is done.
+    """
+    inputs = (settings, fingerprint(dict(pipeline.unet.named_parameters())))
+    with resuming(out / "states", inputs) as resume:
+        return _run(Demo(pipeline, judge, settings, out, resume))
+
+
+def _run(demo: Demo) -> dict[str, Any]:
+    started, settings, out = time.monotonic(), demo.settings, demo.out
     subjects = [subject_named(identifier) for identifier in settings.identifiers]
     untouched = [_measured(demo, subject, (), "before") for subject in subjects]
     concepts = {where: [_find(demo, subject, where) for subject in subjects] for where in WHERES}
@@ -143,6 +154,7 @@ def _find(demo: Demo, subject: Subject, where: Where) -> DemoConcept:
             class_word=words[1],
             settings=settings,
             on_step=steps_on(bar),
+            resume=demo.resume,
         )
     file = _save(demo, result.mask, where.replace(" ", "-"))
     mask = load_mask(file)
@@ -174,6 +186,7 @@ def _tune(demo: Demo, subjects: Sequence[Subject], masks: Sequence[ConceptMask])
             make(*together(subjects)),
             settings=demo.settings.joint,
             on_step=steps_on(bar),
+            resume=demo.resume,
         )
     for mask in result.masks:
         _save(demo, mask, "tuned-together")

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConesError, listed
-from ...hosts.diffusers.concepts import read_pictures
+from ...hosts.diffusers.pictures import read_pictures
+from ...masks.whole_files import write_whole
 from .cells import CellSubjects
 from .judges import check_judge
 from .prompts import PAIR_PROMPTS
@@ -95,6 +96,4 @@ def file_of(options: argparse.Namespace, group: CellSubjects) -> Path:
 
 def write(file: Path, content: dict[str, Any]) -> None:
     """Whole or not at all, so that a run that is stopped leaves no half cell."""
-    part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(file)
+    write_whole(file, (json.dumps(content, indent=1) + "\n").encode())

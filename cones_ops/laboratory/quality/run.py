@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConesError
+from ...masks.whole_files import write_whole
 from ...toy_world.bundle import load_pipeline
 from ..demo.report import versions
 from ..judge import load_judge
@@ -47,13 +48,13 @@ def run(folder: Path, names: Sequence[str], budget: Budget = FULL, again: bool =
         with claimed(file) as mine:
             if mine:
                 cell = run_cell(world, name)
-                file.write_text(json.dumps(cell) + "\n", encoding="utf-8")
+                write_whole(file, (json.dumps(cell) + "\n").encode())
                 if say:
                     say(cell)
 
 
 def _check_budget(file: Path, budget: Budget) -> None:
-    made = json.loads(file.read_text(encoding="utf-8"))["settings"]["budget"]
+    made = _cell(file).get("settings", {}).get("budget", {})
     if other := [
         f"{key} {made.get(key)} (now {value})" for key, value in asdict(budget).items() if made.get(key) != value
     ]:
@@ -80,22 +81,32 @@ def restore(folder: Path, results: Path) -> int:
             f"{results}: not the results of a benchmark ({error!r}); give a file that --json wrote"
         ) from error
     for file, cell in missing:
-        file.write_text(json.dumps(cell) + "\n", encoding="utf-8")
+        write_whole(file, (json.dumps(cell) + "\n").encode())
     return len(missing)
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:
     """All cells in a folder."""
-    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted((folder / "cells").glob("*.json"))]
+    return [_cell(file) for file in sorted((folder / "cells").glob("*.json"))]
+
+
+def _cell(file: Path) -> dict[str, Any]:
+    """A cell from its file."""
+    try:
+        cell: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if {"name", "figures"} <= cell.keys() and isinstance(cell.get("settings", {}).get("budget", {}), dict):
+            return cell
+    except (OSError, ValueError, AttributeError, RecursionError):
+        pass
+    raise ConesError(f"{file}: not a cell of this benchmark; it is damaged, so remove it and it is made again")
 
 
 def write_results(file: Path, cells: Sequence[Mapping[str, Any]]) -> None:
     """Cells as JSON lines, one cell a line; versions and summary beside them in `<name>_summary.json`, a row a line."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(cell) + "\n" for cell in cells), encoding="utf-8")
+    write_whole(file, "".join(json.dumps(cell) + "\n" for cell in cells).encode())
     rows = {"versions": versions(), **summary(cells)}
     text = ",\n".join(f"{json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
-    file.with_name(f"{file.stem}_summary.json").write_text(f"{{\n{text}\n}}\n", encoding="utf-8")
+    write_whole(file.with_name(f"{file.stem}_summary.json"), f"{{\n{text}\n}}\n".encode())
 
 
 def file_of(folder: Path, name: str) -> Path:

@@ -38,9 +38,20 @@ def test_it_grows_with_the_batch_from_two_small_passes(toy_host: type, keys: tup
         return lambda step: loss
 
     found = estimate(model, sample_loss, SearchSettings(steps=30, batch=5))
-    assert rows == [1, 2]
+    assert rows == [1, 2] and found.seconds_choosing == 0
     assert found.kept == (5 * (12 + 8)) * FLOAT + constant_of(model, keys)
     assert found.statistics == 21 * (8 * 12 + 8 * 8) and found.steps == 30 and found.seconds_per_step > 0
+
+
+def test_choosing_the_density_is_told_too(toy_host: type, keys: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss of two rows takes 4 s by this clock, so 3 densities of 10 rows take 60 s."""
+    model = toy_host(torch.ones(8, 12), torch.eye(8))
+    clock = iter(range(0, 100, 4))
+    monkeypatch.setattr("cones_ops.search.estimate.time.perf_counter", lambda: float(next(clock)))
+    loss = lambda: sum(model.effective[key].sum() for key in keys)  # noqa: E731
+    found = estimate(model, lambda settings: lambda step: loss, SearchSettings(steps=30, batch=2, held_out=10), 3)
+    assert found.seconds_choosing == 60
+    assert "4 s a step, 2 min for 30 steps and 60 s to choose the density; memory" in str(found)
 
 
 def constant_of(model, keys) -> int:
@@ -70,4 +81,4 @@ def test_the_search_tells_it_before_its_first_step_and_in_the_report(toy_host: t
 )
 def test_in_words(seconds: float, words: str) -> None:
     text = str(Estimate(12_000_000, 3_400_000_000, seconds, 100))
-    assert words in text and "12 MB for the backward pass, 3,400 MB for the statistics" in text
+    assert f"{words}; memory" in text and "12 MB for the backward pass, 3,400 MB for the statistics" in text

@@ -101,6 +101,17 @@ def test_a_state_is_taken_up_by_the_same_search_only(toy_host: type, tmp_path: P
     assert steps[0].step == 6
 
 
+def test_a_finished_search_is_not_searched_again_before_its_states_are_removed(toy_host: type, tmp_path: Path) -> None:
+    """The demo runs several searches under one `resuming`: those that are done are taken from their states."""
+    with pytest.raises(StoppedError), resuming(tmp_path) as resume:
+        whole = find(*problem(toy_host), resume=resume)
+        raise StoppedError
+    steps: list[Step] = []
+    with resuming(tmp_path) as resume:
+        again = find(*problem(toy_host), resume=resume, on_step=steps.append)
+    assert not steps and alike(again.mask, whole.mask) and again.curve == whole.curve
+
+
 @pytest.mark.parametrize("stop", [1, 9, 10])
 def test_joint_steps_resume(stop: int, toy_host: type, tmp_path: Path) -> None:
     model, subject, prior = problem(toy_host)
