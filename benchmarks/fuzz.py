@@ -43,45 +43,14 @@ from cones_ops.search.progress import Progress
 from cones_ops.search.resume import State
 
 SECONDS, TIMES, BYTES = 2.0, 8, 50_000_000
-Content = dict[str, bytes]
 HOSTILE = (
     *(b"", b"null", b"NaN", b"-1", b"1e999", b"9" * 5000, b"[" * 50_000, b'{"a":' * 5000, b"\x1b[2J", b"\xff\xfe"),
     *(b"\xc2\xb2", b"\\ud800", b"cones.", b"__metadata__", b"[2147483648, 4]", str(2**200).encode(), b'"' * 9),
 )
-VALUES = (
-    *(
-        "",
-        " ",
-        "0",
-        "-1",
-        "1",
-        "nan",
-        "inf",
-        "1e400",
-        "9" * 20,
-        "9" * 5000,
-        "0x10",
-        "\u00b2",
-        "[",
-        "(" * 500,
-        "*",
-        "\n",
-    ),
-    *(
-        "cpu",
-        "cuda",
-        "cuda:99",
-        "meta",
-        "gpu:x",
-        "m.pt",
-        "m.safetensors",
-        "con.safetensors",
-        "x" * 300,
-        "/",
-        ".",
-        "no/a",
-    ),
+ODD_VALUES = (
+    "0 -1 1 nan inf 1e400 0x10 \u00b2 [ * cpu cuda cuda:99 meta gpu:x m.pt m.safetensors con.safetensors / . no/a"
 )
+VALUES = ("", " ", "\n", "9" * 20, "9" * 5000, "(" * 500, "x" * 300, *ODD_VALUES.split())
 OPTIONS = {
     "find": ("--steps", "--batch", "--size", "--seed", "--density", "--device", "--where", "--out", "--identifier"),
     "tune": ("--steps", "--batch", "--size", "--seed", "--zoom", "--device", "--targets", "--out"),
