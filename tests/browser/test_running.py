@@ -70,7 +70,7 @@ def test_a_mask_that_is_not_there_is_told_with_what_to_do(canvas):
     assert marked == [loader]
     canvas.page.get_by_test_id("error-overlay-see-errors").click()
     canvas.page.get_by_label("Info for Load Concept Mask - mask_name").click()
-    text = re.compile('no concept mask "no such mask.safetensors" in .*Save one with Save Concept Mask')
+    text = re.compile('no concept mask "no such mask.safetensors" in .*Save a mask with Save Concept Mask')
     canvas.page.get_by_text(text).first.wait_for(timeout=10_000)
     canvas.fit()
     canvas.screenshot("invalid-input")

@@ -210,7 +210,7 @@ def test_what_is_missing_is_named(
         (("--data", data / "rex"), "subjects.csv with the columns"),
         ((), "no folder of pictures for ann"),
         (("--subjects", "bob"), "no pictures there"),
-        (("--subjects", "rex"), "replace that picture"),
+        (("--subjects", "rex"), "replace it or take it out"),
         (("--subjects", "zoe"), "no subject is called zoe"),
         (("--find-steps", 0), "--find-steps 0: expected 1 or more"),
         (("--identifiers", "sks", "SKS"), "two different words"),
