@@ -66,7 +66,7 @@ def _eyes(pen: Pen, eyes: str, x: float, y: float, r: float, apart: float) -> No
 
 
 def hat(pen: Pen, look: Look, x: float, y: float, size: float = 1.0) -> None:
-    """A top hat that stands on (x, y), with a band in the second colour."""
+    """A top hat with its brim at (x, y), with a band in the second colour."""
     rim = (108, 98, 122)
     pen.box(x - 0.34 * size, y - 0.52 * size, x + 0.34 * size, y + 0.02, INK, rim, r=0.05)
     pen.box(x - 0.29 * size, y - 0.2 * size, x + 0.29 * size, y - 0.04 * size, look.second)

@@ -52,8 +52,8 @@ class ModelFile:
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Tensors of one part with its prefix removed, fp32."""
-        found = {key: value for key, value in self.tensors.items() if key.startswith(f"{prefix}.")}
-        return {key[len(prefix) + 1 :]: value.float() for key, value in found.items()}
+        tensors = {key: value for key, value in self.tensors.items() if key.startswith(f"{prefix}.")}
+        return {key[len(prefix) + 1 :]: value.float() for key, value in tensors.items()}
 
     def autoencoder(self) -> Autoencoder:
         """Pictures <-> latents, fp32, eval mode."""

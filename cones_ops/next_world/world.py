@@ -70,7 +70,7 @@ class Place:
     radius: float
 
 
-# Everybody stands on the same spot of a grid of 12 pixels, the patches of the latents: what a model learns of a
+# All characters are placed on one grid of 12 pixels, the patches of the latents: what a model learns of a
 # character at one place then holds at every other place but the middle. That makes it learnable on two cores.
 _CORNERS = {
     "top left": Place(24, 26, 19),

@@ -81,12 +81,12 @@ def test_own_tokens_of_a_prompt(pipeline: ToyPipeline) -> None:
 
 
 def test_fine_tuning_lowers_the_loss_of_a_copy(pipeline: ToyPipeline) -> None:
-    one = subject_named("sks")
+    subject = subject_named("sks")
     state = {name: tensor.clone() for name, tensor in pipeline.unet.state_dict().items()}
     losses: list[float] = []
-    prior = class_examples(pipeline, one, 2)
+    prior = class_examples(pipeline, subject, 2)
     how = FineTuning(30, batch=4, on_step=lambda _, loss: losses.append(loss))
-    tuned = fine_tune(pipeline, subject_examples(pipeline, one), prior, how)
+    tuned = fine_tune(pipeline, subject_examples(pipeline, subject), prior, how)
     assert len(losses) == 30 and sum(losses[-5:]) < sum(losses[:5])
     changed = [n for n, tensor in tuned.unet.state_dict().items() if not torch.equal(tensor, state[n])]
     assert len(changed) == len(model_of(pipeline).weights)
@@ -95,7 +95,7 @@ def test_fine_tuning_lowers_the_loss_of_a_copy(pipeline: ToyPipeline) -> None:
 
 
 def test_measures_count_what_the_judge_says(pipeline: ToyPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = subject_named("sks"), subject_named("zwx")
+    subject, other = subject_named("sks"), subject_named("zwx")
     prompts: list[str] = []
     blue = Thing("circle", "blue", "blue", "plain")
 
@@ -104,27 +104,27 @@ def test_measures_count_what_the_judge_says(pipeline: ToyPipeline, monkeypatch: 
         return torch.zeros(len(texts), 3, 64, 64)
 
     def fake_read(_: Judge, pictures: torch.Tensor) -> list[Reading]:
-        seen = Reading((("left", one.thing), ("right", blue)), "black")
-        return [seen, Reading((("left", other.thing), ("right", one.thing)), "black")] + [Reading((), "grey")] * 2
+        seen = Reading((("left", subject.thing), ("right", blue)), "black")
+        return [seen, Reading((("left", other.thing), ("right", subject.thing)), "black")] + [Reading((), "grey")] * 2
 
     monkeypatch.setattr(measure, "sample", fake_sample)
     monkeypatch.setattr(measure, "read", fake_read)
     measuring = measure.Measuring(pipeline, Judge(), samples=4)
-    shown = measure.measure(measuring, measure.subject_shown, one)
+    shown = measure.measure(measuring, measure.subject_shown, subject)
     assert (shown.share, shown.standard_error) == (0.5, 0.25)
     assert prompts[1] == "a sks star on a white background"
-    assert measure.measure(measuring, measure.second_object, one).hits == (True, False, False, False)
+    assert measure.measure(measuring, measure.second_object, subject).hits == (True, False, False, False)
     assert prompts[0] == "a sks star on the left and a blue plain circle on the right on a black background"
-    assert measure.measure(measuring, measure.all_shown, (one, other)).hits == (False, True, False, False)
-    assert measure.measure(measuring, measure.class_leak, one).prompt == "a star on a black background"
-    assert measure.measure(measuring, measure.all_described, (one, other)).hits == (False, True, False, False)
+    assert measure.measure(measuring, measure.all_shown, (subject, other)).hits == (False, True, False, False)
+    assert measure.measure(measuring, measure.class_leak, subject).prompt == "a star on a black background"
+    assert measure.measure(measuring, measure.all_described, (subject, other)).hits == (False, True, False, False)
 
 
 def test_other_methods_change_what_they_should_and_nothing_else(pipeline: ToyPipeline) -> None:
-    one = subject_named("sks")
-    captions = [one.prompt, f"{one.prompt} on a grey background"]
+    subject = subject_named("sks")
+    captions = [subject.prompt, f"{subject.prompt} on a grey background"]
     pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    some = examples(pipeline, pictures, captions, [("sks", "star")])
+    subject_pictures = examples(pipeline, pictures, captions, [("sks", "star")])
     prior = examples(pipeline, pictures, ["a star"] * 2)
     state = {name: tensor.clone() for name, tensor in pipeline.unet.state_dict().items()}
     table = pipeline.text_encoder.get_input_embeddings().weight.clone()
@@ -133,17 +133,17 @@ def test_other_methods_change_what_they_should_and_nothing_else(pipeline: ToyPip
     def changed(tuned: ToyPipeline) -> list[str]:
         return [n for n, tensor in tuned.unet.state_dict().items() if not torch.equal(tensor, state[n])]
 
-    lora, numbers = control.lora(pipeline, some, prior, how)
+    lora, numbers = control.lora(pipeline, subject_pictures, prior, how)
     assert changed(lora) and all(re.search(r"attn\d\.(to_[qkv]|to_out\.0)\.weight$", name) for name in changed(lora))
     per_layer = (sum(state[n].shape) for n in changed(lora))  # rank 4: 4 x (in + out)
     assert numbers == 4 * sum(per_layer)
-    assert len(changed(control.dreambooth(pipeline, some, prior, how))) > 0.9 * len(state)
+    assert len(changed(control.dreambooth(pipeline, subject_pictures, prior, how))) > 0.9 * len(state)
 
-    inverted = control.textual_inversion(pipeline, some, captions, "sks", how)
+    inverted = control.textual_inversion(pipeline, subject_pictures, captions, "sks", how)
     rows = (inverted.text_encoder.get_input_embeddings().weight != table).any(dim=1)
     assert rows.nonzero().flatten().tolist() == [pipeline.vocabulary.words.index("sks")]
 
-    own = control.fine_tune_own_tokens(pipeline, some, one, how)
+    own = control.fine_tune_own_tokens(pipeline, subject_pictures, subject, how)
     prompts = ["a star on a grey background", "a sks star on a grey background"]
     before = sample(pipeline, prompts, steps=2)
     after = sample(pipeline, prompts, steps=2, own_weights=own)
@@ -152,13 +152,13 @@ def test_other_methods_change_what_they_should_and_nothing_else(pipeline: ToyPip
 
 
 def test_references_are_the_subject_alone_and_beside_other_classes(pipeline: ToyPipeline) -> None:
-    one, other = subject_named("qpd"), subject_named("sks")
-    pictures, captions = references.references(pipeline, one, beside=6)
+    subject, other = subject_named("qpd"), subject_named("sks")
+    pictures, captions = references.references(pipeline, subject, beside=6)
     assert len(pictures) == len(captions) == 10
     assert sum(text.startswith("a qpd cross on a ") for text in captions) == 4
     beside = [text for text in captions if " and " in text]
     assert len(beside) == 6 and not any(text.count("cross") > 1 for text in beside)
-    assert {text.split(" on the left")[0] == one.prompt for text in beside} == {True, False}
-    both, texts = references.together([one, other])
+    assert {text.split(" on the left")[0] == subject.prompt for text in beside} == {True, False}
+    both, texts = references.together([subject, other])
     assert len(both) == 8 and texts[0].startswith("a qpd cross on the left and a sks star on the right on a black")
-    assert len(references.together([one, other, subject_named("zwx")])[0]) == 12
+    assert len(references.together([subject, other, subject_named("zwx")])[0]) == 12

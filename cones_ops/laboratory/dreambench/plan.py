@@ -49,7 +49,7 @@ def groups_of(protocol: DreamBenchProtocol, options: argparse.Namespace) -> list
             f"{options.data}: no folder of pictures for {listed(missing)}; put them there, or name those you have "
             "with --subjects"
         )
-    for name in sorted(needed):  # so that a bad picture is told now and not hours later
+    for name in sorted(needed):  # so that a bad picture is reported now and not hours later
         try:
             read_pictures(options.data / name, 1)
         except OSError as error:

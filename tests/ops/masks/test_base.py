@@ -1,4 +1,4 @@
-"""A base is told apart from other bases, and recognised in other storage formats."""
+"""A base is distinguished from other bases, and recognised in other storage formats."""
 
 from __future__ import annotations
 

@@ -15,15 +15,15 @@ def test_a_unet_is_ordered_by_depth() -> None:
     names = [UNET.format(10, 0, "v"), UNET.format(3, 1, "k"), UNET.format(3, 0, "v"), UNET.format(3, 0, "k")]
     names += ["middle_block.1.transformer_blocks.0.attn2.to_k.weight"]
     names += ["input_blocks.11.1.transformer_blocks.0.attn2.to_k.weight"]
-    found = searched_weights(names)
-    assert [weight.block for weight in found[:3]] == ["input_blocks.11", "middle_block", "output_blocks.3"]
-    assert [(p.layer, p.projection) for p in found[2:]] == [
+    weights = searched_weights(names)
+    assert [weight.block for weight in weights[:3]] == ["input_blocks.11", "middle_block", "output_blocks.3"]
+    assert [(p.layer, p.projection) for p in weights[2:]] == [
         ("output_blocks.3.1.transformer_blocks.0", "K"),
         ("output_blocks.3.1.transformer_blocks.0", "V"),
         ("output_blocks.3.1.transformer_blocks.1", "K"),
         ("output_blocks.10.1.transformer_blocks.0", "V"),
     ]
-    assert len(layers(found)) == 5
+    assert len(layers(weights)) == 5
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def test_k_or_v_text_or_picture(name: str, part: str, row: str) -> None:
 
 def test_of_two_parts_of_one_weight_the_first_is_k() -> None:
     """Grouped queries: K has fewer rows than Q."""
-    found = searched_weights(["layers.0.attention.qkv.weight[80:96]", "layers.0.attention.qkv.weight[64:80]"])
-    assert [(weight.name[-7:], weight.projection) for weight in found] == [("[64:80]", "K"), ("[80:96]", "V")]
-    assert weight_and_rows(found[0].name) == ("layers.0.attention.qkv.weight", slice(64, 80))
+    weights = searched_weights(["layers.0.attention.qkv.weight[80:96]", "layers.0.attention.qkv.weight[64:80]"])
+    assert [(weight.name[-7:], weight.projection) for weight in weights] == [("[64:80]", "K"), ("[80:96]", "V")]
+    assert weight_and_rows(weights[0].name) == ("layers.0.attention.qkv.weight", slice(64, 80))
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,10 @@ def test_it_grows_with_the_batch_from_two_small_passes(toy_host: type, keys: tup
 
         return lambda step: loss
 
-    found = estimate(model, sample_loss, SearchSettings(steps=30, batch=5))
-    assert rows == [1, 2] and found.seconds_choosing == 0
-    assert found.kept == (5 * (12 + 8)) * FLOAT + constant_of(model, keys)
-    assert found.statistics == 21 * (8 * 12 + 8 * 8) and found.steps == 30 and found.seconds_per_step > 0
+    forecast = estimate(model, sample_loss, SearchSettings(steps=30, batch=5))
+    assert rows == [1, 2] and forecast.seconds_choosing == 0
+    assert forecast.kept == (5 * (12 + 8)) * FLOAT + constant_of(model, keys)
+    assert forecast.statistics == 21 * (8 * 12 + 8 * 8) and forecast.steps == 30 and forecast.seconds_per_step > 0
 
 
 def test_choosing_the_density_is_told_too(toy_host: type, keys: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,9 +49,9 @@ def test_choosing_the_density_is_told_too(toy_host: type, keys: tuple, monkeypat
     clock = iter(range(0, 100, 4))
     monkeypatch.setattr("cones_ops.search.estimate.time.perf_counter", lambda: float(next(clock)))
     loss = lambda: sum(model.effective[key].sum() for key in keys)  # noqa: E731
-    found = estimate(model, lambda settings: lambda step: loss, SearchSettings(steps=30, batch=2, held_out=10), 3)
-    assert found.seconds_choosing == 60
-    assert "4 s a step, 2 min for 30 steps and 60 s to choose the density; memory" in str(found)
+    forecast = estimate(model, lambda settings: lambda step: loss, SearchSettings(steps=30, batch=2, held_out=10), 3)
+    assert forecast.seconds_choosing == 60
+    assert "4 s a step, 2 min for 30 steps and 60 s to choose the density; memory" in str(forecast)
 
 
 def constant_of(model, keys) -> int:

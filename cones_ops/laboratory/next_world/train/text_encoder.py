@@ -3,7 +3,7 @@
 Every token must name itself, which keeps the meaningless identifiers distinct from one another and from filler words.
 From its class word on, a character's phrase must name what was said of it, its position in the sentence and its place
 where that was said; the end tokens must name the layout, the background, and, each for one character of the scene in
-turn, its kind and where the sentence mentions it. What a phrase says is told by its own tokens only. Then it is frozen.
+turn, its kind and where the sentence mentions it. Only its own tokens carry what a phrase says. Then it is frozen.
 """
 
 from __future__ import annotations
