@@ -6,7 +6,7 @@ patches that happened to be on the model, so that Apply recognises the base with
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from ....cones_ops.search.find import SearchResult, find_concept_neurons
 from ....cones_ops.search.objective import Examples
 from ....cones_ops.search.settings import OnStep, SearchSettings
 from ..parameters import parameter_shapes
+from ..text.captions import captioned, check_prompts, prompt_name
 from ..text.token_positions import ConceptWords, token_positions_of
 from .borrow import borrow
 from .example_inputs import checked_latents, loss_weights
@@ -61,13 +62,13 @@ def search(
     shapes = parameter_shapes(model)
     names = select_targets(shapes, choice)
     words = checked_words(inputs)
-    captions = captioned(SUBJECT, inputs.subject_conditioning, len(inputs.subject["samples"]))
+    captions = captioned(SUBJECT, inputs.subject_conditioning, len(inputs.subject["samples"]), [words])
     prior_inputs = checked_class(inputs) if where == "everywhere" else ({}, {})
     latents = checked_latents({SUBJECT: inputs.subject} | prior_inputs[0])
     subject_weights, class_weights = loss_weights(inputs.subject), loss_weights(prior_inputs[0].get(CLASS, NO_PICTURES))
     provenance = dict(facts or {})
     if where == "own tokens":
-        provenance |= own_token_facts(captions.values(), words, names, shapes)
+        provenance |= own_token_facts(captions, words, names, shapes)
 
     def body(host: BorrowedModel) -> SearchResult:
         prior_latents = host.latents.get(CLASS, host.latents[SUBJECT])
@@ -112,20 +113,6 @@ def checked_words(inputs: SearchInputs) -> tuple[str, str]:
     return identifier, class_word
 
 
-def captioned(label: str, prompts: Any, pictures: int) -> dict[str, Any]:
-    """CONDITIONINGs by label: one for all pictures, or one per picture."""
-    prompts = list(prompts)
-    check_single(label, prompts, pictures)
-    if len(prompts) <= 1:
-        return {label: prompts}
-    if len(prompts) != pictures:
-        raise ConesError(
-            f"{len(prompts)} prompts for {pictures} pictures ({label}); connect one prompt for all, or one per picture "
-            "(prompt_per_line in Encode Prompt with Concepts, or Conditioning (Combine))"
-        )
-    return {f"{label} {k + 1}": [entry] for k, entry in enumerate(prompts)}
-
-
 def checked_class(inputs: SearchInputs) -> tuple[dict[str, Any], dict[str, Any]]:
     """Latents (maybe none) and CONDITIONING of the class, by label."""
     if inputs.class_conditioning is None:
@@ -136,22 +123,12 @@ def checked_class(inputs: SearchInputs) -> tuple[dict[str, Any], dict[str, Any]]
             "needs neither"
         )
     latents = {} if inputs.class_latents is None else {CLASS: inputs.class_latents}
-    check_single(CLASS, inputs.class_conditioning, len((inputs.class_latents or inputs.subject)["samples"]))
+    check_prompts(CLASS, inputs.class_conditioning, len((inputs.class_latents or inputs.subject)["samples"]))
     return latents, {CLASS: inputs.class_conditioning}
 
 
-def check_single(label: str, conditioning: Any, pictures: int) -> None:
-    """ConesError for a batch of prompts in one tensor."""
-    for entry in conditioning:
-        if len(entry[0]) != 1:
-            raise ConesError(
-                f"the {label} conditioning is a batch of {len(entry[0])} prompts for "
-                f"{pictures} pictures; connect one prompt that fits all pictures"
-            )
-
-
 def own_token_facts(
-    captions: Iterable[Any], concept: ConceptWords, names: Sequence[str], weights: Container[str]
+    captions: Mapping[str, Any], concept: ConceptWords, names: Sequence[str], weights: Container[str]
 ) -> dict[str, str]:
     """Which tokens a search used, for the mask's provenance; ConesError where there are none to search at.
 
@@ -162,7 +139,11 @@ def own_token_facts(
             f"{listed(others)} do not read the text, or not where its tokens can be told apart, and so have no own "
             "tokens; choose text targets, or where = everywhere"
         )
-    prompts = [tokens for caption in captions for tokens in token_positions_of(caption, concept)]
+    prompts = [
+        tokens
+        for number, caption in enumerate(captions.values(), 1)
+        for tokens in token_positions_of(caption, concept, prompt_name(SUBJECT, number, len(captions)))
+    ]
     positions = dict.fromkeys(
         f"{', '.join(str(int(k)) for k in tokens.of(concept))} of {tokens.encoded.shape[1]}" for tokens in prompts
     )

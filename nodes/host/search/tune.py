@@ -22,10 +22,10 @@ from ....cones_ops.search.joint import TuneResult, UnionModel, tune_concept_mask
 from ....cones_ops.search.objective import Examples, Pictures
 from ....cones_ops.search.settings import OnStep, SearchSettings
 from ..parameters import base_identity, parameter_shapes
+from ..text.captions import captioned, check_prompts, prompt_name
 from ..text.token_positions import KEY, TokenPositions, phrase, token_positions_of
 from .borrow import borrow
 from .example_inputs import batch_or_list, checked_latents, loss_weights
-from .find import captioned, check_single
 from .host_model import BorrowedModel
 
 log = logging.getLogger("cones")
@@ -68,13 +68,14 @@ def tune(
     if together is not None:
         connected[TOGETHER] = together
     latents = checked_latents({label: samples for label, (samples, _) in connected.items()})
+    concepts = [(mask.identifier, mask.class_word) for mask in masks]
+    words = {label: [concept] for label, concept in zip(connected, concepts, strict=False)}  # together: all of them
     conditionings: dict[str, Any] = {}
     pictures = []
     for label, (samples, prompts) in connected.items():
-        captions = captioned(label, prompts, len(samples["samples"]))
+        captions = captioned(label, prompts, len(samples["samples"]), words.get(label, concepts))
         labels = [alike(caption, conditionings) for caption in captions.items()]
         pictures.append(Captioned(label, labels, loss_weights(samples)))
-    concepts = [(mask.identifier, mask.class_word) for mask in masks]
     if where == "own tokens":
         check_own_tokens(pictures, conditionings, concepts)
     else:
@@ -84,7 +85,7 @@ def tune(
                 "would suffer. Encode the prompts without identifiers and connect them, several through Conditioning "
                 "(Combine)"
             )
-        check_single(CLASSES, class_conditioning, len(pictures))
+        check_prompts(CLASSES, class_conditioning, len(pictures))
         conditionings |= {f"{CLASSES} {k + 1}": [entry] for k, entry in enumerate(class_conditioning)}
 
     def body(host: BorrowedModel) -> TuneResult:
@@ -169,9 +170,10 @@ def same(first: Any, second: Any) -> bool:
 def check_own_tokens(pictures: Sequence[Captioned], conditionings: Any, concepts: Sequence[tuple[str, str]]) -> None:
     """ConesError unless every prompt has the own tokens it should, and no token is two concepts'."""
     for k, group in enumerate(pictures):
-        for caption in group.captions:
+        for number, caption in enumerate(group.captions, 1):
+            name = prompt_name(group.latents, number, len(group.captions))
             for concept in [concepts[k]] if group.latents != TOGETHER else concepts:
-                token_positions_of(conditionings[caption], concept, f"prompt of the {group.latents} pictures", "")
+                token_positions_of(conditionings[caption], concept, name, "")
             for _, extra in conditionings[caption]:
                 places: TokenPositions | None = extra.get(KEY)
                 own = torch.cat([places.of(concept) for concept in concepts]) if places else torch.zeros(0)

@@ -42,7 +42,9 @@ def encode_prompt(
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
     length = conditioning[0][0].shape[1] if conditioning and conditioning[0][0].ndim == 3 else 0
     positions = positions_of(clip, text, concepts, length, words) if concepts else {}
-    entries = [[encoded, {**extra, KEY: TokenPositions(encoded, positions, words)}] for encoded, extra in conditioning]
+    entries = [
+        [encoded, {**extra, KEY: TokenPositions(encoded, positions, words, text)}] for encoded, extra in conditioning
+    ]
     return EncodedPrompt(text, entries, positions, length)
 
 

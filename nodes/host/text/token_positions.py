@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ class TokenPositions:
     encoded: Tensor
     positions: Mapping[ConceptWords, Tensor]
     words: str  # which words count as own
+    text: str = ""  # the prompt as it was written
 
     def of(self, concept: ConceptWords) -> Tensor:
         """Positions of a concept's own tokens, by its words in any case; none if not looked for, or not in the text."""
@@ -166,7 +168,10 @@ EVERYWHERE = ", or choose where = everywhere"  # the other solution in a search
 
 
 def token_positions_of(
-    conditioning: Sequence[Any], concept: ConceptWords, prompt: str = "subject's prompt", otherwise: str = EVERYWHERE
+    conditioning: Sequence[Any],
+    concept: ConceptWords,
+    prompt: str = "prompt of the subject pictures",
+    otherwise: str = EVERYWHERE,
 ) -> list[TokenPositions]:
     """The token positions of every entry of a CONDITIONING; ConesError unless each has tokens of the concept.
 
@@ -174,7 +179,7 @@ def token_positions_of(
     """
     name = phrase(concept)
     entries = []
-    for text, extra in conditioning:
+    for encoded, extra in conditioning:
         tokens: TokenPositions | None = extra.get(KEY)
         if tokens is None:
             raise ConesError(
@@ -183,11 +188,12 @@ def token_positions_of(
             )
         if not len(tokens.of(concept)):
             known = listed(phrase(words) for words in tokens.positions) or "no concept"
+            text = f" ({shorten(tokens.text, 100)!r})" if tokens.text else ""
             raise ConesError(
-                f'the {prompt} has no own tokens of "{name}"; Encode Prompt with Concepts looked for {known}. Write '
-                f'"{name}" in its text and in its concepts'
+                f'the {prompt}{text} has no own tokens of "{name}"; Encode Prompt with Concepts looked for {known}. '
+                f'Write "{name}" in its text and in its concepts'
             )
         check_read(extra)
-        check_unchanged(tokens, text)
+        check_unchanged(tokens, encoded)
         entries.append(tokens)
     return entries
