@@ -41,10 +41,23 @@ def _draw(sheet: Image.Image, row: GridRow, top: int, columns: int) -> None:
         pen.text((GAP, top + 8), row.title, INK, ImageFont.load_default(16))
         return
     pen.text((GAP + 8, top + 18), row.title, INK, ImageFont.load_default(13))
-    pen.text((GAP + 8, top + 40), row.detail, FAINT, ImageFont.load_default(12))
+    small = ImageFont.load_default(12)
+    pen.text((GAP + 8, top + 38), _wrapped(row.detail, small), FAINT, small)
     for column, picture in enumerate(row.pictures[:columns]):
         left = LABEL + column * (CELL + GAP)
         if column < len(row.hits) and row.hits[column]:
             pen.rectangle((left - 3, top - 3, left + CELL + 2, top + CELL + 2), outline=FRAME, width=3)
         pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()  # (64, 64, 3)
         sheet.paste(Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.LANCZOS), (left, top))
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The text on as many lines as it needs beside the pictures."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= LABEL - GAP - 16:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)
