@@ -36,7 +36,7 @@ from cones_ops.laboratory.comfyui.server import Server, started  # noqa: E402
 log = logging.getLogger("cones")
 
 SCALE, MARGIN, TITLE = 1.5, 9, 30  # pixels: a node unit on the screen, beside the node, its title bar in node units
-LARGEST = 60_000  # bytes of a picture
+COLOURS = 64  # of a picture
 NO_FRILLS = {
     "Comfy.Minimap.Visible": False,
     "Comfy.Canvas.SelectionToolbox": False,
@@ -131,21 +131,12 @@ def cut_out(canvas: Canvas, node_id: str) -> bytes:
     return bytes(canvas.page.screenshot(clip=clip))
 
 
-def encoded(picture: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, "PNG", optimize=True)
-    return stream.getvalue()
-
-
 def save(picture: bytes, path: Path) -> None:
-    """As PNG, with few colours only if it would be too large."""
-    shown = Image.open(io.BytesIO(picture)).convert("RGB")
-    content = next((png for png in (encoded(shown), encoded(shown.quantize())) if len(png) <= LARGEST), None)
-    if content is None:
-        raise ValueError(f"{path}: more than {LARGEST} bytes; lower SCALE")
+    """As PNG of few colours: every user downloads it with the package."""
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(content)
-    log.info("wrote %s, %d bytes", path.relative_to(ROOT), len(content))
+    shown = Image.open(io.BytesIO(picture)).convert("RGB")
+    shown.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    log.info("wrote %s, %d bytes", path.relative_to(ROOT), path.stat().st_size)
 
 
 def main(arguments: Sequence[str]) -> None:
