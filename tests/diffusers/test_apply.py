@@ -167,6 +167,7 @@ def test_own_positions_must_fit_the_batch() -> None:
         pass
 
 
+@pytest.mark.slow
 def test_compiled_unets_and_adapters_are_named() -> None:
     """Their weights have other names, which looked as if the mask were another model's."""
     model = small_model()

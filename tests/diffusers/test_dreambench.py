@@ -136,6 +136,7 @@ def test_a_run_goes_on_where_it_was(bench: Run, tmp_path: Path, monkeypatch: pyt
     assert (out / "masks" / "mug2-sks.safetensors").stat().st_mtime_ns > before["masks/mug2-sks.safetensors"]
 
 
+@pytest.mark.slow
 def test_other_settings_are_not_mixed(bench: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = ("--subjects", "rex", "--untouched")
     assert bench(*quick) == 0
@@ -189,6 +190,7 @@ def test_two_subjects(bench: Run, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "name both of a pair" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_data_folders_own_prompts_are_used(bench: Run, tmp_path: Path, data: Path) -> None:
     (data / "prompts_and_classes.txt").write_text(OWN_PROMPTS, encoding="utf-8")
     assert bench("--subjects", "mug2", "--prompts", 1, "--untouched") == 0

@@ -130,6 +130,7 @@ def test_gradients_at_own_tokens_equal_a_dense_mix() -> None:
     assert_same(found, masked_linear_gradients(model, multiplier))
 
 
+@pytest.mark.slow
 def test_half_precision_gradients_are_fp32_and_close() -> None:
     exact, half = small_model(), small_model()
     half.unet.bfloat16()

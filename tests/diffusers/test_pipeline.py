@@ -74,6 +74,7 @@ def test_tune_masks_together(
     assert cli.main([*tune, str(tmp_path)]) == 2  # would overwrite
 
 
+@pytest.mark.slow
 def test_a_stopped_command_resumes_and_ends_with_the_same_mask(
     model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -44,6 +44,7 @@ def test_about_ten_lines() -> None:
     assert len(lines) <= 10
 
 
+@pytest.mark.slow
 def test_the_first_and_the_last_block_run(few_steps: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {}
     exec(TOY, names)  # noqa: S102 - the documentation's own text
@@ -62,6 +63,7 @@ def some(mask: ConceptMask) -> ConceptMask:
     return replace(mask, index={first: torch.arange(len(mask.identifier), 9)})
 
 
+@pytest.mark.slow
 def test_the_block_for_a_real_model_runs_on_a_small_one(few_steps: Path, model: Path, pictures: Path) -> None:
     text = REAL.replace('"stable-diffusion-v1-5", device="cuda"', repr(str(model)))
     for words, small in (("dog", "star"), ("cat", "heart")):
@@ -72,6 +74,7 @@ def test_the_block_for_a_real_model_runs_on_a_small_one(few_steps: Path, model: 
     assert Image.open(few_steps / "both.png").size == (16, 16)
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_the_toy_world_samples_what_the_toy_world_samples() -> None:
     toy = load_pipeline()
     pipeline = toy_pipeline(toy)

@@ -80,6 +80,7 @@ def test_own_tokens_of_a_prompt(pipeline: ToyPipeline) -> None:
     assert not rows[1].own.any()
 
 
+@pytest.mark.slow
 def test_fine_tuning_lowers_the_loss_of_a_copy(pipeline: ToyPipeline) -> None:
     subject = subject_named("sks")
     state = {name: tensor.clone() for name, tensor in pipeline.unet.state_dict().items()}
@@ -120,6 +121,7 @@ def test_measures_count_what_the_judge_says(pipeline: ToyPipeline, monkeypatch: 
     assert measure.measure(measuring, measure.all_described, (subject, other)).hits == (False, True, False, False)
 
 
+@pytest.mark.slow
 def test_other_methods_change_what_they_should_and_nothing_else(pipeline: ToyPipeline) -> None:
     subject = subject_named("sks")
     captions = [subject.prompt, f"{subject.prompt} on a grey background"]
@@ -151,6 +153,7 @@ def test_other_methods_change_what_they_should_and_nothing_else(pipeline: ToyPip
     assert not changed(pipeline) and torch.equal(pipeline.text_encoder.get_input_embeddings().weight, table)
 
 
+@pytest.mark.slow
 def test_references_are_the_subject_alone_and_beside_other_classes(pipeline: ToyPipeline) -> None:
     subject, other = subject_named("qpd"), subject_named("sks")
     pictures, captions = references.references(pipeline, subject, beside=6)

@@ -53,10 +53,11 @@ def test_the_plan_has_every_method_on_the_untouched_subjects_with_every_seed() -
     assert not [name for name in names if "text V" in name and name.split("/")[3] in {o.identifier for o in UNTOUCHED}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("single/learned/own tokens/hta/0", marks=pytest.mark.slow),
+        "single/learned/own tokens/hta/0",
         "single/random/own tokens/hta/0",
         "single/quaternary/own tokens/hta/0",
         "single/kv_finetune/own tokens/hta/0",

@@ -96,6 +96,7 @@ def test_labels_of_a_caption_follow_its_words() -> None:
     assert labels[end, column["kind"]] == text_encoder._value("kind", "cat") and labels[end, column["mention"]] == 2
 
 
+@pytest.mark.slow
 def test_the_trainings_run_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     pipeline = random_pipeline(1, WIDTHS)
@@ -115,6 +116,7 @@ def test_the_trainings_run_and_resume(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(read(load_judge(tmp_path / "judge.safetensors"), drawings(2) / 2 + 0.5)) == 2
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_model_file(tmp_path: Path) -> None:
     made = random_pipeline(2)
     save_pipeline(made, tmp_path / "model.safetensors")

@@ -47,6 +47,7 @@ def test_shapes_and_fingerprint_are_those_of_the_weights_it_stands_for(models):
     assert prints[0] == prints[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["everywhere", "own tokens"])
 def test_it_draws_what_the_dense_model_draws(models, where):
     packed, dense = models

@@ -68,6 +68,7 @@ def in_use(model, names, mode):
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES, indirect=True)
 @pytest.mark.parametrize(("dtype", "format"), FORMATS)
 def test_shut_entries_are_zero_and_no_other_bit_changes(dtype, format, mode):
@@ -88,6 +89,7 @@ def test_shut_entries_are_zero_and_no_other_bit_changes(dtype, format, mode):
     assert all(torch.equal(back[name], vanilla[name]) for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["everywhere", "own tokens"])
 @pytest.mark.parametrize("mode", MODES, indirect=True)
 @pytest.mark.parametrize(("dtype", "format"), FORMATS)
@@ -101,6 +103,7 @@ def test_it_samples(dtype, format, mode, where):
     assert torch.equal(sampled(apply_masks(model, [(mask, 0.0)]), *text), vanilla)
 
 
+@pytest.mark.slow
 def test_merging_takes_the_mask_along():
     model, other = small_unet(), small_unet(seed=1)
     mask = replace(mask_of(model, SKS, 1), where="everywhere")
@@ -135,6 +138,7 @@ def test_a_saved_model_has_the_mask_baked_in(tmp_path, monkeypatch):
         assert torch.equal(flat, expected)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_draws_the_same():
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 

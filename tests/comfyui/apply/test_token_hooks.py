@@ -44,6 +44,7 @@ def effective(model, name, dtype):
         return module(torch.eye(module.weight.shape[1], dtype=dtype, device=DEVICE)).T.float().cpu()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", ["no lora", "lora before", "lora after"])
 @pytest.mark.parametrize("memory", ["full", "lowvram"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -134,6 +135,7 @@ def warnings_in(caplog):
     return [record.message for record in caplog.records if record.name == "cones"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_prompts_without_the_words_are_bit_identical(model, masks, count):
     plain = encode(NOBODY), encode(NOBODY, seed=1)
@@ -144,6 +146,7 @@ def test_prompts_without_the_words_are_bit_identical(model, masks, count):
     assert not model.patches and not model.wrappers and "cones_own_tokens" not in str(model.model_options)
 
 
+@pytest.mark.slow
 def test_later_steps_use_what_the_first_has_computed(model, masks, monkeypatch):
     from cones_concept_neurons.nodes.host.apply import products, token_hooks
 
@@ -162,6 +165,7 @@ def test_later_steps_use_what_the_first_has_computed(model, masks, monkeypatch):
     assert torch.equal(kept, sampled(applied, *text, steps=4))
 
 
+@pytest.mark.slow
 def test_any_order_in_one_node_or_a_chain(model, masks):
     given = [(masks[0][0], 0.3), (mask_of(model, SKS, 9), 0.7), (masks[1][0], 1.0)]  # two of them on the same tokens
     text = encode(), encode(NOBODY, seed=1)
@@ -188,6 +192,7 @@ def test_texts_of_different_length_are_repeated_by_the_host(model, masks):
     assert changed[1 - row].nonzero().flatten().tolist() == [4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["mask", "area", "range", "combine", "concat", "strength"])
 def test_conditioning_nodes_keep_the_places(model, masks, what, caplog):
     import nodes
@@ -216,6 +221,7 @@ def test_conditioning_nodes_keep_the_places(model, masks, what, caplog):
     assert [one.split(" after ")[0] for one in told] == ["8 tokens were appended to a prompt"] * (what == "concat")
 
 
+@pytest.mark.slow
 def test_a_text_that_was_changed_is_refused(model, masks):
     from cones_concept_neurons.cones_ops.errors import ConesError
 
@@ -233,6 +239,7 @@ def test_a_text_that_was_changed_is_refused(model, masks):
     assert not torch.equal(sampled(applied, doubled, zero), sampled(model, doubled, zero))
 
 
+@pytest.mark.slow
 def test_a_plain_prompt_is_told_once_per_run(model, masks, caplog):
     plain = [[encode()[0][0], {}]]
     assert torch.equal(

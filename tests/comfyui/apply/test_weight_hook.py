@@ -66,6 +66,7 @@ def test_half_strength_is_half_strength(model, mask, text):
     assert torch.allclose(sampled(model, hooked(text[0], hooks_of(mask, 0.5)), text[1], cfg=1.0), half, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_keyframes_and_timestep_ranges(model, mask, text):
     settings = {"steps": 4, "cfg": 1.0}
     vanilla, shut = sampled(model, *text, **settings), sampled(apply_masks(model, [(mask, 1.0)]), *text, **settings)
@@ -85,6 +86,7 @@ def test_keyframes_and_timestep_ranges(model, mask, text):
     assert not torch.equal(early, vanilla) and not torch.equal(early, late)
 
 
+@pytest.mark.slow
 def test_two_hooks_are_the_union_and_lora_hooks_stay(model, mask, text):
     other = replace(mask_of(model, SKS, 5), where="everywhere")
     first = hooks_of(mask)

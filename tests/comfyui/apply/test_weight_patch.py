@@ -85,6 +85,7 @@ def test_half_strength_halves(model, shapes, masks):
     assert torch.equal(half[name].flatten()[at], vanilla[name].flatten()[at] * 0.5)
 
 
+@pytest.mark.slow
 def test_any_order_in_one_node_or_a_chain_gives_the_same_bits(model, shapes, masks):
     given = list(zip(masks, (0.3, 0.7, 0.45), strict=True))
     expected = loaded_weights(apply_masks(model, given), shapes)

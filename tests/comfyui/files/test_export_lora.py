@@ -49,6 +49,7 @@ def stock_lora(model, name, strength):
     return host_nodes.LoraLoaderModelOnly().load_lora_model_only(model, name, strength)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DYNAMIC, reason="with dynamic VRAM weights are patched only when they are used")
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -93,6 +94,7 @@ def test_patches_on_the_model_are_not_exported(export, loras):
     assert plain.keys() == patched.keys() and all(torch.equal(plain[key], patched[key]) for key in plain)
 
 
+@pytest.mark.slow
 def test_what_is_refused(export, loras):
     model = small_unet()
     mask = everywhere(model, 0.01)

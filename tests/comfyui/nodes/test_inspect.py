@@ -31,6 +31,7 @@ def masks(host):
     return mask_of(model, SKS, 1, 0.04), mask_of(model, ZWX, 2, 0.04)
 
 
+@pytest.mark.slow
 def test_inspect_shows_a_figure_and_words(inspect, masks):
     figure, summary, table = (out := inspect.ConesInspectConceptMask.execute(masks[0])).args
     assert figure.shape == (1, 540, 640, 3) and 0 <= figure.min() < figure.max() <= 1
@@ -39,6 +40,7 @@ def test_inspect_shows_a_figure_and_words(inspect, masks):
     assert len(out.ui["images"]) == 1 and summary in out.ui["text"]
 
 
+@pytest.mark.slow
 def test_compare_skips_empty_slots(inspect, masks):
     figure, report = inspect.ConesCompareConceptMasks.execute(mask_1=masks[0], mask_2=None, mask_5=masks[1]).args
     assert figure.shape[0] == 1 and figure.shape[2:] == (640, 3)

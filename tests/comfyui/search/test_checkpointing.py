@@ -97,6 +97,7 @@ def test_blocks_of_a_unet_are_the_outermost_ones():
     assert len(layers) == len(set(layers))  # none lies inside another
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", [None, False, True])
 @pytest.mark.parametrize("free", [0, 2**60])
 def test_by_itself_only_where_memory_is_short(monkeypatch, checkpoint, free):

@@ -209,6 +209,7 @@ def test_hostile_shapes_are_refused_at_once(tmp_path: Path, shapes: str, message
     assert time.monotonic() - began < 2 and len(str(caught.value)) < 2000
 
 
+@pytest.mark.slow
 def test_a_dense_index_is_read_in_little_memory(tmp_path: Path) -> None:
     """16 million neurons in 16 million entries are 2 MB coded; decoded they would be 128 MB."""
     size = 2**24

@@ -52,6 +52,7 @@ def test_a_mask_without_weights_is_refused() -> None:
         layer_figure(ConceptMask({}, {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_overlaps(count: int) -> None:
     masks = [mask(seed, identifier=f"m{seed}") for seed in range(count)]

@@ -81,6 +81,7 @@ def test_joint_steps_make_masks_that_were_found_apart_agree(toy_host, names):
     assert "200 joint steps on 2 masks" in tuning_text(result, masks)
 
 
+@pytest.mark.slow
 def test_masks_come_back_as_they_were_when_the_joint_loss_does_not_fall(toy_host, names):
     host, masks, subjects, prior, _ = problem(toy_host, names)
     done = tune_concept_masks(UnionModel(host, 2), masks, subjects, prior=prior, settings=QUICK).masks
