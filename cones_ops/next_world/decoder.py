@@ -63,6 +63,11 @@ class Autoencoder(nn.Module):
         """Latent channels."""
         return self.transform.channels
 
+    @property
+    def linear_decoding(self) -> tuple[Tensor, Tensor]:
+        """Weight (C, 3, 12, 12) and bias (3): roughly the colours of a patch by its latents."""
+        return self.transform.decode_weight, self.transform.decode_bias
+
     def encode(self, pixels: Tensor) -> Tensor:
         """Latents of pictures in [-1, 1]."""
         return self.transform.encode(pixels)

@@ -52,7 +52,7 @@ class Bundle:
         """Tensors of one part with its prefix removed."""
         return {key[len(prefix) + 1 :]: value for key, value in self.tensors.items() if key.startswith(f"{prefix}.")}
 
-    def patch_transform(self) -> PatchTransform:
+    def autoencoder(self) -> PatchTransform:
         """The picture <-> latent transform, fp32."""
         tensors = self.part("latents")
         transform = PatchTransform(len(tensors["encode_bias"]))
@@ -97,7 +97,7 @@ def read_bundle(path: Path | None = None) -> Bundle:
 def load_pipeline(path: Path | None = None) -> ToyPipeline:
     """The shipped model (or another file) as modules, fp32, eval mode, no gradients."""
     file = read_bundle(path)
-    pipeline = _assemble(file.unet_config, file.text_config, file.patch_transform(), file.vocabulary, file.schedule)
+    pipeline = _assemble(file.unet_config, file.text_config, file.autoencoder(), file.vocabulary, file.schedule)
     pipeline.unet.load_state_dict(file.part("unet"))  # copied into the modules' fp32
     pipeline.text_encoder.load_state_dict(file.part("text_encoder"))
     return pipeline

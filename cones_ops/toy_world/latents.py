@@ -36,6 +36,11 @@ class PatchTransform(nn.Module):
         """Latent channels C."""
         return self.encode_weight.shape[0]
 
+    @property
+    def linear_decoding(self) -> tuple[Tensor, Tensor]:
+        """Weight (C, 3, 8, 8) and bias (3): the colours of a patch by its latents."""
+        return self.decode_weight, self.decode_bias
+
     def encode(self, pixels: Tensor) -> Tensor:
         """Latents of pictures in [-1, 1]."""
         return F.conv2d(pixels, self.encode_weight.to(pixels), self.encode_bias.to(pixels), stride=PATCH)

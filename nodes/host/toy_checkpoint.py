@@ -2,8 +2,8 @@
 
 UNet and text encoder are the host's own classes, filled from the diffusers and transformers names in the bundle
 through the host's key mapping; the text encoder's vocabulary is padded with zero rows to the host's fixed 49,408. The
-VAE is the host's class around the bundle's fixed patch transform. All run in fp32. ConesError when a weight has no
-place, or a place no weight.
+VAE is the host's class around the bundle's own autoencoder. All run in fp32. ConesError when a weight has no place, or
+a place no weight.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import comfy.latent_formats
 import comfy.model_base
@@ -27,10 +27,23 @@ import torch
 from torch import Tensor
 
 from ...cones_ops.errors import ConesError, listed
-from ...cones_ops.toy_world.bundle import Bundle, read_bundle
+from ...cones_ops.toy_world.bundle import read_bundle
 from ...cones_ops.toy_world.vocabulary import Vocabulary
 
 HOST_VOCABULARY = 49408  # rows of the token embedding in the host's CLIP, whatever the configuration says
+
+
+class Bundle(Protocol):
+    """A toy world's file: configurations in diffusers' and transformers' words, and tensors by part."""
+
+    unet_config: dict[str, Any]
+    text_config: dict[str, Any]
+    vocabulary: Any
+    schedule: dict[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]: ...
+
+    def autoencoder(self) -> Any: ...
 
 
 class ToyConfig(comfy.supported_models.SD15):  # type: ignore[misc]
@@ -49,9 +62,14 @@ class ToyConfig(comfy.supported_models.SD15):  # type: ignore[misc]
 def load_toy_checkpoint(path: Path | None = None) -> tuple[Any, Any, Any]:
     """(MODEL, CLIP, VAE) of the shipped toy world, or of another file of its format."""
     bundle = read_bundle(path)
-    model = toy_model(bundle)
+    model, clip, vae = toy_parts(bundle)
     model.cached_patcher_init = (reload_toy_model, (path,))  # Train LoRA and hooks let the host load a model once more
-    return model, toy_clip(bundle), toy_vae(bundle)
+    return model, clip, vae
+
+
+def toy_parts(bundle: Bundle) -> tuple[Any, Any, Any]:
+    """(MODEL, CLIP, VAE) of a file's contents."""
+    return toy_model(bundle), toy_clip(bundle), toy_vae(bundle)
 
 
 def reload_toy_model(path: Path | None = None, disable_dynamic: bool = False) -> Any:
@@ -137,12 +155,13 @@ def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def latent_format(bundle: Bundle) -> Any:
-    """C channels, 8 pixels per step, and the mean colour of a patch for previews."""
-    transform = bundle.patch_transform()
+    """Channels, pixels per latent, and the mean colour of a patch for previews."""
+    weight, bias = bundle.autoencoder().linear_decoding
     latents = comfy.latent_formats.LatentFormat()
-    latents.latent_channels = transform.channels
-    latents.latent_rgb_factors = transform.decode_weight.mean((2, 3)).tolist()  # (C, 3)
-    latents.latent_rgb_factors_bias = transform.decode_bias.tolist()
+    latents.latent_channels = len(weight)
+    latents.spacial_downscale_ratio = weight.shape[-1]  # Empty Latent Image fits itself to it
+    latents.latent_rgb_factors = weight.mean((2, 3)).tolist()  # (C, 3)
+    latents.latent_rgb_factors_bias = bias.tolist()
     return latents
 
 
@@ -229,17 +248,18 @@ def warnings_off() -> Iterator[None]:
 
 
 def toy_vae(bundle: Bundle) -> Any:
-    """The patch transform inside a stock VAE."""
+    """The autoencoder inside a stock VAE."""
     with warnings_off():
         vae = comfy.sd.VAE(sd={})
-    transform = bundle.patch_transform().eval()
-    vae.first_stage_model = transform
-    vae.latent_channels = transform.channels
+    autoencoder = bundle.autoencoder().eval()
+    vae.first_stage_model = autoencoder
+    vae.latent_channels = autoencoder.channels
+    vae.downscale_ratio = vae.upscale_ratio = autoencoder.linear_decoding[0].shape[-1]
     vae.memory_used_encode = vae.memory_used_decode = lambda shape, dtype: 4096 * shape[2] * shape[3]
     vae.device = comfy.model_management.vae_device()
     vae.vae_dtype = torch.float32
     vae.output_device = comfy.model_management.intermediate_device()
     vae.patcher = comfy.model_patcher.ModelPatcher(
-        transform, load_device=vae.device, offload_device=comfy.model_management.vae_offload_device()
+        autoencoder, load_device=vae.device, offload_device=comfy.model_management.vae_offload_device()
     )
     return vae

@@ -22,7 +22,7 @@ def test_saved_and_loaded_pipelines_agree_to_fp16(tmp_path):
 def test_the_shipped_model_is_small_and_complete():
     assert SHIPPED.stat().st_size <= 16 * 2**20
     bundle = read_bundle()
-    assert bundle.part("unet") and bundle.part("text_encoder") and bundle.patch_transform().channels == 24
+    assert bundle.part("unet") and bundle.part("text_encoder") and bundle.autoencoder().channels == 24
     assert all(tensor.dtype == torch.float16 and tensor.isfinite().all() for tensor in bundle.tensors.values())
 
 

@@ -39,7 +39,7 @@ def test_reads_at_least_99_percent_of_fresh_things_right(judge):
 @pytest.mark.slow
 def test_reads_pictures_that_went_through_the_latents(judge):
     generator = np.random.default_rng(7)
-    transform = read_bundle().patch_transform()
+    transform = read_bundle().autoencoder()
     scenes = [random_scene(generator, count=1 + i % 2, allow_held_out=True) for i in range(200)]
     decoded = transform.decode(transform.encode(draw_all(scenes, generator) * 2 - 1))
     assert rightness(judge, ((decoded + 1) / 2).clamp(0, 1), scenes) >= 0.97

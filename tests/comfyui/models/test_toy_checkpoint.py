@@ -1,33 +1,50 @@
-"""The toy world through the host's own classes: the same denoised latents, text and pictures as diffusers gives."""
+"""The toy worlds through the host's own classes: the same denoised latents, text and pictures as diffusers gives."""
 
 from __future__ import annotations
 
 import comfy.model_management
-import comfy.sample
-import comfy.samplers
+import numpy as np
 import pytest
 import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.hosts.diffusers.host_model import alphas_cumprod
-from cones_concept_neurons.cones_ops.toy_world.bundle import SHIPPED, load_pipeline, random_pipeline, save_pipeline
-from cones_concept_neurons.nodes.host.toy_checkpoint import host_unet_config, load_toy_checkpoint
+from cones_concept_neurons.cones_ops.next_world import model_file as next_world
+from cones_concept_neurons.cones_ops.toy_world import bundle as toy_world
+from cones_concept_neurons.nodes.host.toy_checkpoint import host_unet_config, load_toy_checkpoint, toy_parts
 from support.small_models import DEVICE
 
 TEXTS = ["a sks star", "a red circle and a (blue:1.0) square on a white background", ""]
 
 
-@pytest.fixture(scope="module", params=["random weights", "shipped"])
-def path(request, tmp_path_factory):
-    if request.param == "shipped":
-        return SHIPPED
+@pytest.fixture(scope="module", params=["random weights", "shipped", "next world"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def path(kind, tmp_path_factory):
+    if kind == "shipped":
+        return toy_world.SHIPPED
     path = tmp_path_factory.mktemp("toy") / "random.safetensors"
-    save_pipeline(random_pipeline(3), path)
+    world = next_world if kind == "next world" else toy_world
+    world.save_pipeline(world.random_pipeline(3), path)
     return path
 
 
 @pytest.fixture(scope="module")
-def pipeline(path):
-    return load_pipeline(path)
+def pipeline(kind, path):
+    return (next_world if kind == "next world" else toy_world).load_pipeline(path)
+
+
+@pytest.fixture(scope="module")
+def autoencoder(kind, pipeline):
+    return pipeline.autoencoder if kind == "next world" else pipeline.latents
+
+
+@pytest.fixture(scope="module")
+def checkpoint(kind, path):
+    with torch.inference_mode():  # as the host loads models: every parameter is an inference tensor
+        return toy_parts(next_world.read_model_file(path)) if kind == "next world" else load_toy_checkpoint(path)
 
 
 def test_text_encodings_agree(pipeline, checkpoint):
@@ -48,7 +65,7 @@ def test_denoised_latents_agree(pipeline, checkpoint):
     timestep = torch.tensor([20, 500, 980])
     alpha = alphas_cumprod(pipeline.schedule).float()[timestep].reshape(-1, 1, 1, 1)
     sigma = ((1 - alpha) / alpha).sqrt()
-    noise = torch.randn(3, pipeline.latents.channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(3, pipeline.unet.config.in_channels, 8, 8, generator=torch.Generator().manual_seed(0))
     clean = torch.randn(noise.shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         given = (one.to(DEVICE) for one in (clean + sigma * noise, sigma.flatten()))
@@ -60,34 +77,50 @@ def test_denoised_latents_agree(pipeline, checkpoint):
     assert (denoised - expected).abs().max() < 1e-3
 
 
-def test_the_vae_is_the_patch_transform(pipeline, checkpoint):
+def test_the_vae_is_the_autoencoder(kind, autoencoder, checkpoint):
     _, _, vae = checkpoint
-    pictures = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    patch = 12 if kind == "next world" else 8
+    pictures = torch.rand(2, 8 * patch, 8 * patch, 3, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         latents = vae.encode(pictures)
         decoded = vae.decode(latents)
         tiled = vae.decode_tiled(latents, tile_x=8, tile_y=8, overlap=2)
-        encoded_tiled = vae.encode_tiled(pictures, tile_x=64, tile_y=64, overlap=16)
-    expected = pipeline.latents.encode(pictures.movedim(-1, 1) * 2 - 1)
-    assert (latents - expected).abs().max() < 1e-5
-    back = ((pipeline.latents.decode(expected) + 1) / 2).clamp(0, 1).movedim(1, -1)
+        encoded_tiled = vae.encode_tiled(pictures, tile_x=8 * patch, tile_y=8 * patch, overlap=2 * patch)
+    expected = autoencoder.encode(pictures.movedim(-1, 1) * 2 - 1)
+    assert latents.shape[2:] == (8, 8) and (latents - expected).abs().max() < 1e-5
+    back = ((autoencoder.decode(expected) + 1) / 2).clamp(0, 1).movedim(1, -1)
     assert (decoded - back).abs().max() < 1e-5
     assert tiled.shape == decoded.shape and encoded_tiled.shape == latents.shape
     assert (encoded_tiled - latents).abs().max() < 1e-4
 
 
-def test_a_stock_sampler_starts_from_an_empty_latent(checkpoint):
+def test_stock_nodes_draw_a_picture_of_the_size_that_was_asked(kind, checkpoint):
+    from nodes import EmptyLatentImage, KSampler, VAEDecode
+
     model, clip, vae = checkpoint
+    side = 96 if kind == "next world" else 64
     with torch.inference_mode():
+        (empty,) = EmptyLatentImage().generate(side, side)
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
-        empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, 8, 8))
-        noise = comfy.sample.prepare_noise(empty, 0)
-        samples = comfy.sample.sample(
-            model, noise, 2, 4.0, "euler", "normal", conditioning, conditioning, empty, disable_pbar=True, seed=0
-        )
-        picture = vae.decode(samples)
-    assert picture.shape == (1, 64, 64, 3)
+        arguments = (0, 2, 4.0, "euler", "normal", conditioning, conditioning, empty)
+        (samples,) = KSampler().sample(model, *arguments)
+        (picture,) = VAEDecode().decode(vae, samples)
+    assert samples["samples"].shape == (1, model.model.latent_format.latent_channels, 8, 8)
+    assert picture.shape == (1, side, side, 3)
     assert torch.isfinite(picture).all()
+
+
+def test_the_preview_while_sampling_is_the_mean_colour_of_each_patch(autoencoder, checkpoint):
+    from latent_preview import Latent2RGBPreviewer
+
+    latents = torch.randn(1, autoencoder.channels, 8, 8, generator=torch.Generator().manual_seed(0)) / 50
+    form = checkpoint[0].model.latent_format
+    previewer = Latent2RGBPreviewer(form.latent_rgb_factors, form.latent_rgb_factors_bias)
+    shown = torch.from_numpy(np.asarray(previewer.decode_latent_to_preview(latents)).copy())  # (8, 8, 3) in 0 to 255
+    weight, bias = autoencoder.linear_decoding
+    patches = torch.nn.functional.conv_transpose2d(latents, weight, bias, stride=weight.shape[-1])
+    expected = (torch.nn.functional.avg_pool2d(patches, weight.shape[-1])[0].movedim(0, -1) + 1) / 2 * 255
+    assert (shown - expected.clamp(0, 255)).abs().max() <= 1.01
 
 
 def test_a_file_that_is_no_toy_world_is_refused(tmp_path):
@@ -101,6 +134,7 @@ def test_widths_the_host_cannot_build_are_refused(pipeline):
         host_unet_config(config)
 
 
+@pytest.mark.parametrize("kind", ["random weights", "shipped"], indirect=True)
 def test_the_host_can_load_the_model_once_more(checkpoint, path):
     """Train LoRA and hooks ask for it on hosts whose models are dynamic."""
     reload, arguments = checkpoint[0].cached_patcher_init
