@@ -11,7 +11,7 @@ from typing import Any, Literal
 from comfy_api.latest import io
 
 from ..cones_ops.errors import ConesError
-from ..cones_ops.masks.concept_mask import ConceptMask, Where
+from ..cones_ops.masks.concept_mask import ConceptMask, Where, why_empty
 from .host.apply.apply_masks import apply_masks
 from .host.apply.weight_hook import mask_hooks
 from .inputs import (
@@ -81,10 +81,7 @@ class ConesApplyConceptMasks(io.ComfyNode):  # type: ignore[misc]
             if mask is None or strength == 0 or not slots.get(f"enabled_{i}", True):
                 continue
             if mask.count == 0:
-                raise ConesError(
-                    f"mask_{i} is empty: its search found no share of the weights that helps. Read the report of the "
-                    f"search, or turn off enabled_{i}"
-                )
+                raise ConesError(f"mask_{i} is empty: {why_empty(mask)}, or turn off enabled_{i}")
             masks.append((mask, strength))
         return io.NodeOutput(apply_masks(model, masks, apply_anyway, None if where == AS_FOUND else where))
 

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..cones_ops.errors import ConesError
-from ..cones_ops.masks.concept_mask import ConceptMask, difference, intersection, union
+from ..cones_ops.masks.concept_mask import ConceptMask, difference, intersection, union, why_empty
 from ..cones_ops.masks.mask_file import load_mask, read_mask_metadata
 from .host.files.folders import FOLDER, mask_names, path_of
 from .host.files.save_mask import keep_mask
@@ -55,10 +55,7 @@ class ConesSaveConceptMask(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def execute(cls, concept_mask: ConceptMask, name: str, if_exists: str, cover: Any = None) -> io.NodeOutput:
         if concept_mask.count == 0:
-            raise ConesError(
-                "the concept mask is empty, so there is nothing to save; read the report of its search, or see what "
-                "Combine Concept Masks left of it"
-            )
+            raise ConesError(f"the concept mask is empty, so there is nothing to save: {why_empty(concept_mask)}")
         pictures, no_cover = (None, "") if cover is None else safe_covers(cover)
         saved, trouble = keep_mask(concept_mask, name, if_exists == "overwrite", pictures)
         report = "\n".join(filter(None, (f"{saved}: {concept_mask.count} neurons", trouble, no_cover)))

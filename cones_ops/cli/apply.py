@@ -54,7 +54,7 @@ def describe(commands: Any) -> None:
     add("model", type=Path, help="folder of the model the masks were found on, saved by diffusers")
     add("masks", type=Path, nargs="+", help="concept masks, .safetensors")
     add("--prompt", action="append", required=True, help="what to draw, may be given several times")
-    add("--strength", type=real(-100, 100), default=1.0, help="of all masks: 0 = untouched, bit for bit, 1 = shut")
+    add("--strength", type=real(0, 1), default=1.0, help="of all masks, 0 to 1: 0 = untouched, bit for bit, 1 = shut")
     add("--steps", type=whole(1, 10_000), default=30, help="sampling steps of the model's own scheduler")
     add("--guidance", type=real(0, 1000), default=7.5, help="classifier-free guidance scale; 1 = none")
     add("--any-base", action="store_true", help="apply masks found on other weights too, instead of refusing them")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from math import isfinite, prod
+from math import prod
 from typing import Any, Literal, get_args
 
 import torch
@@ -113,6 +113,14 @@ def empty(shapes: Shapes, **fields: Any) -> ConceptMask:
     return ConceptMask({}, shapes, **fields)
 
 
+def why_empty(mask: ConceptMask) -> str:
+    """Why a mask has no neurons, and what to do."""
+    method = mask.provenance.get("method")
+    if method in ("union", "intersection", "difference"):
+        return f"the {method} of several masks left no neurons in it; combine other masks, or in another way"
+    return "its search found no share of the weights that helps; read the report of the search"
+
+
 def union(*masks: ConceptMask) -> ConceptMask:
     """Entries that are in any of the masks (the paper's concatenation of clusters)."""
     return _combined("union", masks, lambda seen, total: seen > 0)
@@ -158,10 +166,10 @@ def multipliers(mask: ConceptMask) -> dict[tuple[int, str], Tensor]:
     return {(0, name): multiplier(mask, name) for name in mask.index}
 
 
-def check_strength(strength: float) -> None:
-    """Raise ConesError unless `strength` is a finite number."""
-    if not isfinite(strength):
-        raise ConesError(f"strength {strength} is not a number; 0 changes nothing, 1 shuts the neurons")
+def check_strength(strength: float, name: str = "strength") -> None:
+    """ConesError, which calls it `name`, unless `strength` is a number from 0 to 1: all that a mask may act at."""
+    if not 0.0 <= strength <= 1.0:  # nor nan
+        raise ConesError(f"{name} {strength:g} is not from 0 to 1; 0 changes nothing, 1 shuts the neurons")
 
 
 def _combined(method: str, masks: tuple[ConceptMask, ...], keep: Callable[[Tensor, int], Tensor]) -> ConceptMask:

@@ -78,9 +78,16 @@ def test_half_precision_bits_come_back() -> None:
     model = small_model()
     model.unet.half()
     state = {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
-    with applied(model.unet, [(half_mask(model, 1), 0.3), (half_mask(model, 2), 1.7)]):
+    with applied(model.unet, [(half_mask(model, 1), 0.3), (half_mask(model, 2), 0.7)]):
         pass
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.unet.state_dict().items())
+
+
+@pytest.mark.parametrize("strength", [1.5, -1.0, float("nan"), float("inf")])
+def test_a_strength_that_is_not_from_0_to_1_is_refused(strength: float) -> None:
+    model = small_model()
+    with pytest.raises(ConesError, match=f"strength {strength:g} is not from 0 to 1"):
+        applied(model.unet, [(half_mask(model, 1), strength)]).__enter__()
 
 
 @pytest.mark.parametrize("placed", [False, True])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...errors import ConesError, listed
 from ...masks.base import check_base
-from ...masks.concept_mask import ConceptMask
+from ...masks.concept_mask import ConceptMask, check_strength
 from ...masks.fingerprint import base_of
 from ...masks.shut import shut_
 from .layers import check_plain, forwards, linear
@@ -38,12 +38,15 @@ def applied(
         with applied(pipeline.unet, [(load_mask("sks-dog.safetensors"), 1.0)]):
             picture = pipeline("a photo of a sks dog").images[0]
 
+    Strengths are from 0 (nothing changes) to 1 (shut); ConesError for others.
     own: for each mask None (everywhere) or boolean (B, L), B and L being those of every forward pass inside.
     A mask found on other weights (its fingerprint differs) is refused unless `any_base`.
     """
     own = list(own) if own is not None else [None] * len(masks)
     if len(own) != len(masks):
         raise ConesError(f"{len(masks)} masks but {len(own)} own positions; give one per mask (None = everywhere)")
+    for _, strength in masks:
+        check_strength(strength)
     modules = check_masks(unet, [mask for mask, _ in masks], any_base)
     pairs = sorted(zip(masks, own, strict=True), key=lambda pair: pair[0][1])
     active = [(mask, strength, positions) for (mask, strength), positions in pairs if strength and mask.count]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ....cones_ops.errors import ConesError, listed
 from ....cones_ops.masks import base
-from ....cones_ops.masks.concept_mask import ConceptMask, Where
+from ....cones_ops.masks.concept_mask import ConceptMask, Where, check_strength
 from ....cones_ops.masks.fingerprint import Base
 from ....cones_ops.models.targets import own_tokens_at
 from ....cones_ops.models.weight_names import weight_and_rows
@@ -32,8 +32,10 @@ def apply_masks(
 ) -> Any:
     """A clone of model with every mask applied at its strength; `where` overrides where the masks were found for.
 
-    ConesError if a mask does not belong to this model, or cannot act there.
+    ConesError if a mask does not belong to this model, or cannot act there, or its strength is not from 0 to 1.
     """
+    for _, strength in masks:
+        check_strength(strength)
     clone = model.clone()
     active = [(acting(mask, where), float(k)) for mask, k in masks if k != 0 and mask.count > 0]
     if not active:

@@ -12,7 +12,7 @@ from typing import Any
 import comfy.hooks
 
 from ....cones_ops.errors import ConesError, listed
-from ....cones_ops.masks.concept_mask import ConceptMask
+from ....cones_ops.masks.concept_mask import ConceptMask, check_strength, why_empty
 from ..parameters import PREFIX, is_quantised, parameter_shapes
 from .apply_masks import check_base, check_fit, entries_of
 from .weight_patch import SparseMask
@@ -34,10 +34,13 @@ class ConceptMaskHook(comfy.hooks.WeightHook):  # type: ignore[misc]
         return other
 
     def add_hook_patches(self, model: Any, model_options: Any, target_dict: Any, registered: Any) -> Any:
-        """The host's; ConesError for a mask that does not belong to this model, or a quantised one."""
+        """The host's; ConesError for a mask that does not belong to this model, a quantised one, or a strength."""
         if target_dict.get("target") != comfy.hooks.EnumWeightTarget.Model:
             return False
         assert self.mask
+        for keyframe in self.hook_keyframe.keyframes:
+            strength = round(self._strength_model * keyframe.strength, 6)  # the host may have interpolated it
+            check_strength(strength, f"strength times that of the keyframe at {keyframe.start_percent:g},")
         shapes = parameter_shapes(model)
         check_fit(self.mask, shapes)
         check_base(model, self.mask, False, {})
@@ -58,8 +61,9 @@ class ConceptMaskHook(comfy.hooks.WeightHook):  # type: ignore[misc]
 def mask_hooks(mask: ConceptMask, strength: float, previous: Any = None) -> Any:
     """HOOKS: the previous ones (not changed) and the mask's. strength: 1 shuts the neurons, 0 adds no hook.
 
-    ConesError for a mask that acts at own tokens, or is empty.
+    ConesError for a mask that acts at own tokens, or is empty, and for a strength that is not from 0 to 1.
     """
+    check_strength(strength)
     group = comfy.hooks.HookGroup() if previous is None else previous.clone()
     if mask.where != "everywhere":
         raise ConesError(
@@ -68,10 +72,7 @@ def mask_hooks(mask: ConceptMask, strength: float, previous: Any = None) -> Any:
             "it)"
         )
     if mask.count == 0:
-        raise ConesError(
-            "the concept mask is empty: its search found no share of the weights that helps. Read the report of the "
-            "search"
-        )
+        raise ConesError(f"the concept mask is empty: {why_empty(mask)}")
     if strength:
         hook = ConceptMaskHook()
         hook.mask, hook._strength_model, hook._strength_clip = mask, float(strength), 0.0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.masks.concept_mask import empty
-from cones_concept_neurons.nodes.apply import ConesConceptMaskHook
+from cones_concept_neurons.nodes.apply import ConesApplyConceptMasks, ConesConceptMaskHook
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX
 from support.small_models import SKS, encode, mask_of, sampled, small_unet
@@ -101,6 +101,26 @@ def test_two_hooks_are_the_union_and_lora_hooks_stay(model, mask, text):
     together = sampled(model, hooked(text[0], hooks_of(mask, 1.0, lora)), text[1], cfg=1.0)
     assert not torch.equal(together, alone) and not torch.equal(together, expected)
     assert hooks_of(mask, 0.0, lora).hooks == lora.hooks and not hooks_of(mask, 0.0).hooks
+
+
+@pytest.mark.parametrize("strength", [1.5, -1.0, float("nan"), float("inf")])
+def test_strengths_and_keyframes_follow_one_rule(model, mask, text, strength):
+    with pytest.raises(ConesError, match=f"strength {strength:g} is not from 0 to 1"):
+        hooks_of(mask, strength)
+    for where in ("everywhere", "own tokens"):
+        with pytest.raises(ConesError, match=f"strength {strength:g} is not from 0 to 1"):
+            ConesApplyConceptMasks.execute(model, mask_1=replace(mask, where=where), strength_1=strength)
+    hooks = hooks_of(mask)
+    hooks.set_keyframes_on_hooks(keyframes((0.5, 0.0), (strength, 0.5)))
+    with pytest.raises(ConesError, match=f"strength times that of the keyframe at 0.5, {strength:g} is not from 0"):
+        sampled(model, hooked(text[0], hooks), text[1])
+
+
+def test_keyframes_multiply_the_strength_of_the_hook(model, mask, text):
+    hooks = hooks_of(mask, 0.5)
+    hooks.set_keyframes_on_hooks(keyframes((1.0 + 1e-9, 0.0)))  # as interpolation may leave it
+    half = sampled(model, hooked(text[0], hooks_of(mask, 0.5)), text[1], cfg=1.0)
+    assert torch.allclose(sampled(model, hooked(text[0], hooks), text[1], cfg=1.0), half, atol=1e-6)
 
 
 def test_refusals(model, mask, text):

@@ -115,7 +115,7 @@ def test_find_save_load_combine_apply(checkpoint, inputs):
         model, mask_1=loaded, enabled_1=False, mask_3=mask, strength_3=0.0
     ).args
     assert off.patches == {} and off.patches_uuid == model.patches_uuid
-    with pytest.raises(ConesError, match="mask_2 is empty"):
+    with pytest.raises(ConesError, match="mask_2 is empty: the difference of several masks left no"):
         apply.ConesApplyConceptMasks.execute(model, mask_2=none)
     with pytest.raises(ConesError, match="nothing to save"):
         masks.ConesSaveConceptMask.execute(none, "none", "keep both")

@@ -66,6 +66,13 @@ def test_a_wrong_option_ends_the_command_before_it_looks_at_a_file(wrong: list[s
     assert ended.value.code == 2 and f"argument {wrong[0]}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("strength", ["nan", "inf", "-1", "1.5"])
+def test_strengths_follow_the_rule_of_the_library(strength: str, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["apply", "no-model", "no-mask", "--prompt", "a sks dog", "--strength", strength])
+    assert f"argument --strength: '{strength}' is not a number from 0 to 1" in capsys.readouterr().err
+
+
 def test_a_device_that_is_not_there_is_refused_before_any_file(capsys) -> None:
     find = ["find", "no-model", "no-pictures", "--class-word", "dog", "--out", "m.safetensors"]
     assert main([*find, "--device", "cuda:99"]) == 2

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.masks import make_mask
 
 from cones_ops import ConceptMask, ConesError, difference, empty, intersection, restrict, union
-from cones_ops.masks.concept_mask import multiplier, multipliers, same_neurons
+from cones_ops.masks.concept_mask import multiplier, multipliers, same_neurons, why_empty
 
 SHAPES = {"a.weight": (2, 3), "b.weight": (4,)}
 
@@ -96,6 +96,13 @@ def test_bad_fields_are_named() -> None:
         empty(SHAPES, provenance={"seed": 1})
     with pytest.raises(ConesError, match="not searched in c"):
         restrict(empty(SHAPES), ["c"])
+
+
+def test_an_empty_mask_says_why() -> None:
+    searched, other = mask([1, 3], [0]), mask([2], [])
+    assert why_empty(intersection(searched, other)).startswith("the intersection of several masks left no neurons")
+    assert why_empty(difference(searched, searched)).startswith("the difference of several masks left no neurons")
+    assert why_empty(empty(SHAPES, provenance={"method": "learned"})).startswith("its search found no share")
 
 
 def test_multipliers_are_one_but_at_the_neurons() -> None:
