@@ -8,7 +8,7 @@ from noise drawn on the CPU with seeds[i] alone: equal seeds make paired compari
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,14 +19,26 @@ from torch import Tensor
 from ..errors import ConesError
 from ..hosts.diffusers.apply_masks import Strengths, applied
 from ..hosts.diffusers.host_model import DiffusersModel, TextTokens, alphas_cumprod
+from ..hosts.diffusers.regions import kept_apart
 from ..masks.concept_mask import ConceptMask, Where
 from ..models.own_tokens import own_positions
 from ..models.targets import TargetChoice
 from ..search.host_model import Key
 from ..search.objective import Examples
 from ..toy_world.bundle import ToyPipeline
+from ..toy_world.world import SHAPES
 
 STEPS, GUIDANCE, BATCH = 20, 3.0, 32
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Concepts kept to their own regions: words that compete with them where a prompt has them, and how strongly."""
+
+    things: tuple[str, ...] = (*SHAPES, "background")
+    strength: float = 1.0
+    probe: int = 2
+    biased_things: bool = False  # whether other things are kept to their regions too
 
 
 @dataclass(frozen=True)
@@ -93,10 +105,12 @@ def sample(
     batch: int = BATCH,
     on_batch: Callable[[int], object] | None = None,
     own_weights: OwnWeights | None = None,
+    apart: Apart | None = None,
 ) -> Tensor:
     """Pictures (B, 3, 64, 64) in [0, 1] of `prompts`, with `masks` shut where each of them acts, or with `own_weights`.
 
-    seeds: one per prompt, default 0, 1, 2, ... on_batch hears how many pictures were finished.
+    seeds: one per prompt, default 0, 1, 2, ... on_batch hears how many pictures were finished. apart: keeps the
+    concepts of the masks to their own regions.
     """
     seeds = list(range(len(prompts))) if seeds is None else list(seeds)
     if len(seeds) != len(prompts):
@@ -109,7 +123,8 @@ def sample(
         rows = conditioning(pipeline, [*texts, *[""] * len(texts)], concepts)  # positive, then negative
         positions = [_own_rows(pipeline, mask, texts) if mask.where == "own tokens" else None for mask, _ in masks]
         acting = model.acting_as(own_weights.weights) if own_weights else nullcontext()
-        with applied(pipeline.unet, masks, positions), acting:
+        regions = _kept_apart(pipeline, [mask for mask, _ in masks], texts, apart) if apart else nullcontext()
+        with applied(pipeline.unet, masks, positions), acting, regions:
             latents = _euler(model, noise(pipeline, part), rows, steps, guidance)
         pictures.append(((pipeline.latents.decode(latents) + 1) / 2).clamp(0, 1))
         if on_batch:
@@ -121,6 +136,28 @@ def _own_rows(pipeline: ToyPipeline, mask: ConceptMask, texts: Sequence[str]) ->
     """The mask's own positions (2B, L) for B positive prompts followed by as many negative ones, which own nothing."""
     positive = torch.stack([own_tokens(pipeline, text, (mask.identifier, mask.class_word)) for text in texts])
     return torch.cat([positive, torch.zeros_like(positive)])
+
+
+def competing_groups(
+    pipeline: ToyPipeline, concepts: Sequence[Words], texts: Sequence[str], things: Sequence[str]
+) -> Tensor:
+    """Boolean (2B, concepts + things, L) for `_own_rows`' rows: own tokens, then the things' that are no concept's."""
+    rows = []
+    for text in texts:
+        owned = [own_tokens(pipeline, text, concept) for concept in concepts]
+        of_concepts = torch.stack(owned).any(dim=0)
+        rows.append(torch.stack([*owned, *(own_tokens(pipeline, text, (word, "")) & ~of_concepts for word in things)]))
+    positive = torch.stack(rows)
+    return torch.cat([positive, torch.zeros_like(positive)])
+
+
+def _kept_apart(
+    pipeline: ToyPipeline, masks: Sequence[ConceptMask], texts: Sequence[str], apart: Apart
+) -> AbstractContextManager[Any]:
+    concepts = [(mask.identifier, mask.class_word) for mask in masks]
+    groups = competing_groups(pipeline, concepts, texts, apart.things)
+    acting = None if apart.biased_things else len(masks)
+    return kept_apart(pipeline.unet, groups, acting=acting, strength=apart.strength, probe=apart.probe)
 
 
 def sigmas(model: DiffusersModel, steps: int) -> Tensor:

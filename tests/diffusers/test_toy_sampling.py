@@ -16,7 +16,7 @@ from cones_ops.laboratory import baselines as control
 from cones_ops.laboratory import measure, references
 from cones_ops.laboratory.baselines import FineTuning, class_examples, fine_tune, subject_examples
 from cones_ops.laboratory.judge import Judge, Reading
-from cones_ops.laboratory.sampling import conditioning, examples, model_of, sample, sigmas
+from cones_ops.laboratory.sampling import Apart, competing_groups, conditioning, examples, model_of, sample, sigmas
 from cones_ops.masks.concept_mask import ConceptMask
 from cones_ops.toy_world.bundle import ToyPipeline, random_pipeline
 from cones_ops.toy_world.subjects import subject_named
@@ -78,6 +78,22 @@ def test_own_tokens_of_a_prompt(pipeline: ToyPipeline) -> None:
     rows = conditioning(pipeline, ["a sks star on a black background", "a star"], [("sks", "star")])
     assert rows[0].own[0].nonzero().flatten().tolist() == [2, 3]
     assert not rows[1].own.any()
+
+
+def test_tokens_of_other_things_compete_with_those_of_concepts(pipeline: ToyPipeline) -> None:
+    text = "a sks star and a star on a grey background"
+    groups = competing_groups(pipeline, [("sks", "star")], [text], ["star", "background"])
+    assert groups.shape == (2, 3, 48) and not groups[1].any()
+    assert [group.nonzero().flatten().tolist() for group in groups[0]] == [[2, 3], [6], [10]]
+
+
+def test_pictures_with_concepts_kept_apart(pipeline: ToyPipeline) -> None:
+    masks = [(half_mask(pipeline, 1, "own tokens", "sks", "star"), 1.0)]
+    prompts = ["a sks star and a circle", "a circle"]
+    masked = sample(pipeline, prompts, masks, steps=4)
+    apart = sample(pipeline, prompts, masks, steps=4, apart=Apart(probe=1))
+    assert not torch.equal(apart[0], masked[0]) and torch.allclose(apart[1], masked[1], atol=1e-4)
+    assert torch.equal(sample(pipeline, prompts, masks, steps=4, apart=Apart(strength=0.0)), masked)
 
 
 @pytest.mark.slow
