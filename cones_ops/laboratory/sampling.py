@@ -38,7 +38,6 @@ class Apart:
     things: tuple[str, ...] = (*SHAPES, "background")
     strength: float = 1.0
     probe: int = 2
-    biased_things: bool = False  # whether other things are kept to their regions too
 
 
 @dataclass(frozen=True)
@@ -156,8 +155,7 @@ def _kept_apart(
 ) -> AbstractContextManager[Any]:
     concepts = [(mask.identifier, mask.class_word) for mask in masks]
     groups = competing_groups(pipeline, concepts, texts, apart.things)
-    acting = None if apart.biased_things else len(masks)
-    return kept_apart(pipeline.unet, groups, acting=acting, strength=apart.strength, probe=apart.probe)
+    return kept_apart(pipeline.unet, groups, strength=apart.strength, probe=apart.probe)
 
 
 def sigmas(model: DiffusersModel, steps: int) -> Tensor:

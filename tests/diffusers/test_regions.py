@@ -85,15 +85,6 @@ def test_drawn_regions_act_from_the_first_pass_on_as_a_bias_on_the_logits(unet: 
     assert torch.allclose(result, layer.to_out[0](expected), atol=1e-5)
 
 
-def test_only_the_first_groups_act_if_so_asked(unet: torch.nn.Module) -> None:
-    drawn = torch.zeros(2, 8, 8)
-    drawn[1] = 1.0
-    with kept_apart(unet, GROUPS, acting=1, drawn=drawn) as apart:
-        output(unet)
-    for bias in apart.biases.values():
-        assert bias[0, :, 1:3].eq(-5).all() and bias[0, :, [0, 3, 4, 5]].eq(0).all()
-
-
 def test_attention_is_recorded_in_passing(unet: torch.nn.Module) -> None:
     everything = torch.ones(2, 1, 6, dtype=torch.bool)
     before = output(unet)

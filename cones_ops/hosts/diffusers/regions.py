@@ -26,7 +26,6 @@ class KeptApart:
     """How groups are kept apart in a run. probe: passes that are read first; none of them with `drawn` regions."""
 
     groups: Tensor  # boolean (B, C, L)
-    biased: Tensor  # the same where the logits are changed
     bias: Bias
     probe: int
     coverage: Tensor | None = None  # (B, C, h, w)
@@ -38,7 +37,7 @@ class KeptApart:
             return None
         if grid not in self.biases:
             coverage = at_grid(self.coverage, grid)
-            self.biases[grid] = logit_bias(coverage, self.biased.to(coverage.device), self.bias).to(like)
+            self.biases[grid] = logit_bias(coverage, self.groups.to(coverage.device), self.bias).to(like)
         return self.biases[grid]
 
 
@@ -47,7 +46,6 @@ def kept_apart(
     unet: Any,
     groups: Tensor,
     *,
-    acting: int | None = None,
     strength: float = 1.0,
     probe: int = 2,
     drawn: Tensor | None = None,
@@ -59,14 +57,12 @@ def kept_apart(
 
     groups: boolean (B, C, L), B and L being those of every pass inside: own tokens of each concept, then tokens of
     other things and of the background, which compete for pixels alike. Rows in which fewer than two groups have tokens
-    (negative prompts) are left alone. acting: how many groups, from the first, have their logits changed (all).
+    (negative prompts) are left alone.
     drawn: regions (C, h, w) or (B, C, h, w) in [0, 1] in place of those that are read.
     """
     groups = groups & competing(groups)[:, None, None]
-    biased = groups.clone()
-    biased[:, groups.shape[1] if acting is None else acting :] = False
-    apart = KeptApart(groups, biased, Bias.of(strength), probe)
-    if strength == 0 or not bool(biased.any()):
+    apart = KeptApart(groups, Bias.of(strength), probe)
+    if strength == 0 or not bool(groups.any()):
         yield apart
         return
     if drawn is not None:
