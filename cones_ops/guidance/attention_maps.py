@@ -63,7 +63,7 @@ class AttentionMaps:
 
     def add(self, shares: Tensor, grid: tuple[int, int]) -> None:
         """Add the shares (B, C, N) of one layer; the first layer of a finer grid starts anew."""
-        maps = shares.unflatten(-1, grid)
+        maps = shares.reshape(*shares.shape[:2], *grid)
         if self.total is None or maps.shape != self.total.shape:
             self.total, self.count = torch.zeros_like(maps), 0
         self.total += maps

@@ -35,7 +35,7 @@ STEPS, GUIDANCE, BATCH = 20, 3.0, 32
 class Apart:
     """Concepts kept to their own regions: words that compete with them where a prompt has them, and how strongly."""
 
-    things: tuple[str, ...] = (*SHAPES, "background")
+    things: tuple[str, ...] = SHAPES
     strength: float = 1.0
     probe: int = 2
 
