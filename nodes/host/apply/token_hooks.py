@@ -23,7 +23,7 @@ from ....cones_ops.masks.concept_mask import ConceptMask
 from ..linear_arguments import linear_arguments
 from ..parameters import layer_of
 from ..text.layout import WHOLE_TEXT, alike, text_in
-from ..text.token_positions import any_encoded, phrase, positions_by_prompt, rows_in, text_and_options
+from ..text.token_positions import NOISY, any_encoded, phrase, positions_by_prompt, rows_in, text_and_options
 from .products import outliving, product_of
 from .sampling_run import ModelCall, SamplingRun, Strengths, forget_what_changed
 from .token_groups import own_tokens
@@ -59,6 +59,8 @@ def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
             f"{appended} tokens were appended to a prompt after Encode Prompt with Concepts (Conditioning (Concat)); "
             "concepts have no effect in the appended tokens: write the whole prompt in one node"
         )
+    if any(prompt.noisy for prompt in run.by_uuid.values()):
+        run.warn_once(NOISY)
     options[KEY + "_run"] = run
     if run.by_uuid:
         options.update(WHOLE_TEXT)

@@ -21,9 +21,11 @@ from ....cones_ops.errors import ConesError
 from ....cones_ops.search.host_model import Where
 from ....cones_ops.search.objective import Pictures
 from ..apply.token_hooks import has_masks
+from ..notices import warn
 from ..parameters import base_identity
 from ..text.layout import WHOLE_TEXT
 from ..text.token_positions import (
+    NOISY,
     ConceptWords,
     PromptRows,
     PromptTokens,
@@ -64,6 +66,8 @@ class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
         inner = self.inner_model
         latents, conds = {}, {}
         by_uuid = positions_by_prompt(self.conds, self.concepts) if self.concepts else {}
+        if any(prompt.noisy for prompt in by_uuid.values()):
+            warn(NOISY)
         for label, raw in self.latents.items():
             latents[label] = internal_latents(inner, raw, device)
 

@@ -43,7 +43,8 @@ def encode_prompt(
     length = conditioning[0][0].shape[1] if conditioning and conditioning[0][0].ndim == 3 else 0
     positions = positions_of(clip, text, concepts, length, words) if concepts else {}
     entries = [
-        [encoded, {**extra, KEY: TokenPositions(encoded, positions, words, text)}] for encoded, extra in conditioning
+        [encoded, {**extra, KEY: TokenPositions(encoded, positions, words, text=text)}]
+        for encoded, extra in conditioning
     ]
     return EncodedPrompt(text, entries, positions, length)
 

@@ -2,8 +2,9 @@
 
 Encode Prompt with Concepts leaves `TokenPositions` in the dict of each entry. Nodes that copy the dict (Combine, Set
 Mask, Set Area, Set Timestep Range, ControlNet) keep it, and Concat adds tokens behind it, so positions stay right.
-The encoded text is kept beside the positions: where the text is no longer a multiple of it (Average and the like),
-the positions mean nothing, and a run that needs them raises.
+The encoded text is kept beside the positions. Where the text is a little off a multiple of it (nodes that add noise),
+the positions hold; where own tokens are mixed with others (Average), they mean nothing, and a run that needs them
+raises.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ CHANGED = (
     "known. Conditioning (Average) does that; use Conditioning (Combine), (Concat) or (Set Timestep Range) instead, or "
     "masks that act everywhere"
 )
+NOISY = (
+    "another node has changed the text of a conditioning a little after Encode Prompt with Concepts (noise does that); "
+    "the concept's tokens are taken to be where they were"
+)
+NEAR = 0.25  # how far an own token may be off, as a share of its length; mixing two texts by halves is farther
 
 
 def phrase(concept: ConceptWords) -> str:
@@ -59,32 +65,38 @@ def check_read(extra: Mapping[str, Any]) -> None:
         )
 
 
-def check_unchanged(tokens: TokenPositions, text: Any) -> None:
-    """ConesError unless `text` (1, L or more, D) still begins with a multiple of what was encoded."""
+def check_unchanged(tokens: TokenPositions, text: Any) -> bool:
+    """Whether `text` (1, L or more, D) still begins with a multiple of what was encoded, up to rounding.
+
+    ConesError where even its own tokens are no longer near to that.
+    """
     length = tokens.encoded.shape[1]
     whole = isinstance(text, torch.Tensor) and text.ndim == 3 and text.shape[0] == 1
-    if not whole or not multiple_of(text[:, :length], tokens.encoded):
+    if not whole or text[:, :length].shape != tokens.encoded.shape:
         raise ConesError(CHANGED)
-
-
-def multiple_of(tensor: Tensor, original: Tensor) -> bool:
-    """Whether tensor = c * original for some number c (1: untouched, 0: Conditioning Zero Out)."""
-    if tensor.shape != original.shape:
-        return False
-    tensor, original = tensor.float().cpu(), original.float().cpu()
-    if torch.equal(tensor, original):
+    now, before = text[0, :length].float().cpu(), tokens.encoded[0].float().cpu()
+    if torch.equal(now, before):
         return True
-    c = (tensor * original).sum() / original.square().sum().clamp(min=1e-30)
-    return bool(torch.allclose(tensor, c * original, rtol=1e-2, atol=1e-3 * float(original.abs().max())))
+    c = (now * before).sum() / before.square().sum().clamp(min=1e-30)  # 1: untouched, 0: Conditioning Zero Out
+    if torch.allclose(now, c * before, rtol=1e-2, atol=1e-3 * float(before.abs().max())):
+        return True
+    own = torch.cat(list(tokens.positions.values()))
+    if not ((now - c * before)[own].norm(dim=1) <= NEAR * (c * before)[own].norm(dim=1)).all():
+        raise ConesError(CHANGED)
+    return False
 
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """One conditioning of a run: its text (L, D), how many tokens of it were appended, each concept's positions."""
+    """One conditioning of a run: its text (L, D), how many tokens of it were appended, each concept's positions.
+
+    noisy: whether another node has changed the text a little.
+    """
 
     text: Tensor
     appended: int
     positions: tuple[Tensor, ...]  # one per concept
+    noisy: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,9 +117,9 @@ def positions_by_prompt(conds: Conds, concepts: Sequence[ConceptWords]) -> dict[
         positions = tuple(tokens.of(concept) for concept in concepts) if tokens else ()
         if tokens and any(len(own) for own in positions):
             check_read(cond)
-            check_unchanged(tokens, cond.get("cross_attn"))
+            noisy = not check_unchanged(tokens, cond.get("cross_attn"))
             text = cond["cross_attn"][0]
-            prompts[cond["uuid"]] = PromptTokens(text, len(text) - tokens.encoded.shape[1], positions)
+            prompts[cond["uuid"]] = PromptTokens(text, len(text) - tokens.encoded.shape[1], positions, noisy)
     return prompts
 
 

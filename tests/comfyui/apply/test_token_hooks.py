@@ -239,6 +239,23 @@ def test_a_text_that_was_changed_is_refused(model, masks):
     assert not torch.equal(sampled(applied, doubled, zero), sampled(model, doubled, zero))
 
 
+@pytest.mark.parametrize("share", [0.01, 0.2])
+def test_a_text_with_noise_keeps_its_tokens_and_warns_once(model, masks, share, caplog):
+    """As nodes that vary the seed do it: the same length, a little noise on every number."""
+    ((text, extra),) = encode()
+    noise = torch.randn(text.shape, generator=torch.Generator().manual_seed(9))
+    noisy, negative = [[text + share * noise, extra]], encode(NOBODY, seed=1)
+    clone, before = recording(model)
+    sampled(clone, noisy, negative, cfg=1.0, steps=2)
+    clone, after = recording(apply_masks(model, masks[:1]))
+    sampled(clone, noisy, negative, cfg=1.0, steps=2)
+    name = masks[0][0].names[0]
+    changed = (before[name][1] != after[name][1]).any(-1).nonzero().tolist()
+    assert changed == [[row, position] for row in range(2) for position in POSITIVE[SKS]]
+    (warning,) = warnings_in(caplog)
+    assert "has changed the text of a conditioning a little" in warning
+
+
 @pytest.mark.slow
 def test_a_plain_prompt_is_told_once_per_run(model, masks, caplog):
     plain = [[encode()[0][0], {}]]

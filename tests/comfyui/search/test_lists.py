@@ -82,6 +82,13 @@ def test_a_noise_mask_decides_which_part_of_a_picture_counts(checkpoint, square)
         search(checkpoint, [{"samples": square, "noise_mask": 0 * left}], prompts)
 
 
+def test_a_caption_with_a_little_noise_is_searched_and_warned_of_once(checkpoint, square, caplog):
+    captions = prompt(checkpoint[1], "a sks star\na heart and a sks star\na sks star", prompt_per_line=True)
+    noisy = [[text + 0.01 * torch.randn_like(text), extra] for text, extra in captions]
+    assert search(checkpoint, [{"samples": square}], [noisy]).count > 0
+    assert caplog.text.count("has changed the text of a conditioning a little") == 1
+
+
 def test_lists_are_joined_with_their_masks(square):
     wide = torch.zeros(1, 24, 8, 16)
     half = torch.ones(1, 8, 16)
