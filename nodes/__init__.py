@@ -13,6 +13,7 @@ from .host.files.folders import register
 from .inspect import ConesCompareConceptMasks, ConesInspectConceptMask, ConesSplitConceptMask
 from .masks import ConesCombineConceptMasks, ConesLoadConceptMask, ConesSaveConceptMask
 from .pictures import ConesLabelPictures, ConesLayPictures
+from .prompt import ConesPromptWithConcepts
 from .toy import ConesToySubject, ConesToyWorld
 from .tune import ConesTuneConceptMasks
 
@@ -33,6 +34,7 @@ NODES: list[type[io.ComfyNode]] = [
     ConesLabelPictures,
     ConesExportAsLora,
     ConesConceptMaskHook,
+    ConesPromptWithConcepts,
 ]
 
 

@@ -51,7 +51,7 @@ EXAMPLES = {
     "tune-two-concepts": ("ConesTuneConceptMasks", "ConesLayPictures"),
     "inspect-and-compare": (*RUN, "ConesSplitConceptMask", "ConesLabelPictures"),
 }
-SMALL = ("ConesCombineConceptMasks", "ConesExportAsLora", "ConesConceptMaskHook")
+SMALL = ("ConesCombineConceptMasks", "ConesExportAsLora", "ConesConceptMaskHook", "ConesPromptWithConcepts")
 
 
 def small_graph(node_id: str) -> Graph:
@@ -63,6 +63,11 @@ def small_graph(node_id: str) -> Graph:
         "ConesCombineConceptMasks": {"mask_1": first[0], "mask_2": second[0]},
         "ConesExportAsLora": {"model": world[0], "concept_mask": second[0]},
         "ConesConceptMaskHook": {"mask": second[0]},
+        "ConesPromptWithConcepts": {
+            "model": world[0],
+            "clip": world[1],
+            "text": "a <concept:rex> next to a <concept:tom:0.8>",
+        },
     }
     graph.add(node_id, (420, 0), **inputs[node_id])
     return graph

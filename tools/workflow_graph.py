@@ -188,10 +188,12 @@ def shown_inputs(node: Node, info: Mapping[str, Any]) -> Iterator[tuple[str, Inp
         if kind != "COMFY_AUTOGROW_V3":
             yield name, (kind, options, optional)
             continue
-        ((grown, _),) = options["template"]["input"]["required"].values()
+        template = options["template"]
+        ((grown, _),) = template["input"]["required"].values()
         used = sum(key.startswith(f"{name}.") for key in node.inputs)
         for k in range(used + 1):
-            yield f"{name}.{options['template']['prefix']}{k}", (grown, {}, k > 0)
+            label = template["names"][k] if "names" in template else f"{template['prefix']}{k}"
+            yield f"{name}.{label}", (grown, {}, k >= template.get("min", 1))
 
 
 def socket(name: str, spec: InputSpec) -> dict[str, Any]:

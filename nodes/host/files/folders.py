@@ -45,6 +45,15 @@ def mask_names() -> list[str]:
     return []
 
 
+def folder_times() -> dict[str, float]:
+    """When a file was last added to, or replaced in, each folder of masks: seconds, by folder."""
+    register()
+    times: dict[str, float] = {}
+    for folder in folder_paths.get_folder_paths(FOLDER):
+        times |= folder_paths.recursive_search(folder)[1]
+    return times
+
+
 def path_of(name: str) -> Path:
     """The file of a listed name; ConesError when there is none."""
     register()
