@@ -13,7 +13,7 @@ from ....cones_ops.errors import ConesError
 from ....cones_ops.models.weight_names import layer_and_rows
 from ..linear_arguments import LinearArguments
 from ..parameters import is_linear, weight_in_use
-from .sampling_run import ModelCall, Strengths
+from .sampling_run import OTHER_TEXT, ModelCall, Strengths
 from .sparse_entries import merged
 from .token_groups import OwnTokens
 
@@ -43,7 +43,7 @@ def product_of(
     text = computed.texts[own.uuid]  # (n, D)
     reads_text = vectors.shape[-1] == text.shape[-1] and torch.equal(vectors[0], text.to(vectors))
     if call.patched and not reads_text:
-        call.run.warn_once(f"another node gives {name} other text than the prompt; concept masks have no effect there")
+        call.run.warn_once(OTHER_TEXT)
         return None
     like = vectors
     vectors = arguments.activated(vectors[:1] if reads_text else vectors).float()

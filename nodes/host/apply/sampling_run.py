@@ -23,6 +23,12 @@ from .token_groups import OwnTokens
 
 Strengths = tuple[tuple[ConceptMask, float], ...]
 
+OTHER_TEXT = (
+    "another node gives attention layers other text than the prompt's (attention couple does that), and concept masks "
+    "have no effect in it; for a concept in a region use ComfyUI's own regions: Conditioning (Set Area) or (Set Mask) "
+    "of each prompt, and Conditioning (Combine)"
+)
+
 
 @dataclass
 class Computed:
@@ -46,9 +52,10 @@ class SamplingRun:
         """What this thread has computed on a device."""
         return self.computed.setdefault((device, threading.get_ident()), Computed())
 
-    def warn_once(self, text: str) -> None:
+    def warn_once(self, text: str, *covered: str) -> None:
+        """Show a warning that this run has not shown; covered: others that it makes superfluous."""
         if text not in self.warnings:
-            self.warnings.add(text)
+            self.warnings |= {text, *covered}
             warn(text)
 
 

@@ -9,7 +9,7 @@ chains of nodes carry them; all rows of other tokens and prompts are not touched
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from ..parameters import layer_of
 from ..text.layout import WHOLE_TEXT, alike, text_in
 from ..text.token_positions import NOISY, any_encoded, phrase, positions_by_prompt, rows_in, text_and_options
 from .products import outliving, product_of
-from .sampling_run import ModelCall, SamplingRun, Strengths, forget_what_changed
+from .sampling_run import OTHER_TEXT, ModelCall, SamplingRun, Strengths, forget_what_changed
 from .token_groups import own_tokens
 
 KEY = "cones_own_tokens"
@@ -51,8 +51,11 @@ def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     options = guider.model_options["transformer_options"]  # this run's own copy
     masks: Strengths = options.get(KEY, ())
     run = SamplingRun(masks, positions_by_prompt(guider.conds, [(m.identifier, m.class_word) for m, _ in masks]))
-    for k, (mask, _) in enumerate(masks):
-        if not any(len(prompt.positions[k]) for prompt in run.by_uuid.values()):
+    idle = [mask for k, (mask, _) in enumerate(masks) if not any(len(p.positions[k]) for p in run.by_uuid.values())]
+    if idle and patches_text(options):
+        run.warn_once(f"no prompt of this run contains {words_of(idle)}; {OTHER_TEXT}", OTHER_TEXT)
+    else:
+        for mask in idle:
             run.warn_once(no_effect(mask, any_encoded(guider.conds)))
     if appended := max((prompt.appended for prompt in run.by_uuid.values()), default=0):
         run.warn_once(
@@ -67,6 +70,16 @@ def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     return executor(*args, **kwargs)
 
 
+def patches_text(transformer_options: Mapping[str, Any]) -> bool:
+    """Whether another node changes what single layers read."""
+    return bool(transformer_options.get("patches", {}).get("attn2_patch"))
+
+
+def words_of(masks: Sequence[ConceptMask]) -> str:
+    """The masks' words, for a message."""
+    return " or ".join(f'"{phrase((mask.identifier, mask.class_word))}"' for mask in masks)
+
+
 def no_effect(mask: ConceptMask, encoded: bool) -> str:
     """What a user should know when a mask finds none of its tokens; encoded: prompts come from our encoder."""
     why = (
@@ -76,7 +89,7 @@ def no_effect(mask: ConceptMask, encoded: bool) -> str:
         else "its prompts come from CLIP Text Encode, which does not record where words are; use Encode Prompt with "
         "Concepts"
     )
-    return f'the concept mask "{phrase((mask.identifier, mask.class_word))}" has no effect in this run: {why}'
+    return f"the concept mask {words_of([mask])} has no effect in this run: {why}"
 
 
 def refuse_compiled(diffusion_model: torch.nn.Module, transformer_options: Mapping[str, Any]) -> None:
@@ -101,9 +114,8 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     if not computed.texts:  # the run's first
         refuse_compiled(inner.diffusion_model, options)
     own = tuple(own_tokens(prompt_rows, text.device) for prompt_rows in rows)
-    patched = bool(options.get("patches", {}).get("attn2_patch"))
     lasting = getattr(inner.current_patcher, "current_hooks", None) is None
-    call = ModelCall(run, computed, text, own, patched, lasting)
+    call = ModelCall(run, computed, text, own, patches_text(options), lasting)
     forget_what_changed(call)
     with hooked(inner.diffusion_model, call):
         output = executor(*args, **kwargs)
@@ -153,15 +165,12 @@ def own_vectors(name: str, call: ModelCall, x: Tensor) -> list[Tensor] | None:
     """x, a layer's input, at each of the call's own tokens (rows, n, in); None where x is not the prompts' text."""
     text = text_in(name, x, *call.text.shape[:2], longer=call.patched)
     if text is None:
-        call.run.warn_once(
-            f"another node gives {name} text of shape {tuple(x.shape)} instead of {tuple(call.text.shape)}; "
-            "concept masks have no effect there"
-        )
+        call.run.warn_once(OTHER_TEXT)
         return None
     vectors = [own.of(*text) for own in call.own]
     first = call.first.setdefault(name, vectors)
     if first is not vectors and not all(map(alike, vectors, first)):
-        call.run.warn_once(f"another node gives {name} a second text in one step; concept masks have no effect on it")
+        call.run.warn_once("another node gives layers a second text in one step; concept masks have no effect in it")
         return None
     return vectors
 

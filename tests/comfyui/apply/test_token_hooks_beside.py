@@ -48,6 +48,10 @@ def text():
     return encode(), encode({}, seed=1)
 
 
+def warnings_in(caplog):
+    return [record.message for record in caplog.records if record.name == "cones"]
+
+
 def changed(before, after, name):
     """(row, token) pairs whose K or V is another one."""
     return [tuple(one) for one in (before[name][1] != after[name][1]).any(-1).nonzero().tolist()]
@@ -92,20 +96,33 @@ def test_an_attention_patch_that_puts_other_text_in_a_layer(model, masks, text, 
     for name in masks[0][0].names:
         expected = own_in(after[name][0], text[0]) if ".to_k." in name else []
         assert changed(before, after, name) == expected
-    told = [record.message for record in caplog.records if record.name == "cones"]
-    assert len(told) == len(set(told)) > 0 and all("other text" in one for one in told)
+    (warning,) = warnings_in(caplog)
+    assert "other text" in warning
 
 
-def test_an_attention_patch_that_adds_rows(model, masks, text, caplog):
-    def more_rows(n, context, value, extra_options):
-        return torch.cat([n, n]), torch.cat([context, context]), torch.cat([value, value])
+def coupled(model, *regions):
+    """A clone with attention couple as custom nodes make it: rows that read each region's own text, and their mean."""
 
-    patched = model.clone()
-    patched.set_model_attn2_patch(more_rows)
-    patched.set_model_attn2_output_patch(lambda n, _: n[: len(n) // 2])
-    before, after, _ = both(patched, masks, text)
+    def couple(n, context, value, extra_options):
+        texts = [context, *(region.to(context).expand_as(context) for region in regions)]
+        return torch.cat([n] * len(texts)), torch.cat(texts), torch.cat(texts)
+
+    clone = model.clone()
+    clone.set_model_attn2_patch(couple)
+    clone.set_model_attn2_output_patch(lambda n, _: torch.stack(n.chunk(1 + len(regions))).mean(0))
+    return clone
+
+
+@pytest.mark.parametrize("concepts", [{}, {SKS: POSITIVE[SKS]}, POSITIVE])
+def test_attention_couple_is_one_warning_that_names_native_regions(model, masks, text, concepts, caplog):
+    """The base prompt names none, one or all of the concepts that the regions' texts name."""
+    patched = coupled(model, encode({}, seed=3)[0][0], encode({}, seed=4)[0][0])
+    before, after, _ = both(patched, masks, (encode(concepts), text[1]), steps=2)
     assert all(not changed(before, after, name) for name in masks[0][0].names)
-    assert "another node" in caplog.text
+    (warning,) = warnings_in(caplog)
+    assert "attention couple" in warning and "Conditioning (Set Area) or (Set Mask)" in warning
+    idle = " or ".join(f'"{" ".join(concept)}"' for concept in (SKS, ZWX) if concept not in concepts)
+    assert warning.startswith(f"no prompt of this run contains {idle};" if idle else "another node gives")
 
 
 def test_an_attention_replacement_sees_the_masked_k_and_v(model, masks, text):
