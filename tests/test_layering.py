@@ -31,10 +31,11 @@ FLOORS["masks"] = {"models"}
 FLOORS["search"] = FLOORS["guidance"] = FLOORS["masks"] | {"masks"}
 FLOORS["reports"] = FLOORS["search"] | {"search"}
 FLOORS["hosts"] = FLOORS["reports"] | {"reports", "guidance", "images"}
-FLOORS["laboratory"] = FLOORS["hosts"] | {"hosts", "toy_world", "next_world"}
+FLOORS["engine"] = FLOORS["hosts"] | {"hosts"}
+FLOORS["laboratory"] = FLOORS["engine"] | {"engine", "toy_world", "next_world"}
 FLOORS["cli"] = FLOORS["laboratory"] | {"laboratory"}
 FLOORS["cones_ops"] = FLOORS["reports"] | {"reports", "images"}  # its __init__: the library's public names
-CORE_ROOMS = {*FLOORS} - {"hosts", "toy_world", "next_world", "laboratory", "cli", "cones_ops"}
+CORE_ROOMS = {*FLOORS} - {"hosts", "engine", "toy_world", "next_world", "laboratory", "cli", "cones_ops"}
 
 
 def layer(file: str) -> str:
@@ -98,7 +99,7 @@ def allowed(where: str, file: str, name: str) -> bool:
         return top not in DIFFUSERS
     if where in ("nodes", "registration"):
         return top not in HOST | DIFFUSERS
-    return top not in HOST and top != "comfy_api"  # hosts, toy_world, laboratory, cli
+    return top not in HOST and top != "comfy_api"  # hosts, engine, toy_world, laboratory, cli
 
 
 def allowed_inside(where: str, file: str, name: str) -> bool:
@@ -206,13 +207,14 @@ def test_what_nodes_load_never_needs_diffusers() -> None:
         seen.add(file)
         source = (ROOT / file).read_text(encoding="utf-8")
         assert not eager_imports(source) & DIFFUSERS, f"{file} is loaded by the nodes and imports diffusers"
-        assert layer(file) not in ("hosts", "laboratory", "cli"), f"{file} is loaded by the nodes"
+        assert layer(file) not in ("hosts", "engine", "laboratory", "cli"), f"{file} is loaded by the nodes"
         waiting |= {f for _, name in imported(file, load_time(source)) for f in files_of(name)} - seen
 
 
 def test_every_room_was_looked_at() -> None:
     rooms = {layer(file) for file in files()}
     assert {"models", "masks", "images", "search", "reports", "hosts", "toy_world", "laboratory", "cli"} <= rooms
+    assert "engine" in rooms
     assert layer("cones_ops/masks/shut.py") == "masks" and layer("cones_ops/__init__.py") == "cones_ops"
     direct = [path for path in (ROOT / "cones_ops").iterdir() if path.is_file()]
     assert len(direct) <= 6, "cones_ops keeps its modules in rooms"
@@ -247,6 +249,9 @@ def test_every_room_was_looked_at() -> None:
         ("cones_ops/hosts/diffusers/host_model.py", "from ...toy_world import bundle"),
         ("cones_ops/hosts/diffusers/host_model.py", "from ..comfyui import names"),
         ("cones_ops/hosts/diffusers/host_model.py", "import folder_paths"),
+        ("cones_ops/engine/tasks.py", "from ..laboratory import judge"),
+        ("cones_ops/engine/tasks.py", "from ..cli import find"),
+        ("nodes/find.py", "from ..cones_ops.engine import tasks"),
         ("cones_ops/toy_world/bundle.py", "from ...nodes.host.search import host_model"),
         ("cones_ops/toy_world/bundle.py", "from cones_ops.cli import main"),
         ("cones_ops/toy_world/bundle.py", "from ..laboratory import judge"),

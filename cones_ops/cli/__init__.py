@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import ConesError
-from . import apply, bench, demo, export, find, info, tune
+from . import apply, bench, demo, export, find, find_many, info, tune
 from .values import check_device, printable
 
 
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 = done, 2 = something the user can put right, 130 = stopped by Ctrl-C."""
     options = parser().parse_args(arguments)
     try:
-        if "device" in options:
+        if "device" in options and not getattr(options, "address", None):  # a cluster's machines may have others
             check_device(options.device)
         options.run(options)
     except (ConesError, OSError) as error:
@@ -35,6 +35,6 @@ def parser() -> argparse.ArgumentParser:
         epilog="`cones COMMAND --help` has examples. Exit code: 0 = done, 2 = something you can put right.",
     )
     commands = top.add_subparsers(required=True, metavar="command")
-    for command in (demo, find, tune, apply, info, export, bench):
+    for command in (demo, find, find_many, tune, apply, info, export, bench):
         command.describe(commands)
     return top

@@ -38,7 +38,7 @@ def add_command(commands: Any, run: Callable[[argparse.Namespace], None]) -> arg
     """A subcommand that runs `run` and is called so; its docstring is the help, and ends with `examples:`."""
     description, examples = inspect.cleandoc(run.__doc__ or "").split("\n\nexamples:\n")
     parser: argparse.ArgumentParser = commands.add_parser(
-        run.__name__,
+        run.__name__.replace("_", "-"),
         help=description.splitlines()[0].replace("%", "%%"),
         description=description,
         epilog=f"examples:\n{examples}",

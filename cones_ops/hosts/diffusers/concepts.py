@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -36,11 +37,13 @@ class Concept:
     identifier: str
     class_word: str
     pictures: Tensor
-    caption: str = "a photo of a {}"  # {}: "<identifier> <class word>", or the class word alone where it is the prior's
+    # for all pictures, or one each; {}: "<identifier> <class word>", or the class word alone where it is the prior's
+    caption: str | tuple[str, ...] = "a photo of a {}"
 
     def __post_init__(self) -> None:
-        if self.caption.count("{}") != 1:
-            raise ConesError(f"caption {self.caption!r}: write {{}} once, where the concept's words belong")
+        for caption in self.texts("{}"):
+            if caption.count("{}") != 1:
+                raise ConesError(f"caption {caption!r}: write {{}} once, where the concept's words belong")
 
     @property
     def words(self) -> Words:
@@ -51,6 +54,11 @@ class Concept:
     def phrase(self) -> str:
         """What names the concept in a prompt."""
         return " ".join(self.words)
+
+    def texts(self, words: str) -> list[str]:
+        """The captions with `words` in them: one for all pictures, or one for each."""
+        captions = (self.caption,) if isinstance(self.caption, str) else self.caption
+        return [caption.replace("{}", words) for caption in captions]
 
 
 def find(
@@ -69,10 +77,10 @@ def find(
 
     settings: default `recommended(where)`. density: share to shut, default chosen on held-out noise.
     """
-    subject = examples(pipeline, concept.pictures, [concept.caption.format(concept.phrase)], [concept.words])
+    subject = examples(pipeline, concept.pictures, concept.texts(concept.phrase), [concept.words])
     prior = None
     if where == "everywhere":  # the frozen model's own answer to the class prompt; needs no class pictures
-        prior = examples(pipeline, concept.pictures, [concept.caption.format(concept.class_word)])
+        prior = examples(pipeline, concept.pictures, concept.texts(concept.class_word))
     return find_concept_neurons(
         host_model(pipeline, where, targets),
         subject,
@@ -116,7 +124,7 @@ def tune(
     prior = None
     if all(mask.where == "everywhere" for mask in masks):
         model: Any = UnionModel(host_model(pipeline, "everywhere", targets), len(masks))
-        texts = [c.caption.format(c.class_word) for c in concepts for _ in c.pictures]
+        texts = [text for c in concepts for text, _ in zip(cycle(c.texts(c.class_word)), c.pictures, strict=False)]
         prior = examples(pipeline, torch.cat([c.pictures for c in concepts]), texts)
         words = []  # everywhere no token is a concept's own
     else:
@@ -124,7 +132,7 @@ def tune(
     return tune_concept_masks(
         model,
         masks,
-        [examples(pipeline, c.pictures, [c.caption.format(c.phrase)], words) for c in concepts],
+        [examples(pipeline, c.pictures, c.texts(c.phrase), words) for c in concepts],
         examples(pipeline, laid, captions, words),
         prior,
         settings=settings or tuning(),

@@ -27,7 +27,8 @@ ALL = dict(commands(parser()))
 
 def test_there_are_as_many_commands_as_the_readme_says() -> None:
     bench = {"cones bench quality", "cones bench dreambench", "cones bench speed"}
-    assert set(ALL) == {f"cones {name}" for name in ("demo", "find", "tune", "apply", "info", "export")} | bench
+    names = ("demo", "find", "find-many", "tune", "apply", "info", "export")
+    assert set(ALL) == {f"cones {name}" for name in names} | bench
 
 
 @pytest.mark.parametrize("name", ALL)
