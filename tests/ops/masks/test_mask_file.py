@@ -1,12 +1,10 @@
-"""The concept mask file: round trips, the same bytes, and refusals that say what is wrong."""
+"""The concept mask file: what is in it, round trips, the same bytes, earlier versions."""
 
 from __future__ import annotations
 
 import base64
 import json
 import tempfile
-import time
-import tracemalloc
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -16,62 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from support.masks import MASK, SHAPES, fields, int32, rewritten, version_1, version_2
 
-from cones_ops import ConceptMask, ConesError, empty, load_mask, read_mask_metadata, save_mask, save_mask_anyhow
+from cones_ops import ConceptMask, ConesError, empty, load_mask, read_mask_metadata, save_mask
 from cones_ops.masks.concept_mask import restrict, same_neurons, union
 from cones_ops.masks.rice_coding import CodedIndices, decode_index, encode_index
-
-SHAPES = {"b.to_v.weight": (2, 3), "a.to_k.weight": (4, 1)}
-MASK = ConceptMask(
-    {"a.to_k.weight": torch.tensor([0, 3]), "b.to_v.weight": torch.tensor([5])},
-    SHAPES,
-    identifier="sks",
-    class_word="star",
-    where="own tokens",
-    fingerprint="abc",
-    provenance={"method": "learned", "seed": "7", "date": "2026-01-31"},
-)
-
-
-def rewritten(path: Path, tensors: dict | None = None, **meta: str | None) -> Path:
-    """A saved MASK with some tensors and metadata replaced (None removes)."""
-    save_mask(MASK, path)
-    all_meta = {k: v for k, v in (read_mask_metadata(path) | meta).items() if v is not None}
-    save_file(load_file(path) if tensors is None else tensors, path, all_meta)
-    return path
-
-
-def version_1(path: Path, tensors: dict, **meta: str) -> Path:
-    """A file as version 1 wrote it: int32 positions, no checksum."""
-    told = {
-        "modelspec.title": "sks star",
-        "cones.format_version": "1",
-        "cones.shapes": '{"a.to_k.weight": [4, 1], "b.to_v.weight": [2, 3]}',
-        "cones.identifier": "sks",
-        "cones.class_word": "star",
-        "cones.where": "own tokens",
-        "cones.fingerprint": "abc",
-        "cones.count": "3",
-        "cones.size": "10",
-        "cones.search.method": "learned",
-        "cones.search.seed": "7",
-        "cones.search.date": "2026-01-31",
-    }
-    save_file(tensors, path, told | meta)
-    return path
-
-
-def int32(*positions: int) -> torch.Tensor:
-    return torch.tensor(positions, dtype=torch.int32)
-
-
-def coded(positions: list[int], size: int) -> torch.Tensor:
-    return encode_index(torch.tensor(positions), size)
-
-
-def fields(mask: ConceptMask) -> tuple:
-    return mask.shapes, mask.identifier, mask.class_word, mask.where, mask.fingerprint, mask.provenance
 
 
 def test_what_is_in_the_file(tmp_path: Path) -> None:
@@ -137,15 +85,6 @@ def test_version_1_is_read_and_saved_as_version_3(tmp_path: Path) -> None:
     assert new.read_bytes() == same.read_bytes() and read_mask_metadata(new)["cones.format_version"] == "3"
 
 
-def version_2(path: Path, crc32: str = "a83995fc") -> Path:
-    """MASK as version 2 wrote it, with a checksum over the indices alone, worked out by version 2."""
-    version_1(path, {}, **{"cones.format_version": "2", "cones.crc32": crc32})
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    save_file({"a.to_k.index": coded([0, 3], 4), "b.to_v.index": coded([5], 6)}, path, metadata)
-    return path
-
-
 def test_version_2_is_read_with_its_own_checksum(tmp_path: Path) -> None:
     again = load_mask(version_2(tmp_path / "m.safetensors"))
     assert same_neurons(again, MASK) and fields(again) == fields(MASK)
@@ -153,244 +92,14 @@ def test_version_2_is_read_with_its_own_checksum(tmp_path: Path) -> None:
         load_mask(version_2(tmp_path / "m.safetensors", "00000000"))
 
 
-def flipped(path: Path, bit: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(content)
-
-
-def unnoticed(folder: Path, stride: int) -> list[int]:
-    """The bits with which, flipped one at a time, a file of a mask with everything in it still loads."""
-    mask = replace(MASK, sketch="11:AAA=", provenance={"method": "learned", "date": "2026-01-31"})
-    path = save_mask(mask, folder / "m.safetensors", thumbnail=b"JPEG")
-    loaded = []
-    for bit in range(0, 8 * path.stat().st_size, stride):
-        flipped(path, bit)
-        try:
-            load_mask(path)
-            loaded.append(bit)
-        except ConesError as error:
-            assert "m.safetensors" in str(error)
-        flipped(path, bit)
-    load_mask(path)
-    return loaded
-
-
-def test_a_flipped_bit_is_noticed_anywhere(tmp_path: Path) -> None:
-    assert not unnoticed(tmp_path, 97)
-
-
-@pytest.mark.slow
-def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    assert not unnoticed(tmp_path, 1)
-
-
-DEEP = "[" * 200_000
-
-
-@pytest.mark.parametrize(
-    ("shapes", "message"),
-    [
-        (f'{{"a": {DEEP}', "not JSON"),
-        ('{"a.to_k.weight": [' + "9" * 5000 + "]}", "not JSON"),
-        ('{"a.to_k.weight": [4, ' + str(2**200) + "]}", "positive sides for a.to_k.weight"),
-        ('{"a.to_k.weight": [65536, 65536, 2]}', "positive sides for a.to_k.weight"),
-        ('{"a.to_k.weight": [' + ", ".join("1" * 10_000) + "]}", "positive sides for a.to_k.weight"),
-        ('{"a\\u001b[2J": [4, 1]}', r"names that no weight has: 'a\\x1b\[2J'"),
-        ('{"\\ud800": [4, 1]}', r"names that no weight has: '\\ud800'"),
-        ("{" + ", ".join(f'"{k}": [1]' for k in range(20_001)) + "}", "20001 weights"),
-    ],
-)
-def test_hostile_shapes_are_refused_at_once(tmp_path: Path, shapes: str, message: str) -> None:
-    path = rewritten(tmp_path / "m.safetensors", **{"cones.shapes": shapes})
-    began = time.monotonic()
-    with pytest.raises(ConesError, match=message) as caught:
-        load_mask(path)
-    assert time.monotonic() - began < 2 and len(str(caught.value)) < 2000
-
-
-@pytest.mark.slow
-def test_a_dense_index_is_read_in_little_memory(tmp_path: Path) -> None:
-    """16 million neurons in 16 million entries are 2 MB coded; decoded they would be 128 MB."""
-    size = 2**24
-    mask = ConceptMask({"a.to_k.weight": torch.arange(size)}, {"a.to_k.weight": (size,)})
-    path = save_mask(mask, tmp_path / "m.safetensors")
-    assert 2_097_152 < path.stat().st_size < 2_099_500
-    tracemalloc.start()
-    again = load_mask(path)
-    assert again.count == again.count_in("a.to_k.weight") == size
-    assert tracemalloc.get_traced_memory()[1] < 50_000_000
-    tracemalloc.stop()
-
-
 def test_one_parameter_is_read_alone(tmp_path: Path) -> None:
     with safe_open(save_mask(MASK, tmp_path / "m.safetensors"), framework="pt") as file:
         assert decode_index(file.get_tensor("b.to_v.index"), 6).tolist() == [5]
 
 
-@pytest.mark.parametrize("place", range(8))  # 4 bytes of each of two indices
-def test_a_changed_bit_of_an_index_is_noticed(tmp_path: Path, place: int) -> None:
-    path = save_mask(MASK, tmp_path / "m.safetensors")
-    whole = path.read_bytes()
-    begin = 8 + int.from_bytes(whole[:8], "little")
-    assert len(whole) == begin + 8
-    for bit in range(8):
-        changed = bytearray(whole)
-        changed[begin + place] ^= 1 << bit
-        path.write_bytes(changed)
-        with pytest.raises(ConesError, match=r"^m\.safetensors: "):
-            load_mask(path)
-
-
 def test_empty_mask(tmp_path: Path) -> None:
     again = load_mask(save_mask(empty(SHAPES, identifier="sks"), tmp_path / "e.safetensors"))
     assert again.count == 0 and again.size == 10
-
-
-def test_never_overwrites_unless_asked(tmp_path: Path) -> None:
-    path = save_mask(MASK, tmp_path / "m.safetensors")
-    with pytest.raises(ConesError, match=r"m\.safetensors exists already"):
-        save_mask(empty(SHAPES), path)
-    assert load_mask(path).count == 3
-    save_mask(empty(SHAPES), path, "overwrite")
-    assert load_mask(path).count == 0
-
-
-def test_cover_lies_beside_the_mask(tmp_path: Path) -> None:
-    save_mask(MASK, tmp_path / "m.safetensors", cover=b"png")
-    assert (tmp_path / "m.png").read_bytes() == b"png"
-    (tmp_path / "m.safetensors").unlink()
-    with pytest.raises(ConesError, match=r"m\.png exists already"):
-        save_mask(MASK, tmp_path / "m.safetensors", cover=b"other")
-
-
-def test_a_cover_that_is_taken_moves_the_mask_to_the_next_number(tmp_path: Path) -> None:
-    (tmp_path / "m.png").write_bytes(b"mine")
-    assert save_mask(MASK, tmp_path / "m.safetensors", "number", cover=b"new") == tmp_path / "m-2.safetensors"
-    assert (tmp_path / "m.png").read_bytes() == b"mine" and (tmp_path / "m-2.png").read_bytes() == b"new"
-    assert not (tmp_path / "m.safetensors").exists()
-
-
-@pytest.mark.parametrize("thumbnail", [b"JPEG", None])
-def test_overwriting_without_a_cover_removes_the_old_concepts_cover_only(tmp_path: Path, thumbnail: bytes) -> None:
-    """A .png beside a mask that was saved without a thumbnail may be the user's own picture."""
-    path = save_mask(MASK, tmp_path / "m.safetensors", thumbnail=thumbnail)
-    (tmp_path / "m.png").write_bytes(b"png")
-    save_mask(MASK, path, "overwrite")
-    assert (tmp_path / "m.png").exists() == (thumbnail is None)
-
-
-def test_a_cover_that_cannot_be_written_does_not_lose_the_mask(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "m.png").mkdir()
-    path = save_mask(MASK, tmp_path / "m.safetensors", "overwrite", cover=b"png")
-    assert load_mask(path).count == 3 and "m.safetensors is saved, but its cover is not" in caplog.text
-
-
-def test_a_result_is_kept_under_another_name_where_its_own_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    taken = save_mask(MASK, tmp_path / "m.safetensors")
-    assert save_mask_anyhow(MASK, tmp_path / "n.safetensors") == (tmp_path / "n.safetensors", "")
-    path, trouble = save_mask_anyhow(MASK, taken)
-    assert path == tmp_path / "m-2.safetensors" and trouble.endswith(f"The mask is kept as {path}")
-    assert save_mask_anyhow(MASK, tmp_path / "m.pt")[0] == tmp_path / "m-3.safetensors"
-    assert save_mask_anyhow(MASK, tmp_path / ("x" * 250 + ".safetensors"))[0] == tmp_path / "sks-star.safetensors"
-    path, trouble = save_mask_anyhow(MASK, taken / "folder" / "m.safetensors")
-    assert path.resolve() == tmp_path / "here" / "sks-star.safetensors" and "cannot be written" in trouble
-    assert load_mask(path).count == 3
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = save_mask(MASK, tmp_path / "m.safetensors")
-
-    def full(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.replace", full)
-    with pytest.raises(ConesError, match=r"m\.safetensors: cannot be written \(disk full\)"):
-        save_mask(empty(SHAPES), path, "overwrite")
-    assert load_mask(path).count == 3 and list(tmp_path.iterdir()) == [path]
-
-
-def test_refuses_other_names_and_files(tmp_path: Path) -> None:
-    with pytest.raises(ConesError, match=r"saved as \.safetensors"):
-        save_mask(MASK, tmp_path / "m.pt")
-    with pytest.raises(ConesError, match="no such file"):
-        load_mask(tmp_path / "none.safetensors")
-    for junk in (b"", b"not a safetensors file", (2**40).to_bytes(8, "little") + b"{}"):
-        (tmp_path / "junk.safetensors").write_bytes(junk)
-        with pytest.raises(ConesError, match=r"junk\.safetensors: not a readable safetensors file"):
-            load_mask(tmp_path / "junk.safetensors")
-    save_file({"lora_up.weight": torch.ones(1)}, tmp_path / "lora.safetensors")
-    with pytest.raises(ConesError, match="not a concept mask"):
-        load_mask(tmp_path / "lora.safetensors")
-    whole = save_mask(MASK, tmp_path / "m.safetensors").read_bytes()
-    (tmp_path / "m.safetensors").write_bytes(whole[:-1])
-    with pytest.raises(ConesError, match="not a readable safetensors file"):
-        load_mask(tmp_path / "m.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("cones.format_version", "4", "format version 4, this program reads 1, 2, 3"),
-        ("cones.format_version", "1", "unknown metadata cones.crc32"),
-        ("cones.crc32", None, "metadata without cones.crc32"),
-        ("cones.crc32", "00000000", "not as it was saved"),
-        ("cones.shapes", None, "metadata without cones.shapes"),
-        ("cones.shapes", "{", "not JSON"),
-        ("cones.shapes", "[]", "does not map names"),
-        ("cones.shapes", '{"a.to_k.weight": [4, -1]}', "positive sides for a.to_k.weight"),
-        ("cones.shapes", '{"a.to_k.weight": [4, true]}', "positive sides for a.to_k.weight"),
-        ("cones.shapes", '{"a.to_k.weight": [4, 1]}', "belong to no searched weight: b.to_v.index"),
-        ("cones.shapes", '{"a.to_k.weight": [2], "b.to_v.weight": [6]}', "the index goes past the 2 entries"),
-        ("cones.where", "nowhere", "where='nowhere'"),
-        ("cones.count", "4", "says count 4 but has 3"),
-        ("cones.size", "many", "says size many but has 10"),
-        ("cones.levels", "4", "unknown metadata cones.levels"),
-    ],
-)
-def test_bad_metadata_is_named(tmp_path: Path, key: str, value: str | None, message: str) -> None:
-    with pytest.raises(ConesError, match=message) as caught:
-        load_mask(rewritten(tmp_path / "m.safetensors", **{key: value}))
-    assert str(caught.value).startswith("m.safetensors: ")
-
-
-@pytest.mark.parametrize(
-    ("tensors", "message"),
-    [
-        ({"a.to_k.index": coded([0, 4], 5)}, "wrong index in a.to_k.weight. First: the index goes past the 4 entries"),
-        ({"a.to_k.index": int32(0, 3)}, "torch.int32 .*, expected bytes in a row"),
-        ({"a.to_k.index": torch.ones(2, 2, dtype=torch.uint8)}, "expected bytes in a row"),
-        ({"a.to_k.index": coded([0, 3], 4), "b.to_v.index": coded([4], 6)}, "not as it was saved"),
-        ({"b.to_v.index": coded([0, 2, 3], 6)}, "not as it was saved"),
-        ({f"x{i}": torch.ones(1) for i in range(7)}, r"x0, x1, x2, x3, x4, \.\.\. \(7 in all\)"),
-    ],
-)
-def test_bad_tensors_are_named(tmp_path: Path, tensors: dict, message: str) -> None:
-    with pytest.raises(ConesError, match=message):
-        load_mask(rewritten(tmp_path / "m.safetensors", tensors))
-
-
-@pytest.mark.parametrize(
-    ("index", "message"),
-    [
-        (int32(3, 0), "a.to_k.weight: the index is not sorted"),
-        (int32(0, 0), "not sorted and unique"),
-        (int32(0, 4), "index from 0 to 4 but the weight has 4 entries"),
-        (int32(-1), "index from -1"),
-        (int32(0), "says count 3 but has 1"),
-        (torch.tensor([0, 3]), "of type I64, expected U8"),
-        (torch.ones(2, 2, dtype=torch.int32), "list of whole numbers"),
-    ],
-)
-def test_bad_tensors_of_version_1_are_named(tmp_path: Path, index: torch.Tensor, message: str) -> None:
-    with pytest.raises(ConesError, match=message):
-        load_mask(version_1(tmp_path / "m.safetensors", {"a.to_k.index": index}))
 
 
 def test_metadata_of_other_programs_is_left_alone(tmp_path: Path) -> None:
