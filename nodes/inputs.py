@@ -137,5 +137,10 @@ def as_pixels(images: torch.Tensor) -> np.ndarray:
 
 
 def preview(cls: type[io.ComfyNode], image: torch.Tensor, text: str) -> dict[str, Any]:
-    """A figure and a text to show on the node itself."""
-    return dict(ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict())
+    """A figure and a text to show on the node itself; the text alone where the figure's file cannot be written."""
+    try:
+        figure = ui.PreviewImage(image, cls=cls).as_dict()
+    except OSError as error:  # a full disk, after a whole search
+        log.warning("the figure is not shown: %s", error)
+        figure = {}
+    return dict(figure | ui.PreviewText(text).as_dict())

@@ -40,6 +40,16 @@ def test_inspect_shows_a_figure_and_words(inspect, masks):
     assert len(out.ui["images"]) == 1 and summary in out.ui["text"]
 
 
+def test_a_full_disk_costs_the_figure_on_the_node_only(inspect, masks, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("comfy_api.latest._ui.PreviewImage.__init__", full)
+    figure, summary, _ = (out := inspect.ConesInspectConceptMask.execute(masks[0])).args
+    assert figure.shape == (1, 540, 640, 3)
+    assert "images" not in out.ui and summary in out.ui["text"]
+
+
 @pytest.mark.slow
 def test_compare_skips_empty_slots(inspect, masks):
     figure, report = inspect.ConesCompareConceptMasks.execute(mask_1=masks[0], mask_2=None, mask_5=masks[1]).args
