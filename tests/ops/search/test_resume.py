@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,3 +200,36 @@ def test_a_digest_tells_values_apart_and_refuses_what_it_cannot_read() -> None:
     assert digest({"a": 1, "b": ones}) == digest({"b": torch.ones(2, 2), "a": 1})
     with pytest.raises(ConesError, match="depends on a object cannot be resumed"):
         digest(object())
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = sys.argv[1:4]
+from conftest import ToyHost
+from test_resume import find, problem
+from cones_ops import resuming
+
+def on_step(step):
+    if step.phase == sys.argv[5] and step.step == int(sys.argv[6]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with resuming(sys.argv[4], seconds=0) as resume:
+    find(*problem(ToyHost), resume=resume, on_step=on_step)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kills a process by a signal")
+@pytest.mark.parametrize("phase", ["search", "choose"])
+def test_a_killed_search_ends_as_one_that_was_not(phase: str, toy_host: type, tmp_path: Path) -> None:
+    tests = Path(__file__).absolute().parent
+    stop = random.Random(phase).randrange(2, 12)
+    folders = [str(folder) for folder in (tests.parents[2], tests.parent, tests, tmp_path / "states")]
+    command = [sys.executable, "-c", KILLED, *folders, phase, str(stop)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    steps = []
+    with resuming(tmp_path / "states") as resume:
+        resumed = find(*problem(toy_host), resume=resume, on_step=steps.append)
+    assert (steps[0].phase, steps[0].step) == (phase, stop + 1)
+    assert alike(resumed.mask, find(*problem(toy_host)).mask)
