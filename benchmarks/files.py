@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cones_ops import ConceptMask, load_mask, save_mask
+from cones_ops.masks.fingerprint import sketch
 from cones_ops.masks.rice_coding import entropy_bytes
 
 Shapes = dict[str, tuple[int, ...]]
@@ -58,7 +59,7 @@ SD15_KV, SDXL_KV = text_kv(SD15_BLOCKS, 768), text_kv(SDXL_BLOCKS, 2048)
 
 
 def random_mask(shapes: Shapes, density: float, seed: int = 0) -> ConceptMask:
-    """A mask that has every entry with the chance `density`, with provenance as a search writes it."""
+    """A mask that has every entry with the chance `density`, with provenance and a sketch as a search writes them."""
     rng = np.random.default_rng(seed)
     chosen = {name: rng.random(prod(shape), dtype=np.float32) < density for name, shape in shapes.items()}
     index = {name: torch.from_numpy(np.flatnonzero(entries)) for name, entries in chosen.items()}
@@ -69,7 +70,8 @@ def random_mask(shapes: Shapes, density: float, seed: int = 0) -> ConceptMask:
         "steps": "150",
         "rank": "uniform",
     }
-    return ConceptMask(index, shapes, "sks", "star", "own tokens", "0" * 64, provenance)
+    base = sketch({name: torch.randn(1000) for name in shapes})
+    return ConceptMask(index, shapes, "sks", "star", "own tokens", "0" * 64, provenance, base)
 
 
 def sizes(mask: ConceptMask, folder: Path) -> dict[str, float]:
