@@ -24,6 +24,7 @@ from ..linear_arguments import linear_arguments
 from ..parameters import layer_of
 from ..text.layout import WHOLE_TEXT, alike, text_in
 from ..text.token_positions import NOISY, any_encoded, phrase, positions_by_prompt, rows_in, text_and_options
+from .lost_masks import merges, warn_where_lost
 from .products import outliving, product_of
 from .sampling_run import OTHER_TEXT, ModelCall, SamplingRun, Strengths, forget_what_changed
 from .token_groups import own_tokens
@@ -37,6 +38,8 @@ def add_masks(model: Any, masks: Strengths) -> None:
     if KEY not in options:
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sample)
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply_model)
+        options[KEY + "_merges"] = merges(model)
+        warn_where_lost(model)
     options[KEY] = (*options.get(KEY, ()), *masks)
 
 
@@ -64,6 +67,11 @@ def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         )
     if any(prompt.noisy for prompt in run.by_uuid.values()):
         run.warn_once(NOISY)
+    if merges(guider.model_patcher) > options.get(KEY + "_merges", 0):
+        run.warn_once(
+            "another model was merged into this one behind Apply Concept Masks, and its masks at own tokens act on the "
+            "merged weights with their whole strength, whatever the ratio; put Apply Concept Masks behind the merge"
+        )
     options[KEY + "_run"] = run
     if run.by_uuid:
         options.update(WHOLE_TEXT)

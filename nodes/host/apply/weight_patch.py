@@ -21,6 +21,7 @@ from torch import Tensor
 from ....cones_ops.errors import ConesError
 from ..parameters import is_quantised
 from .exact_weights import make_weight_exact
+from .lost_masks import warn_where_lost
 from .sparse_entries import MaskEntries, compact, scale_entries
 
 
@@ -132,3 +133,4 @@ def add_wrapper(clone: Any, key: str, entries: Sequence[MaskEntries], shape: tup
         entries = [*wrappers.pop().entries, *entries]
         clone.weight_wrapper_patches[key] = wrappers
     clone.add_weight_wrapper(key, SparseMaskFn(entries, shape))
+    warn_where_lost(clone)
