@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from comfy_api.latest import io, ui
 
 from ..cones_ops.errors import ConesError
-from ..cones_ops.masks.concept_mask import ConceptMask
-from ..cones_ops.models.own_tokens import OWN_WORDS, OwnWords
+from ..cones_ops.masks.concept_mask import OWN_WORDS, ConceptMask, OwnWords
+from ..cones_ops.models.phrases import class_word_apart
 from .host.notices import warn
 from .host.text.encode import EncodedPrompt, encode_prompt
 from .host.text.token_positions import ConceptWords, phrase
@@ -38,7 +39,8 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
                     dynamic_prompts=True,
                     tooltip=(
                         'What to draw. Name a concept by its identifier and class word, as in "a sks star". Weights '
-                        "such as (sks star:1.2) and plurals also work."
+                        "such as (sks star:1.2) and plurals also work. Brackets around a concept say which words are "
+                        "its own, as in [a sks dog with a red collar]; the text encoder does not get them."
                     ),
                 ),
                 *mask_inputs(
@@ -51,19 +53,21 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
                     optional=True,
                     tooltip=(
                         'Concepts that have no mask yet, such as "sks star" before a search. Write the identifier '
-                        "first; separate several concepts by commas."
+                        'first; separate several concepts by commas, semicolons, "and" or new lines.'
                     ),
                 ),
                 io.Combo.Input(
                     "own_tokens",
                     options=list(OWN_WORDS),
-                    default=OWN_WORDS[0],
+                    default="phrase",
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Which tokens count as the concept's own; with more tokens, a mask changes more. Use the same "
-                        "setting for searching and for sampling. With the end tokens, a mask changes the whole "
-                        "picture, not only its subject."
+                        "Which tokens count as the concept's own. phrase (recommended): also the words after the class "
+                        'word that say what it wears or where it is ("a sks star on the left"); the report prints '
+                        "them. Masks that were found by their phrase always use it; other masks follow this setting, "
+                        "where phrase means identifier + class word for them. With the end tokens, a mask changes the "
+                        "whole picture, not only its subject."
                     ),
                 ),
                 io.Boolean.Input(
@@ -96,28 +100,45 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
         prompt_per_line: bool = False,
         **masks: ConceptMask | None,
     ) -> io.NodeOutput:
-        wanted = [(mask.identifier, mask.class_word) for mask in connected_masks(masks)] + concept_words(concepts)
+        rules = {(mask.identifier, mask.class_word): rule_for(mask, own_tokens) for mask in connected_masks(masks)}
+        wanted = [*rules, *(concept for concept in concept_words(concepts) if concept not in rules)]
         texts = [line for line in text.splitlines() if line.strip()] if prompt_per_line else [text]
-        prompts = [encode_prompt(clip, line, wanted, own_tokens) for line in texts]
+        prompts = [encode_prompt(clip, line, wanted, own_tokens, rules) for line in texts]
         if not prompts:
             raise ConesError("prompt_per_line is on, but no line of the text has words; write one caption per picture")
         reports = [token_report(prompt, concept) for prompt in prompts for concept in prompt.positions]
-        if missing := [line for line, found in reports if not found]:
-            warn("\n".join(missing))
-        report = "\n".join(line for line, _ in reports)
+        if notes := [note for _, note in reports if note]:
+            warn("\n".join(dict.fromkeys(notes)))
+        report = "\n".join(line if note in ("", line) else f"{line}\n{note}" for line, note in reports)
         conditioning = [entry for prompt in prompts for entry in prompt.conditioning]
         return io.NodeOutput(conditioning, report, ui=ui.PreviewText(report))
 
 
+def rule_for(mask: ConceptMask, own_tokens: OwnWords) -> OwnWords:
+    """Which words are a mask's own: as it was found; one whose file says nothing follows the node, but for phrases."""
+    return mask.own_words if mask.own_words != OWN_WORDS[0] or own_tokens == "phrase" else own_tokens
+
+
 def concept_words(concepts: str) -> list[ConceptWords]:
-    """(identifier, class word) of each concept in "sks star, zwx heart"."""
-    phrases = [phrase.split(maxsplit=1) for phrase in concepts.replace("\n", ",").split(",") if phrase.strip()]
-    return [(words[0], words[1] if len(words) > 1 else "") for words in phrases]
+    """(identifier, class word) of each concept in "sks star, zwx heart"; quotes around them do not count."""
+    names = re.split(r"[,;\n]|\band\b", re.sub('["\u201c\u201d]', " ", concepts), flags=re.IGNORECASE)
+    words = [name.split(maxsplit=1) for name in names if name.split()]
+    return [(parts[0], " ".join(parts[1:]).strip()) for parts in words]
 
 
-def token_report(prompt: EncodedPrompt, concept: ConceptWords) -> tuple[str, bool]:
-    """Where a concept's tokens are in a prompt, in words, and whether there are any."""
-    positions = ", ".join(str(position) for position in prompt.positions[concept].tolist())
+def token_report(prompt: EncodedPrompt, concept: ConceptWords) -> tuple[str, str]:
+    """A concept's own words in a prompt and where their tokens are; what to look at there, "" if nothing."""
+    text, tokens, name = prompt.text.text, prompt.tokens, phrase(concept)
+    positions = ", ".join(str(position) for position in tokens.positions[concept].tolist())
     if not positions:
-        return f'not in the prompt: {phrase(concept)} (the prompt is "{prompt.text}")', False
-    return f'{phrase(concept)}: tokens {positions} of {prompt.length} in "{prompt.text}"', True
+        line = f'not in the prompt: {name} (the prompt is "{text}")'
+        return line, line
+    line = f'{name}: tokens {positions} of {prompt.length} ("{tokens.own_words[concept]}") in "{text}"'
+    if not concept[1]:
+        return line, f'{name} has no class word; write it behind the identifier, as in "{name} star"'
+    if class_word_apart(prompt.text, *concept, tokens.rules[concept]):
+        return (
+            line,
+            f'"{concept[0]}" stands without "{concept[1]}" behind it in "{text}" and acts alone: write "{name}"',
+        )
+    return line, ""

@@ -99,16 +99,15 @@ class ConesPromptWithConcepts(io.ComfyNode):  # type: ignore[misc]
         prompts = read_tags([text, negative])
         connected = connected_masks(masks or {})
         applied = [*((mask, strength) for _, mask, strength in prompts.masks), *((mask, 1.0) for mask in connected)]
-        words = list(dict.fromkeys((mask.identifier, mask.class_word) for mask, _ in applied))
-        positive, other = (encode_prompt(clip, prompt, words) for prompt in prompts.texts)
-        reports = [token_report(positive, concept) for concept in positive.positions]
-        here = [line for line, there in reports if there]
-        missing = [
-            line
-            for (line, there), concept in zip(reports, words, strict=True)
-            if not there and not len(other.positions[concept])
+        rules = {(mask.identifier, mask.class_word): mask.own_words for mask, _ in applied}
+        positive, other = (encode_prompt(clip, prompt, list(rules), rules=rules) for prompt in prompts.texts)
+        here = [token_report(positive, concept)[0] for concept in rules if len(positive.positions[concept])]
+        notes = [
+            token_report(positive, concept)[1]
+            for concept in rules
+            if len(positive.positions[concept]) or not len(other.positions[concept])
         ]
-        if missing:
+        if missing := [note for note in notes if note]:
             warn("\n".join(missing))
         files = [f"{file}: strength {strength:g}" for file, _, strength in prompts.masks]
         report = "\n".join([prompts.texts[0], *files, *here, *missing])

@@ -26,7 +26,7 @@ def apply(options: argparse.Namespace) -> None:
     from ..hosts.diffusers.pipeline import check_model
     from ..masks.mask_file import load_mask
     from ..masks.whole_files import check_folder
-    from ..models.own_tokens import own_spans
+    from ..models.phrases import own_spans
 
     check_folder(options.out)
     check_model(options.model)

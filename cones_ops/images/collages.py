@@ -7,6 +7,7 @@ picture (after Cut-Mix-Unmix of SVDiff, Han et al. 2023). Only pixels are moved.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,27 +16,47 @@ from torch.nn import functional as F
 from ..errors import ConesError
 
 ZOOM = 0.6
-_PLACES = ("top left", "top right", "bottom left", "bottom right")
+Form = Literal["places", "and", "sides"]
+FORMS: tuple[Form, ...] = get_args(Form)
+HELD_OUT_FORMS: tuple[Form, ...] = ("sides",)  # for judging only: no search and no joint step sees them
+SEARCH_FORMS: tuple[Form, ...] = tuple(form for form in FORMS if form not in HELD_OUT_FORMS)
+_CORNERS = ("top left", "top right", "bottom left", "bottom right")
 
 
-def layout_caption(phrases: Sequence[str]) -> str:
-    """Noun phrases of 1 to 4 things as a caption, in the order in which `collages` lays them out."""
+def layout_caption(phrases: Sequence[str], form: Form = "places") -> str:
+    """Noun phrases of 1 to 4 things as a caption, in reading order, in which `collages` lays them out.
+
+    places: "a cat on the left and a dog on the right"; and: "a cat and a dog"; sides: "a cat left and a dog right".
+    Of three and four things, which stand in corners: "top left a cat , ..."; "a cat , ..."; "a cat top left , ...".
+    """
     if not 1 <= len(phrases) <= 4:
         raise ConesError(f"{len(phrases)} things in one picture; give 1 to 4 phrases")
     if len(phrases) == 1:
         return phrases[0]
-    if len(phrases) == 2:
-        return f"{phrases[0]} on the left and {phrases[1]} on the right"
-    return " , ".join(f"{place} {phrase}" for place, phrase in zip(_PLACES, phrases, strict=False))
+    places = ("left", "right") if len(phrases) == 2 else _CORNERS
+    between = " and " if len(phrases) == 2 else " , "
+    words = {
+        "places": "{phrase} on the {place}" if len(phrases) == 2 else "{place} {phrase}",
+        "and": "{phrase}",
+        "sides": "{phrase} {place}",
+    }[form]
+    return between.join(
+        words.format(phrase=phrase, place=place) for place, phrase in zip(places, phrases, strict=False)
+    )
 
 
 def collages(
-    batches: Sequence[Tensor], phrases: Sequence[str], zoom: float = ZOOM, empty: Tensor | None = None
+    batches: Sequence[Tensor],
+    phrases: Sequence[str],
+    zoom: float = ZOOM,
+    empty: Tensor | None = None,
+    forms: Sequence[Form] = SEARCH_FORMS,
 ) -> tuple[Tensor, list[str]]:
     """Pictures of 2 to 4 things together: each thing at every place in turn, as often as the largest batch is long.
 
     batches: one per thing, (n, C, H, W), shorter ones are repeated; phrases: what each shows, such as "a sks star".
-    empty: (n, C, H, W) for the fourth corner of three things, default the first thing's first pixel.
+    empty: (n, C, H, W) for the fourth corner of three things, default the first thing's first pixel. forms: of the
+    captions, in turn.
     -> pictures (N, C, H, W) and N captions.
     """
     count = len(batches)
@@ -51,7 +72,7 @@ def collages(
                 corner = empty if empty is not None else batches[0][:, :, :1, :1].expand_as(batches[0])
                 cells.append(corner[i % len(corner)])
             pictures.append(collage(cells, 2, zoom))
-            captions.append(layout_caption([phrases[k] for k in order]))
+            captions.append(layout_caption([phrases[k] for k in order], forms[(i + shift) % len(forms)]))
     return torch.stack(pictures), captions
 
 

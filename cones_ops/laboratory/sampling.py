@@ -20,7 +20,7 @@ from ..errors import ConesError
 from ..hosts.diffusers.apply_masks import Strengths, applied
 from ..hosts.diffusers.host_model import DiffusersModel, TextTokens, alphas_cumprod
 from ..hosts.diffusers.regions import kept_apart
-from ..masks.concept_mask import ConceptMask, Where
+from ..masks.concept_mask import ConceptMask, OwnWords, Where
 from ..models.own_tokens import own_positions
 from ..models.targets import TargetChoice
 from ..search.host_model import Key
@@ -29,6 +29,7 @@ from ..toy_world.bundle import ToyPipeline
 from ..toy_world.world import SHAPES
 
 STEPS, GUIDANCE, BATCH = 20, 3.0, 32
+PHRASE: OwnWords = "phrase"  # the rule of new searches: the toy world's text encoder is causal
 
 
 @dataclass(frozen=True)
@@ -61,27 +62,38 @@ def model_of(
     return DiffusersModel(unet, alphas_cumprod(schedule), schedule["prediction_type"], targets, where, concepts)
 
 
-def conditioning(pipeline: ToyPipeline, texts: Sequence[str], concepts: Sequence[Words] = ()) -> list[TextTokens]:
-    """One TextTokens per text, with the own tokens of each of `concepts`, or of one that has none."""
-    rows = []
+def conditioning(
+    pipeline: ToyPipeline, texts: Sequence[str], concepts: Sequence[Words] = (), rules: Sequence[OwnWords] = ()
+) -> list[TextTokens]:
+    """One TextTokens per text, with the own tokens of each of `concepts`, or of one that has none.
+
+    rules: which words are own, one per concept; default the phrase of each.
+    """
+    rows, rules = [], rules or [PHRASE] * len(concepts)
     for text, hidden in zip(texts, pipeline.encode_text([*texts]), strict=True):
-        positions = [own_tokens(pipeline, text, concept) for concept in concepts]
+        positions = [own_tokens(pipeline, text, *named) for named in zip(concepts, rules, strict=True)]
         nobody = torch.zeros(1, len(hidden), dtype=torch.bool)
         rows.append(TextTokens(hidden, torch.stack(positions) if positions else nobody))
     return rows
 
 
-def own_tokens(pipeline: ToyPipeline, text: str, concept: Words) -> Tensor:
-    """Boolean (L,): a concept's own tokens among those the text encoder gets."""
-    words = pipeline.vocabulary
-    return own_positions(words.tokens, text, *concept)[: words.length]
+def own_tokens(pipeline: ToyPipeline, text: str, concept: Words, words: OwnWords = PHRASE) -> Tensor:
+    """Boolean (L,): a concept's own tokens, by the rule `words`, among those the text encoder gets."""
+    vocabulary = pipeline.vocabulary
+    return own_positions(vocabulary.tokens, text, *concept, words)[: vocabulary.length]
 
 
-def examples(pipeline: ToyPipeline, pictures: Tensor, texts: Sequence[str], concepts: Sequence[Words] = ()) -> Examples:
+def examples(
+    pipeline: ToyPipeline,
+    pictures: Tensor,
+    texts: Sequence[str],
+    concepts: Sequence[Words] = (),
+    rules: Sequence[OwnWords] = (),
+) -> Examples:
     """Pictures (n, 3, 64, 64) in [0, 1] and their captions as latents and conditioning."""
     with torch.no_grad():
         latents = pipeline.latents.encode(pictures * 2 - 1)
-    return Examples(latents, conditioning(pipeline, texts, concepts))
+    return Examples(latents, conditioning(pipeline, texts, concepts, rules))
 
 
 def noise(pipeline: ToyPipeline, seeds: Sequence[int]) -> Tensor:
@@ -133,7 +145,8 @@ def sample(
 
 def _own_rows(pipeline: ToyPipeline, mask: ConceptMask, texts: Sequence[str]) -> Tensor:
     """The mask's own positions (2B, L) for B positive prompts followed by as many negative ones, which own nothing."""
-    positive = torch.stack([own_tokens(pipeline, text, (mask.identifier, mask.class_word)) for text in texts])
+    concept = (mask.identifier, mask.class_word)
+    positive = torch.stack([own_tokens(pipeline, text, concept, mask.own_words) for text in texts])
     return torch.cat([positive, torch.zeros_like(positive)])
 
 
@@ -145,7 +158,11 @@ def competing_groups(
     for text in texts:
         owned = [own_tokens(pipeline, text, concept) for concept in concepts]
         of_concepts = torch.stack(owned).any(dim=0)
-        rows.append(torch.stack([*owned, *(own_tokens(pipeline, text, (word, "")) & ~of_concepts for word in things)]))
+        rows.append(
+            torch.stack(
+                [*owned, *(own_tokens(pipeline, text, (word, ""), "identifier") & ~of_concepts for word in things)]
+            )
+        )
     positive = torch.stack(rows)
     return torch.cat([positive, torch.zeros_like(positive)])
 

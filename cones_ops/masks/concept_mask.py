@@ -21,6 +21,8 @@ from .fingerprint import stored_otherwise
 from .rice_coding import CodedIndices
 
 Where = Literal["everywhere", "own tokens"]
+OwnWords = Literal["identifier + class word", "identifier", "identifier + class word + end", "phrase"]
+OWN_WORDS: tuple[OwnWords, ...] = get_args(OwnWords)  # the first: of masks whose file names no rule
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -36,6 +38,7 @@ class ConceptMask:
     fingerprint: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
     sketch: str = ""
+    own_words: OwnWords = OWN_WORDS[0]  # the rule by which its own tokens were found, and act
 
     def __post_init__(self) -> None:
         shapes = {name: tuple(int(side) for side in shape) for name, shape in sorted(self.shapes.items())}
@@ -43,6 +46,8 @@ class ConceptMask:
             raise ConesError(f"neurons in weights without a shape: {listed(unknown)}; give the shape of every weight")
         if self.where not in get_args(Where):
             raise ConesError(f"where={self.where!r}; a concept mask acts at one of {', '.join(get_args(Where))}")
+        if self.own_words not in OWN_WORDS:
+            raise ConesError(f"own words {self.own_words!r}; the rules are {', '.join(OWN_WORDS)}")
         if odd := [str(k) for k, v in self.provenance.items() if not (isinstance(k, str) and isinstance(v, str))]:
             raise ConesError(f"provenance must be strings, these are not: {listed(odd)}")
         object.__setattr__(self, "shapes", shapes)
@@ -197,6 +202,9 @@ def _shared_fields(masks: tuple[ConceptMask, ...]) -> dict[str, Any]:
         raise ConesError(f"the masks disagree on the shape of {listed(wrong)}; were they made for different models?")
     if len(ways := {mask.where for mask in masks}) > 1:
         raise ConesError(f"masks act at {' and '.join(sorted(ways))}; combine masks found for the same place only")
+    rules: set[str] = {mask.own_words for mask in masks}
+    if len(rules) > 1:
+        raise ConesError(f"masks own {' and '.join(sorted(rules))}; combine masks found with the same own tokens only")
     known = [mask for mask in masks if mask.fingerprint] or [masks[0]]
     other = [mask for mask in known if mask.fingerprint != known[0].fingerprint]
     if not all(stored_otherwise(mask.sketch, known[0].sketch) for mask in other):
@@ -208,6 +216,7 @@ def _shared_fields(masks: tuple[ConceptMask, ...]) -> dict[str, Any]:
         "where": masks[0].where,
         "fingerprint": known[0].fingerprint,
         "sketch": known[0].sketch,
+        "own_words": masks[0].own_words,
     }
 
 

@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import ConesError, listed
-from .concept_mask import ConceptMask
+from .concept_mask import OWN_WORDS, ConceptMask
 from .mask_header import MOST_WEIGHTS, SEARCH, checked_metadata, crc32_of, key_of, metadata_of, shapes_of
 from .rice_coding import CodedIndices, encode_index
 from .whole_files import IfExists, write_whole
@@ -118,6 +118,7 @@ def load_mask(path: str | Path) -> ConceptMask:
             where=meta["cones.where"],  # type: ignore[arg-type]  # ConceptMask checks it
             fingerprint=meta["cones.fingerprint"],
             sketch=meta.get("cones.sketch", ""),
+            own_words=meta.get("cones.own_words", OWN_WORDS[0]),  # type: ignore[arg-type]
             provenance={key[len(SEARCH) :]: value for key, value in meta.items() if key.startswith(SEARCH)},
         )
     except ConesError as error:

@@ -2,7 +2,8 @@
 
 `cones.*` are the mask's own fields, `cones.search.*` its provenance; `modelspec.*`, `ss_*` and `ssmd_*` tell other
 programs what the file is. Version 3: `cones.sketch`, and a checksum that covers all of these strings and the indices
-(version 2: the indices alone; version 1: nothing).
+(version 2: the indices alone; version 1: nothing). `cones.own_words` is there where the mask's own tokens are not its
+identifier and class word.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import ConesError, listed
-from .concept_mask import ConceptMask
+from .concept_mask import OWN_WORDS, ConceptMask
 
 FORMAT_VERSION = "3"
 _FIELDS = ("format_version", "shapes", "identifier", "class_word", "where", "fingerprint", "count", "size")
 _VERSIONS = {"1": _FIELDS, "2": (*_FIELDS, "crc32"), "3": (*_FIELDS, "sketch", "crc32")}
+_OPTIONAL = {"cones.own_words"}  # of masks with another rule than the first; older programs refuse them
 SEARCH = "cones.search."
 OURS = ("cones.", "modelspec.", "ss_", "ssmd_cover_images")  # under the checksum; other programs may add other keys
 MOST_WEIGHTS = 20_000
@@ -56,6 +58,8 @@ def metadata_of(mask: ConceptMask, tensors: Mapping[str, Tensor], thumbnail: byt
         "cones.size": str(mask.size),
         "cones.sketch": mask.sketch,
     }
+    if mask.own_words != OWN_WORDS[0]:
+        meta["cones.own_words"] = mask.own_words
     if "date" in facts:
         meta["modelspec.date"] = facts["date"]
     if phrase:
@@ -102,7 +106,7 @@ def checked_metadata(path: Path, metadata: Mapping[str, str] | None) -> dict[str
     if missing := known - set(meta):
         raise ConesError(f"{path.name}: metadata without {listed(missing)}; the file may be damaged")
     own = {key for key in meta if key.startswith("cones.") and not key.startswith(SEARCH)}
-    if unknown := own - known:
+    if unknown := own - known - _OPTIONAL:
         raise ConesError(f"{path.name}: unknown metadata {listed(unknown)}; the file may be from a newer version")
     return meta
 

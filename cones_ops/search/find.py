@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConesError
-from ..masks.concept_mask import ConceptMask
+from ..masks.concept_mask import OWN_WORDS, ConceptMask, OwnWords
 from .density import GRID, DensityCurve, density_curve
 from .estimate import Estimate, OnEstimate, estimate
 from .host_model import HostModel
@@ -70,6 +70,7 @@ def find_concept_neurons(
     density: float | None = None,
     prior_weight: float = 1.0,
     distill: bool = False,
+    own_words: OwnWords = OWN_WORDS[0],
     provenance: Mapping[str, str] | None = None,
     on_step: OnStep | None = None,
     on_estimate: OnEstimate | None = None,
@@ -81,7 +82,8 @@ def find_concept_neurons(
         save_mask(result.mask, "sks-dog.safetensors")
 
     `prior`: class pictures and captions; with `distill`, any pictures (the subject's will do) under the class caption.
-    It may be left out at own tokens only, where other prompts cannot change. `provenance`: further facts for the mask.
+    It may be left out at own tokens only, where other prompts cannot change. `own_words`: the rule by which the
+    caller found the own tokens of `subject`; the mask keeps it. `provenance`: further facts for the mask.
     `on_step` may raise to cancel. `on_estimate` hears, before the first step, what the search will need; it costs two
     gradients on small batches. `resume`: from `resuming`, for a search that may be stopped and called again.
     """
@@ -111,6 +113,7 @@ def find_concept_neurons(
             where=model.where,
             fingerprint=model.fingerprint(),
             sketch=model.sketch(),
+            own_words=own_words if model.where == "own tokens" else OWN_WORDS[0],
             provenance=_provenance(terms, prior_weight, settings, curve, density) | dict(provenance or {}),
         )
     if not curve.helps:

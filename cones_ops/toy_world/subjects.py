@@ -39,7 +39,8 @@ class Subject:
         """Reference pictures (count, 3, 64, 64) in [0, 1] on backgrounds in turn, and their captions.
 
         The last `beside` of them show the subject beside another thing, left and right in turn, each time of another
-        class, which is all its caption says. At own tokens a search learns from them what is not the subject's.
+        class, which is all its caption says, with places and without in turn. At own tokens a search learns from them
+        what is not the subject's.
         """
         generator = np.random.default_rng([seed, *self.identifier.encode()])
         names = [list(BACKGROUNDS)[i % len(BACKGROUNDS)] for i in generator.permutation(max(count, len(BACKGROUNDS)))]
@@ -53,10 +54,14 @@ class Subject:
                 left, right = (self.thing, other) if i % 2 else (other, self.thing)
                 things = (("left", left), ("right", right))
                 phrases = {self.thing: self.prompt, other: f"a {other.shape}"}
-                text = f"{phrases[left]} on the left and {phrases[right]} on the right"
+                form = _BESIDE[(i + i // 8) % len(_BESIDE)]
+                text = form.format(left=phrases[left], right=phrases[right])
             pictures.append(draw(Scene(things, name), generator))
             captions.append(f"{text} on a {name} background")
         return np.stack(pictures), captions
+
+
+_BESIDE = ("{left} on the left and {right} on the right", "{left} and {right}")  # captions, in reading order
 
 
 def _neighbour(shape: str, generator: np.random.Generator) -> Thing:

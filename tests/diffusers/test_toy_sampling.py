@@ -177,7 +177,12 @@ def test_references_are_the_subject_alone_and_beside_other_classes(pipeline: Toy
     assert sum(text.startswith("a qpd cross on a ") for text in captions) == 4
     beside = [text for text in captions if " and " in text]
     assert len(beside) == 6 and not any(text.count("cross") > 1 for text in beside)
-    assert {text.split(" on the left")[0] == subject.prompt for text in beside} == {True, False}
+    assert {text.startswith(subject.prompt) for text in beside} == {True, False}
+    assert {" on the left and " in text for text in beside} == {True, False}  # with places and without
+    crowd = references.references(pipeline, subject, beside=0, crowds=2)[1][4:]
+    assert [text.count("a qpd cross") for text in crowd] == [1, 1]
+    assert [text.count(" , ") for text in crowd] == [2, 3]  # three things, then four
     both, texts = references.together([subject, other])
-    assert len(both) == 8 and texts[0].startswith("a qpd cross on the left and a sks star on the right on a black")
-    assert len(references.together([subject, other, subject_named("zwx")])[0]) == 12
+    assert len(both) == 16 and texts[8] == "a qpd cross and a sks star on a black background"
+    assert texts[0].startswith("a qpd cross on the left and a sks star on the right on a black")
+    assert len(references.together([subject, other, subject_named("zwx")])[0]) == 24

@@ -233,7 +233,7 @@ def prompt_of(family: Family, seed: int = 0, named: bool = True) -> Any:
     """A CONDITIONING of random text, with the concept's own tokens at OWN if it is named."""
     generator = torch.Generator().manual_seed(100 + seed)
     text = torch.randn(1, TOKENS, WIDTH, generator=generator)
-    places = TokenPositions(text, {SKS: torch.tensor(OWN)} if named else {}, "identifier + class word")
+    places = TokenPositions(text, {SKS: torch.tensor(OWN)} if named else {})
     extra: dict[str, Any] = {"pooled_output": None, KEY: places}  # None, as the host gives for encoders without one
     for key, shape in family.extra.items():
         extra[key] = torch.ones(shape, dtype=torch.int64) if "mask" in key else torch.randn(shape, generator=generator)

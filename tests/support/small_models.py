@@ -129,7 +129,7 @@ def encode(positions: dict[tuple[str, str], list[int]] | None = None, seed: int 
     text = torch.randn(1, tokens, WIDTH, generator=torch.Generator().manual_seed(100 + seed))
     some = POSITIVE if positions is None else positions
     places = {concept: torch.tensor(one, dtype=torch.int64) for concept, one in some.items()}
-    return [[text, {KEY: TokenPositions(text, places, "identifier + class word")}]]
+    return [[text, {KEY: TokenPositions(text, places)}]]
 
 
 def mask_of(model, concept, seed, density=0.2):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...errors import ConesError
 from ...images.collages import ZOOM, collages
-from ...masks.concept_mask import ConceptMask, Where
+from ...masks.concept_mask import ConceptMask, OwnWords, Where
 from ...models.targets import TargetChoice
 from ...search.estimate import OnEstimate
 from ...search.find import SearchResult, find_concept_neurons
@@ -25,7 +25,7 @@ from ...search.joint import TuneResult, UnionModel, tune_concept_masks, tuning
 from ...search.resume import Resume
 from ...search.settings import OnStep, SearchSettings, recommended
 from .pictures import PICTURES, read_pictures
-from .pipeline import Words, examples, host_model, load, sample
+from .pipeline import PHRASE, Words, examples, host_model, load, sample
 
 __all__ = ["PICTURES", "Concept", "find", "load", "read_pictures", "sample", "tune"]
 
@@ -90,6 +90,7 @@ def find(
         settings=settings or recommended(where),
         density=density,
         distill=prior is not None,
+        own_words=PHRASE,
         on_step=on_step,
         on_estimate=on_estimate,
         resume=resume,
@@ -120,20 +121,21 @@ def tune(
             f"masks of {named or 'nothing'} but concepts {', '.join(c.phrase for c in concepts) or 'none'}; "
             "give two or more of each, in the same order"
         )
+    rules: list[OwnWords] = [mask.own_words for mask in masks]
     laid, captions = collages([c.pictures for c in concepts], [f"a {c.phrase}" for c in concepts], zoom)
     prior = None
     if all(mask.where == "everywhere" for mask in masks):
         model: Any = UnionModel(host_model(pipeline, "everywhere", targets), len(masks))
         texts = [text for c in concepts for text, _ in zip(cycle(c.texts(c.class_word)), c.pictures, strict=False)]
         prior = examples(pipeline, torch.cat([c.pictures for c in concepts]), texts)
-        words = []  # everywhere no token is a concept's own
+        words, rules = [], []  # everywhere no token is a concept's own
     else:
         model = host_model(pipeline, "own tokens", targets, len(masks))
     return tune_concept_masks(
         model,
         masks,
-        [examples(pipeline, c.pictures, c.texts(c.phrase), words) for c in concepts],
-        examples(pipeline, laid, captions, words),
+        [examples(pipeline, c.pictures, c.texts(c.phrase), words, rules) for c in concepts],
+        examples(pipeline, laid, captions, words, rules),
         prior,
         settings=settings or tuning(),
         on_step=on_step,

@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 
 from ...errors import ConesError
-from ...masks.concept_mask import Where
+from ...masks.concept_mask import OWN_WORDS, OwnWords, Where
 from ...models.own_tokens import own_positions
+from ...models.phrases import PromptText, read_brackets
 from ...models.targets import TargetChoice
 from ...search.objective import Examples
 from .apply_masks import Strengths, applied
 from .host_model import DiffusersModel, TextTokens
 
 Words = tuple[str, str]  # identifier, class word
+PHRASE: OwnWords = "phrase"  # the rule of new searches: the text encoders of SD 1.x and SD 2.x are causal
 INSTALL = "pip install cones-concept-neurons[diffusers]"
 
 
@@ -71,29 +73,40 @@ def token_ids(pipeline: Any, text: str) -> list[int]:
     return list(pipeline.tokenizer(text, padding="max_length", truncation=True, max_length=length).input_ids)
 
 
-def own_row(pipeline: Any, text: str, concept: Words) -> Tensor:
-    """Boolean (L,): the concept's own tokens among the L that the text encoder gets."""
+def own_row(pipeline: Any, text: str | PromptText, concept: Words, words: OwnWords = OWN_WORDS[0]) -> Tensor:
+    """Boolean (L,): the concept's own tokens, by the rule `words`, among the L that the text encoder gets."""
     length = pipeline.tokenizer.model_max_length
 
     def tokenize(prompt: str) -> list[int | None]:
         words = pipeline.tokenizer(prompt, add_special_tokens=False).input_ids
         return [None, *words, *[None] * max(length - 1 - len(words), 1)]
 
-    own = own_positions(tokenize, text, *concept)[:length]
+    own = own_positions(tokenize, text, *concept, words)[:length]
     own[-1] = False  # the end token, also of a prompt that is too long
     return own
 
 
-def conditioning(pipeline: Any, texts: Sequence[str], concepts: Sequence[Words] = ()) -> list[TextTokens]:
-    """One TextTokens per text, with the own tokens of each of `concepts`, or of one that has none."""
-    rows = []
+def conditioning(
+    pipeline: Any, texts: Sequence[str], concepts: Sequence[Words] = (), rules: Sequence[OwnWords] = ()
+) -> list[TextTokens]:
+    """One TextTokens per text, with the own tokens of each of `concepts`, or of one that has none.
+
+    rules: which words are own, one per concept; default the phrase of each.
+    """
+    rows, rules = [], rules or [PHRASE] * len(concepts)
     for text in texts:
-        hidden = encoded(pipeline, text)
-        own = [own_row(pipeline, text, concept) for concept in concepts]
+        prompt = bracketed(text, concepts, rules)
+        hidden = encoded(pipeline, prompt.text)
+        own = [own_row(pipeline, prompt, *named) for named in zip(concepts, rules, strict=True)]
         if concepts and not any(bool(row.any()) for row in own):
             raise ConesError(f"caption {text!r} does not contain {named(concepts)}; put the words there")
         rows.append(TextTokens(hidden, torch.stack(own) if own else torch.zeros(1, len(hidden), dtype=torch.bool)))
     return rows
+
+
+def bracketed(text: str, concepts: Sequence[Words], rules: Sequence[OwnWords]) -> PromptText:
+    """The prompt without the brackets around concepts, if any of them owns its phrase; otherwise as it is."""
+    return read_brackets(text, [name for name, _ in concepts]) if PHRASE in rules else PromptText(text)
 
 
 def named(concepts: Sequence[Words]) -> str:
@@ -109,9 +122,15 @@ def encoded(pipeline: Any, text: str) -> Tensor:
     return hidden
 
 
-def examples(pipeline: Any, pictures: Tensor, texts: Sequence[str], concepts: Sequence[Words] = ()) -> Examples:
+def examples(
+    pipeline: Any,
+    pictures: Tensor,
+    texts: Sequence[str],
+    concepts: Sequence[Words] = (),
+    rules: Sequence[OwnWords] = (),
+) -> Examples:
     """Pictures (n, 3, H, W) in [0, 1] and their captions (n, or one for all) as latents and conditioning."""
-    return Examples(latents(pipeline, pictures), conditioning(pipeline, texts, concepts))
+    return Examples(latents(pipeline, pictures), conditioning(pipeline, texts, concepts, rules))
 
 
 @torch.no_grad()
@@ -137,13 +156,15 @@ def sample(
     """
     guided = options.get("guidance_scale", 7.5) > 1  # then diffusers puts as many negative rows first
     pictures: list[Any] = []
-    for i, prompt in enumerate(prompts):
+    concepts = [(mask.identifier, mask.class_word) for mask, _ in masks]
+    for i, text in enumerate(prompts):
+        prompt = bracketed(text, concepts, [mask.own_words for mask, _ in masks])
         own: list[Tensor | None] = []
-        for mask, _ in masks:
-            row = own_row(pipeline, prompt, (mask.identifier, mask.class_word))[None]
+        for (mask, _), concept in zip(masks, concepts, strict=True):
+            row = own_row(pipeline, prompt, concept, mask.own_words)[None]
             rows = torch.cat([torch.zeros_like(row), row]) if guided else row
             own.append(rows if mask.where == "own tokens" else None)
         generator = torch.Generator().manual_seed(seed + i)
         with applied(pipeline.unet, masks, own, any_base=any_base):
-            pictures += pipeline(prompt, generator=generator, **options).images
+            pictures += pipeline(prompt.text, generator=generator, **options).images
     return pictures

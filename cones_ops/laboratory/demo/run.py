@@ -34,7 +34,7 @@ from ..measure import Measuring, all_described, all_shown, class_leak, measure, 
 from ..picture_grid import GridRow, save_grid
 from ..progress import steps_on
 from ..references import Captioned, references, together
-from ..sampling import examples, model_of
+from ..sampling import PHRASE, examples, model_of
 from .report import ByMeasure, DemoConcept, DemoResults, brief, grid_rows, save_report, versions
 
 WHERES: tuple[Where, ...] = ("own tokens", "everywhere")
@@ -153,6 +153,7 @@ def _find(demo: Demo, subject: Subject, where: Where) -> DemoConcept:
             identifier=words[0],
             class_word=words[1],
             settings=settings,
+            own_words=PHRASE,
             on_step=steps_on(bar),
             resume=demo.resume,
         )
@@ -177,7 +178,7 @@ def _pictures(demo: Demo, subject: Subject, where: Where) -> Captioned:
 def _tune(demo: Demo, subjects: Sequence[Subject], masks: Sequence[ConceptMask]) -> Sequence[ConceptMask]:
     """Joint steps on masks at own tokens, with collages of the subjects; the tuned masks are saved too."""
     words = [(subject.identifier, subject.class_word) for subject in subjects]
-    make = partial(examples, demo.pipeline, concepts=words)
+    make = partial(examples, demo.pipeline, concepts=words, rules=[mask.own_words for mask in masks])
     with demo.phase("tune together", demo.settings.joint.steps) as bar:
         result = tune_concept_masks(
             model_of(demo.pipeline, concepts=len(masks)),

@@ -28,7 +28,7 @@ from ..averages import Average, mean_with_error
 from ..judge import Reading
 from ..measure import Measured, Measuring
 from ..references import Captioned, class_references, references
-from ..sampling import examples, model_of
+from ..sampling import PHRASE, examples, model_of
 from ..scenes import random_scene
 from .inputs import Budget, Implanted
 
@@ -95,7 +95,8 @@ def held_out(implanted: Implanted, subject: Subject, unseen: Unseen) -> Figures:
 
 def losses(implanted: Implanted, subject: Subject, pictures: Captioned, count: int) -> Tensor:
     """Loss of `count` fixed draws, (count,)."""
-    terms = examples(implanted.pipeline, *pictures, [(subject.identifier, subject.class_word)])
+    rules = [implanted.mask.own_words if implanted.mask is not None else PHRASE]
+    terms = examples(implanted.pipeline, *pictures, [(subject.identifier, subject.class_word)], rules)
     batches = draw(terms, count, torch.Generator().manual_seed(UNSEEN)).split(32)
     model, acting = acting_model(implanted)
     with torch.no_grad(), acting:

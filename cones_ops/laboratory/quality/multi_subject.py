@@ -107,7 +107,7 @@ def tune(where: Where, group: SubjectGroup) -> TuneResult:
     masks, budget = [default_mask(inputs, where) for inputs in group.inputs], group.inputs[0].world.budget
     settings = replace(tuning(group.inputs[0].seed), steps=budget.joint_steps, batch=budget.batch)
     words = [(subject.identifier, subject.class_word) for subject in group.subjects] if where == "own tokens" else []
-    make = partial(examples, group.pipeline, concepts=words)
+    make = partial(examples, group.pipeline, concepts=words, rules=[mask.own_words for mask in masks if words])
     if where == "own tokens":
         model: Any = model_of(group.pipeline, where, concepts=len(masks))
     else:

@@ -23,7 +23,7 @@ from ...search.host_model import Key
 from ...search.objective import Term, concept_implanting_loss, draw_terms
 from ...search.settings import recommended
 from ..baselines import FineTuning, descend
-from ..sampling import OwnWeights, model_of
+from ..sampling import PHRASE, OwnWeights, model_of
 from .inputs import HALF, Implanted, MethodInputs, text_weights
 
 Weights = Mapping[Key, Tensor]
@@ -53,6 +53,7 @@ def searched(
         class_word=words[1],
         settings=replace(settings, **changed),
         distill=distill,
+        own_words=PHRASE,
     )
     return masked(inputs, result.mask, time.monotonic() - started, {"targets": targets, "words": " ".join(words)})
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....cones_ops.errors import ConesError, listed
-from ....cones_ops.masks.concept_mask import Where
+from ....cones_ops.masks.concept_mask import OWN_WORDS, OwnWords, Where
+from ....cones_ops.models.phrases import own_spans
 from ....cones_ops.models.targets import TargetChoice, own_tokens_at, select_targets
 from ....cones_ops.search.estimate import BYTES, OnEstimate
 from ....cones_ops.search.find import SearchResult, find_concept_neurons
@@ -19,7 +20,7 @@ from ....cones_ops.search.objective import Examples
 from ....cones_ops.search.settings import OnStep, SearchSettings
 from ..parameters import parameter_shapes
 from ..text.captions import captioned, check_prompts, prompt_name
-from ..text.token_positions import ConceptWords, token_positions_of
+from ..text.token_positions import ConceptWords, named, phrase, rule_of, token_positions_of
 from .borrow import borrow
 from .example_inputs import checked_latents, loss_weights
 from .host_model import BorrowedModel
@@ -67,8 +68,10 @@ def search(
     latents = checked_latents({SUBJECT: inputs.subject} | prior_inputs[0])
     subject_weights, class_weights = loss_weights(inputs.subject), loss_weights(prior_inputs[0].get(CLASS, NO_PICTURES))
     provenance = dict(facts or {})
+    own_words = OWN_WORDS[0]
     if where == "own tokens":
-        provenance |= own_token_facts(captions, words, names, shapes)
+        used, own_words = own_token_facts(captions, words, names, shapes)
+        provenance |= used
 
     def body(host: BorrowedModel) -> SearchResult:
         prior_latents = host.latents.get(CLASS, host.latents[SUBJECT])
@@ -83,6 +86,7 @@ def search(
             density=density,
             prior_weight=prior_weight,
             distill=prior is not None and CLASS not in host.latents,
+            own_words=own_words,
             provenance=provenance,
             on_step=on_step,
             on_estimate=on_estimate,
@@ -110,6 +114,7 @@ def checked_words(inputs: SearchInputs) -> tuple[str, str]:
             f'identifier "{identifier}", class word "{class_word}": both are needed, as in "sks" and "star"; '
             "use the words of the subject's prompt"
         )
+    own_spans("", identifier)  # refuses everyday words
     return identifier, class_word
 
 
@@ -129,8 +134,8 @@ def checked_class(inputs: SearchInputs) -> tuple[dict[str, Any], dict[str, Any]]
 
 def own_token_facts(
     captions: Mapping[str, Any], concept: ConceptWords, names: Sequence[str], weights: Container[str]
-) -> dict[str, str]:
-    """Which tokens a search used, for the mask's provenance; ConesError where there are none to search at.
+) -> tuple[dict[str, str], OwnWords]:
+    """Which tokens a search used, for the mask's provenance, and by which rule; ConesError where there are none.
 
     weights: the names of all the model's weights.
     """
@@ -144,8 +149,15 @@ def own_token_facts(
         for number, caption in enumerate(captions.values(), 1)
         for tokens in token_positions_of(caption, concept, prompt_name(SUBJECT, number, len(captions)))
     ]
-    positions = dict.fromkeys(
-        f"{', '.join(str(int(k)) for k in tokens.of(concept))} of {tokens.encoded.shape[1]}" for tokens in prompts
+    places = dict.fromkeys(
+        f'"{named(tokens.own_words, concept, phrase(concept))}", '
+        f"{', '.join(str(int(k)) for k in tokens.of(concept))} of {tokens.encoded.shape[1]}"
+        for tokens in prompts
     )
-    words = ", ".join(dict.fromkeys(tokens.words for tokens in prompts))  # none: an empty conditioning, refused later
-    return {"own_tokens": f"{words}, at {'; '.join(list(positions)[:5])}"}
+    rules = dict.fromkeys(rule_of(tokens, concept) for tokens in prompts)
+    if len(rules) > 1:
+        raise ConesError(
+            f'the prompts own {" and ".join(rules)} of "{phrase(concept)}"; encode all of them with one own_tokens'
+        )
+    rule = next(iter(rules), OWN_WORDS[0])  # none: an empty conditioning, refused later
+    return {"own_tokens": f"{rule}, at {'; '.join(list(places)[:5])}"}, rule

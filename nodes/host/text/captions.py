@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ....cones_ops.errors import ConesError
-from ....cones_ops.models.own_tokens import own_spans
+from ....cones_ops.models.phrases import own_spans
 from ..notices import warn
 from .token_positions import KEY, ConceptWords, TokenPositions, phrase
 

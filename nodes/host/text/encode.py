@@ -8,7 +8,7 @@ not know.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,61 +16,105 @@ import torch
 from torch import Tensor
 
 from ....cones_ops.errors import ConesError, listed
-from ....cones_ops.models.own_tokens import OWN_WORDS, OwnWords, own_positions
+from ....cones_ops.masks.concept_mask import OWN_WORDS, OwnWords
+from ....cones_ops.models.own_tokens import own_positions, span_positions
+from ....cones_ops.models.phrases import PromptText, Span, other_things, own_spans, own_text, read_brackets
 from .token_positions import KEY, ConceptWords, TokenPositions
 
 Tokens = Mapping[str, Sequence[Sequence[Any]]]  # the host's: per text encoder, chunks of (token, weight, word id)
+BOTH_WAYS = ("t5", "bert", "hydit", "jina")  # in names of encoders whose words see those behind them too
 CLIPS = {"l": "clip_l", "g": "clip_g", "h": "clip_h"}  # CLIP text encoders, and what the host's models call them
 
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """A CONDITIONING with token positions in it, and for each concept the positions of its own tokens."""
+    """A CONDITIONING with token positions in it, and for each concept its own words and their positions."""
 
-    text: str
+    text: PromptText
     conditioning: list[Any]
-    positions: Mapping[ConceptWords, Tensor]
+    tokens: TokenPositions
     length: int
+
+    @property
+    def positions(self) -> Mapping[ConceptWords, Tensor]:
+        """(n,) positions of each concept's own tokens."""
+        return self.tokens.positions
 
 
 def encode_prompt(
-    clip: Any, text: str, concepts: Sequence[ConceptWords], words: OwnWords = OWN_WORDS[0]
+    clip: Any,
+    text: str,
+    concepts: Sequence[ConceptWords],
+    words: OwnWords = OWN_WORDS[0],
+    rules: Mapping[ConceptWords, OwnWords] | None = None,
 ) -> EncodedPrompt:
-    """Encode `text`; its tensors are those of CLIP Text Encode, bit for bit."""
+    """Encode `text`; its tensors are those of CLIP Text Encode, bit for bit.
+
+    words: which words are own; rules: of single concepts, where it differs. Where a concept owns its phrase, brackets
+    around concepts are read and do not reach the text encoder.
+    """
     if clip is None:
         raise ConesError("there is no CLIP: the checkpoint has no text encoder; load one and connect it")
-    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    rules = {concept: (rules or {}).get(concept, words) for concept in concepts}
+    phrases = "phrase" in rules.values()
+    prompt = read_brackets(text, [name for name, _ in concepts]) if phrases else PromptText(text)
+    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt.text))
     length = conditioning[0][0].shape[1] if conditioning and conditioning[0][0].ndim == 3 else 0
-    positions = positions_of(clip, text, concepts, length, words) if concepts else {}
-    entries = [
-        [encoded, {**extra, KEY: TokenPositions(encoded, positions, words, text=text)}]
-        for encoded, extra in conditioning
-    ]
-    return EncodedPrompt(text, entries, positions, length)
+    encoded = conditioning[0][0] if conditioning else torch.zeros(0)
+    tokens = tokens_of(clip, prompt, rules, length, encoded) if concepts else TokenPositions(encoded, {}, text=text)
+    entries = [[hidden, {**extra, KEY: replace(tokens, encoded=hidden)}] for hidden, extra in conditioning]
+    return EncodedPrompt(prompt, entries, tokens, length)
 
 
-def positions_of(
-    clip: Any, text: str, concepts: Sequence[ConceptWords], length: int, words: OwnWords
-) -> dict[ConceptWords, Tensor]:
-    """(n,) positions of each concept's own tokens among the `length` tokens that the model gets."""
+def tokens_of(
+    clip: Any, prompt: PromptText, rules: Mapping[ConceptWords, OwnWords], length: int, encoded: Tensor
+) -> TokenPositions:
+    """The positions of each concept's own tokens, and of other things, among the `length` that the model gets."""
 
     @lru_cache
-    def tokens(prompt: str) -> Tokens:
-        result = clip.tokenize(prompt, return_word_ids=True)
+    def tokens(text: str) -> Tokens:
+        result = clip.tokenize(text, return_word_ids=True)
         encoders: Tokens = {name: chunks for name, chunks in result.items() if is_tokens(chunks)}
         model = clip.cond_stage_model  # SD3 may lack one of its encoders; its tokens are made all the same
         return {e: chunks for e, chunks in encoders.items() if getattr(model, CLIPS.get(e, e), chunks) is not None}
 
-    positions: dict[ConceptWords, set[int]] = {concept: set() for concept in concepts}
-    for encoder, offset in offsets(tokens(text), tokens("and"), length).items():
+    spans = {concept: own_spans(prompt, *concept, rule) for concept, rule in rules.items()}
+    things = things_in(prompt, spans)
+    positions: dict[ConceptWords, set[int]] = {concept: set() for concept in rules}
+    others: dict[str, set[int]] = {name: set() for name in things}
+    for encoder, offset in offsets(tokens(prompt.text), tokens("and"), length).items():
 
-        def flat(prompt: str, encoder: str = encoder) -> list[Hashable | None]:
-            return flat_tokens(tokens(prompt)[encoder])
+        def flat(text: str, encoder: str = encoder) -> list[Hashable | None]:
+            return flat_tokens(tokens(text)[encoder])
 
-        for concept, own in positions.items():
-            places = own_positions(flat, text, *concept, words).nonzero().flatten() + offset
-            own |= {place for place in places.tolist() if 0 <= place < length}
-    return {concept: torch.tensor(sorted(own), dtype=torch.int64) for concept, own in positions.items()}
+        def add(places: set[int], own: Tensor, offset: int = offset) -> None:
+            places |= {place for place in (own.nonzero().flatten() + offset).tolist() if 0 <= place < length}
+
+        for concept, places in positions.items():
+            add(places, own_positions(flat, prompt, *concept, rule_in(encoder, rules[concept])))
+        for name, places in others.items():
+            add(places, span_positions(flat, prompt, things[name]))
+    return TokenPositions(
+        encoded,
+        {concept: torch.tensor(sorted(places), dtype=torch.int64) for concept, places in positions.items()},
+        rules,
+        {concept: own_text(prompt, own) for concept, own in spans.items()},
+        {name: torch.tensor(sorted(places), dtype=torch.int64) for name, places in others.items()},
+        prompt.text,
+    )
+
+
+def rule_in(encoder: str, rule: OwnWords) -> OwnWords:
+    """The rule in one text encoder: phrases are of encoders whose words see only what is before them."""
+    return OWN_WORDS[0] if rule == "phrase" and any(part in encoder for part in BOTH_WAYS) else rule
+
+
+def things_in(prompt: PromptText, own: Mapping[ConceptWords, Sequence[Span]]) -> dict[str, list[Span]]:
+    """The spans of the other things that the prompt names, by their words."""
+    things: dict[str, list[Span]] = {}
+    for start, end in other_things(prompt, [span for spans in own.values() for span in spans]):
+        things.setdefault(prompt.text[start:end].lower(), []).append((start, end))
+    return things
 
 
 def is_tokens(value: Any) -> bool:

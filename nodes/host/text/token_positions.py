@@ -10,14 +10,15 @@ raises.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from textwrap import shorten
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ....cones_ops.errors import ConesError, listed
+from ....cones_ops.masks.concept_mask import OWN_WORDS, OwnWords
 
 KEY = "cones_token_places"
 ConceptWords = tuple[str, str]  # identifier, class word
@@ -46,14 +47,28 @@ class TokenPositions:
 
     encoded: Tensor
     positions: Mapping[ConceptWords, Tensor]
-    words: str  # which words count as own
-    text: str = ""  # the prompt as it was written
+    rules: Mapping[ConceptWords, OwnWords] = field(default_factory=dict)  # which words are each concept's own
+    own_words: Mapping[ConceptWords, str] = field(default_factory=dict)  # those words
+    others: Mapping[str, Tensor] = field(default_factory=dict)  # positions of the other things that the text names
+    text: str = ""  # the prompt as it was written, without brackets around concepts
 
     def of(self, concept: ConceptWords) -> Tensor:
         """Positions of a concept's own tokens, by its words in any case; none if not looked for, or not in the text."""
-        wanted = phrase(concept).casefold()
-        matches = (positions for words, positions in self.positions.items() if phrase(words).casefold() == wanted)
-        return next(matches, torch.zeros(0, dtype=torch.int64))
+        return named(self.positions, concept, torch.zeros(0, dtype=torch.int64))
+
+
+Value = TypeVar("Value")
+
+
+def named(values: Mapping[ConceptWords, Value], concept: ConceptWords, otherwise: Value) -> Value:
+    """The value of a concept, by its words in any case."""
+    wanted = phrase(concept).casefold()
+    return next((value for words, value in values.items() if phrase(words).casefold() == wanted), otherwise)
+
+
+def rule_of(tokens: TokenPositions, concept: ConceptWords) -> OwnWords:
+    """Which words of the text are the concept's own."""
+    return named(tokens.rules, concept, OWN_WORDS[0])
 
 
 def check_read(extra: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ NAME = "blocks.0.attn2.to_k.weight"
 def encoded(text: str, positions: Any = None) -> list[Any]:
     """A CONDITIONING as Encode Prompt with Concepts makes it."""
     tensor = torch.randn(1, 8, 4, generator=torch.Generator().manual_seed(len(text)))
-    return [[tensor, {KEY: TokenPositions(tensor, positions or {}, "identifier + class word", text=text)}]]
+    return [[tensor, {KEY: TokenPositions(tensor, positions or {}, text=text)}]]
 
 
 def test_a_line_for_each_picture_without_prompt_per_line_is_refused():

@@ -178,4 +178,72 @@ def test_a_concept_is_known_by_its_words_in_any_case(clips):
 def test_concepts_are_named_by_words():
     concepts = concept_words("sks star, zwx golden retriever\n,vbn")
     assert concepts == [("sks", "star"), ("zwx", "golden retriever"), ("vbn", "")]
+    assert concept_words('"sks star"; zwx heart and vbn big cross') == [
+        ("sks", "star"), ("zwx", "heart"), ("vbn", "big cross"),
+    ]  # fmt: skip
     assert concept_words(" ") == []
+
+
+PHRASE = "a sks star on the left and a zwx heart on a lawn"
+
+
+@pytest.mark.parametrize(("kind", "encoder"), [("sd15", "l"), ("sd2", "h"), ("sdxl", "g"), ("qwen", "qwen25_7b")])
+def test_phrases_in_encoders_that_see_only_what_is_before(clips, kind, encoder):
+    clip = clips[kind]
+    clip.text = PHRASE
+    prompt = encoded(clip, PHRASE, SKS, ZWX, words="phrase")
+    sizes = {name: sum(len(chunk) for chunk in chunks) for name, chunks in clip.tokenize(PHRASE).items()}
+    start = prompt.length - sizes[encoder] if kind == "qwen" else 0
+    own = spelled(clip, encoder, prompt.positions[SKS], start).replace(" ", "").lower()
+    assert own == "sksstarontheleft"
+    assert spelled(clip, encoder, prompt.positions[ZWX], start).replace(" ", "").lower() == "zwxheart"
+    assert spelled(clip, encoder, prompt.tokens.others["lawn"], start).strip() == "lawn"
+    assert torch.equal(prompt.conditioning[0][0], stock(clip, PHRASE)[0][0])
+
+
+def test_an_encoder_that_sees_both_ways_owns_identifier_and_class_word(clips):
+    clip = clips["flux"]
+    named = encoded(clip, PHRASE, words="identifier + class word").positions[SKS]
+    assert torch.equal(encoded(clip, PHRASE, words="phrase").positions[SKS], named)
+    bracketed = encoded(clip, PHRASE.replace("a sks star on the left", "[a sks star on the left]"), words="phrase")
+    assert len(bracketed.positions[SKS]) > len(named)
+
+
+def test_brackets_do_not_reach_the_text_encoder(clips):
+    clip, text = clips["sd15"], r"[a (sks star:1.2) with a moon] \[here\]"
+    prompt = encoded(clip, text, words="phrase")
+    assert torch.equal(prompt.conditioning[0][0], stock(clip, "a (sks star:1.2) with a moon [here]")[0][0])
+    clip.text = prompt.text.text
+    assert spelled(clip, "l", prompt.positions[SKS]).replace(" ", "") == "asksstarwithamoon"
+    untouched = encoded(clip, text, words="identifier + class word")
+    assert torch.equal(untouched.conditioning[0][0], stock(clip, text)[0][0])
+
+
+def test_a_mask_acts_by_the_rule_it_was_found_by(clips):
+    shapes = {"a.weight": (2, 2)}
+    old = ConceptMask({}, shapes, *SKS, where="own tokens")
+    new = ConceptMask({}, shapes, *ZWX, where="own tokens", own_words="phrase")
+    text = "a sks star left and a zwx heart right"
+
+    def rules(**settings):
+        with torch.inference_mode():
+            out = ConesEncodePrompt.execute(clips["sd15"], text, mask_1=old, mask_2=new, **settings)
+        return out.args[0][0][1][KEY].rules
+
+    assert rules() == rules(own_tokens="phrase") == {SKS: "identifier + class word", ZWX: "phrase"}
+    assert rules(own_tokens="identifier") == {SKS: "identifier", ZWX: "phrase"}
+
+
+@pytest.mark.parametrize(
+    ("text", "concepts", "note"),
+    [
+        ("a sks, star", "sks star", '"sks" stands without "star" behind it'),
+        ("a sks star", "sks", "sks has no class word"),
+        ("a sks red star", "sks star", ""),
+    ],
+)
+def test_the_node_says_what_acts_alone(clips, caplog, text, concepts, note):
+    with torch.inference_mode():
+        report = ConesEncodePrompt.execute(clips["sd15"], text, concepts, "phrase").args[1]
+    assert report.splitlines()[1:] == [record.message for record in caplog.records if record.name == "cones"]
+    assert note in report and len(report.splitlines()) == 1 + bool(note)

@@ -150,7 +150,7 @@ def test_a_layer_that_is_not_called_is_reported_once(replaced, caplog):
 
 def test_a_text_that_the_model_makes_anew_is_refused():
     text = inputs()[1][:1]
-    places = TokenPositions(text, {SKS: torch.tensor([1, 2])}, "identifier + class word")
+    places = TokenPositions(text, {SKS: torch.tensor([1, 2])})
     extra = {KEY: places, "t5xxl_ids": torch.tensor([3, 4])}
     with pytest.raises(ConesError, match="makes another text of the prompt"):
         token_positions_of([[text, extra]], SKS)
@@ -161,7 +161,7 @@ def test_a_text_that_the_model_makes_anew_is_refused():
 @pytest.mark.parametrize("named", [False, True])
 def test_the_prefix_cache_is_off_in_runs_with_own_tokens_only(named):
     text = inputs()[1][:1]
-    places = TokenPositions(text, {SKS: torch.tensor([1, 2])} if named else {}, "identifier + class word")
+    places = TokenPositions(text, {SKS: torch.tensor([1, 2])} if named else {})
     options = {token_hooks.KEY: ((mask_of(), 1.0),), "qwen_image21_cache": {"device": "auto"}}
     conds = {"positive": [{"cross_attn": text, "uuid": 1, KEY: places}]}
 

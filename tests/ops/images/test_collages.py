@@ -57,20 +57,28 @@ def test_every_thing_stands_at_every_place_and_short_batches_go_round():
     assert pictures.shape == (6, 1, 8, 8)
     assert pictures[:, 0, 0, 0].tolist() == [1, 2, 3, 9, 9, 9]
     assert pictures[:, 0, 0, -1].tolist() == [9, 9, 9, 1, 2, 3]
-    assert captions[0] == "a sks star on the left and a zwx heart on the right"
-    assert captions[3] == "a zwx heart on the left and a sks star on the right"
+    assert captions[:2] == ["a sks star on the left and a zwx heart on the right", "a sks star and a zwx heart"]
+    assert captions[3:5] == ["a zwx heart and a sks star", "a zwx heart on the left and a sks star on the right"]
+    placed = collages([first, second], ["a sks star", "a zwx heart"], zoom=0.5, forms=["places"])[1]
+    assert len(set(placed)) == 2 and all(" on the left and " in caption for caption in placed)
 
 
 def test_the_fourth_corner_of_three_is_empty():
     batches = [flat(float(k))[None] for k in (1, 2, 3)]
     pictures, captions = collages(batches, ["a", "b", "c"], empty=flat(7.0)[None])
     assert len(pictures) == 3 and pictures[0, 0, -1, -1] == 7
-    assert captions[1] == "top left b , top right c , bottom left a"
+    assert captions == [
+        "top left a , top right b , bottom left c",
+        "b , c , a",
+        "top left c , top right a , bottom left b",
+    ]
     assert collages(batches, ["a", "b", "c"])[0][0, 0, -1, -1] == 1  # else the first thing's first pixel
 
 
 def test_captions_and_batches_belong_together():
     assert layout_caption(["a dog"]) == "a dog"
+    assert layout_caption(["a dog", "a cat"], "sides") == "a dog left and a cat right"
+    assert layout_caption(["a", "b", "c", "d"], "sides") == "a top left , b top right , c bottom left , d bottom right"
     with pytest.raises(ConesError, match="1 to 4"):
         layout_caption(["a"] * 5)
     with pytest.raises(ConesError, match="a phrase each"):

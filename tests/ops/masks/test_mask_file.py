@@ -147,3 +147,15 @@ def test_indices_coded_for_other_shapes_are_refused() -> None:
         {n: encode_index(torch.tensor(i).long(), 4) for n, i in (("a", []), ("b", [2]))}, {"a": 4, "b": 4}
     )
     assert ConceptMask(empty_too, {"a": (4, 1), "b": (2, 2)}).names == ["b"]
+
+
+def test_a_file_says_by_which_rule_its_own_tokens_were_found(tmp_path: Path) -> None:
+    plain = ConceptMask({}, {"a.weight": (2, 2)}, "sks", "star", "own tokens")
+    owning = replace(plain, own_words="phrase")
+    assert "cones.own_words" not in read_mask_metadata(save_mask(plain, tmp_path / "plain.safetensors"))
+    file = save_mask(owning, tmp_path / "phrase.safetensors")
+    assert read_mask_metadata(file)["cones.own_words"] == "phrase"
+    assert load_mask(file).own_words == "phrase"
+    assert load_mask(tmp_path / "plain.safetensors").own_words == "identifier + class word"
+    with pytest.raises(ConesError, match=r"own identifier \+ class word and phrase"):
+        union(plain, owning)

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from cones_ops.errors import ConesError
-from cones_ops.models.own_tokens import own_positions, own_spans
+from cones_ops.models.own_tokens import own_positions
+from cones_ops.models.phrases import own_spans
 
 
 def words(text: str) -> list[str | None]:
