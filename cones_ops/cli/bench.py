@@ -1,15 +1,17 @@
-"""`cones bench`: `quality`, methods on the toy world; `dreambench`, on a real model; `speed`, in a ComfyUI."""
+"""`cones bench`: `quality` and `several`, on the toy world; `dreambench`, on a real model; `speed`, in a ComfyUI."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConesError
+from ..masks.whole_files import write_whole
 from . import dreambench
 from .options import Formatter, add_command
 from .values import pattern
@@ -55,6 +57,36 @@ def quality(options: argparse.Namespace) -> None:
     print(markdown(figures), file=sys.stderr)
 
 
+def several(options: argparse.Namespace) -> None:
+    """Several subjects in ordinary sentences on the toy world: pairs, triples, and attributes that go astray.
+
+    One cell is one mask, pair or triple with one seed; all cells take hours on a CPU, the searches among them.
+    Each leaves a file in --out, from which a stopped run resumes. What is missing is null in --json.
+
+    examples:
+      cones bench several --json benchmarks/results/several_subjects.json
+      cones bench several --only "/0$"
+      cones bench several --only "^$" --with regions.json --json several_subjects.json
+    """
+    from ..laboratory.judge import load_judge
+    from ..laboratory.quality.inputs import FULL, World
+    from ..laboratory.several import cells, results
+    from ..toy_world.bundle import load_pipeline
+
+    names = [name for name in cells.plan() if options.only is None or re.search(options.only, name)]
+    if options.list:
+        print("\n".join(names))
+        return
+    world = World(load_pipeline(), load_judge(), FULL, options.out)
+    cells.run(world, names, _say)
+    figures = results.results(cells.cells_in(options.out), options.elsewhere)
+    text = json.dumps(figures, indent=1)
+    if options.json is not None:
+        write_whole(options.json, (text + "\n").encode())
+    print(text)
+    print(json.dumps(results.by_form(cells.cells_in(options.out))), file=sys.stderr)
+
+
 def speed(options: argparse.Namespace) -> None:
     """The speed of searching, sampling and applying in a ComfyUI, compared with its own ways; 15 minutes on 2 cores.
 
@@ -91,6 +123,7 @@ def describe(commands: Any) -> None:
     bench = commands.add_parser("bench", help=about, description=about, epilog=more, formatter_class=Formatter)
     kinds = bench.add_subparsers(required=True, metavar="benchmark")
     _add_quality(kinds)
+    _add_several(kinds)
     dreambench.describe(kinds)
     _add_speed(kinds)
 
@@ -108,6 +141,15 @@ def _add_quality(kinds: Any) -> None:
     add("--json", type=Path, metavar="FILE", help="also write the cells to FILE, as JSON lines, and FILE_summary.json")
     add("--grid", type=Path, metavar="PICTURE", help="also draw pictures of the subjects, alone and together")
     add("--markdown", type=Path, metavar="FILE", help="also write the tables to this file")
+
+
+def _add_several(kinds: Any) -> None:
+    add = add_command(kinds, several).add_argument
+    add("--out", type=Path, default=Path("bench-out/several"), help="folder of the cells; a stopped run resumes there")
+    add("--only", type=pattern, metavar="PATTERN", help="only the cells whose name matches this regular expression")
+    add("--list", action="store_true", help="print the names of the cells and stop")
+    add("--with", type=Path, nargs="+", default=(), dest="elsewhere", metavar="FILE", help="JSON of other commands")
+    add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
 
 
 def _add_speed(kinds: Any) -> None:

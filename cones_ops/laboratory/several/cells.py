@@ -1,0 +1,170 @@
+"""The cells: what the judge sees of one mask, pair or triple with one seed; masks are kept beside them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from ...hosts.diffusers.apply_masks import Strengths
+from ...masks.concept_mask import ConceptMask
+from ...masks.whole_files import write_whole
+from ...toy_world.subjects import Subject, subject_named
+from .. import measure
+from ..averages import Average, mean_with_error
+from ..judge import Reading, read, shows
+from ..quality.cells import group_of
+from ..quality.inputs import World, inputs_of
+from ..quality.multi_subject import tune
+from ..quality.run import claimed, file_of
+from ..quality.searches import default_mask
+from ..sampling import Apart, sample
+from .forms import PLACES, TWELVE, UNSEEN, SentenceForm, bleeds, plain_things, prompts_of
+
+HELD_OUT = ("hta", "bnk", "olr", "mfj")
+SEEDS = (0, 1, 2)
+PICTURES = 24  # of a pair, a triple, a subject alone
+PER_FORM = 4  # pictures of a form
+UNTOUCHED = "untouched"  # instead of a seed: without a mask
+Figures = dict[str, Average]
+
+
+def plan(subjects: Sequence[str] = HELD_OUT, seeds: Sequence[int] = SEEDS) -> list[str]:
+    """The names of all cells; what is needed first comes first."""
+    pairs = ["+".join(pair) for pair in combinations(subjects, 2)]
+    triples = ["+".join(triple) for triple in combinations(subjects, 3)]
+    names = []
+    for seed in seeds:
+        names += [f"{kind}/{subject}/{seed}" for kind in ("alone", "bleeding") for subject in subjects]
+        names += [f"pair/{pair}/{seed}" for pair in pairs]
+    names += [f"{kind}/{subject}/{UNTOUCHED}" for kind in ("bleeding", "alone") for subject in subjects]
+    for seed in seeds:
+        names += [f"tuned/{pair}/{seed}" for pair in pairs]
+    names += [f"words/{triple}/{UNTOUCHED}" for triple in triples]
+    return names + [f"{kind}/{triple}/{seed}" for seed in seeds for kind in ("triple", "tuned") for triple in triples]
+
+
+def run(world: World, names: Sequence[str], on_cell: Callable[[dict[str, Any]], object]) -> None:
+    """Make every cell that is not there yet and that no other process makes."""
+    for name in names:
+        file = file_of(world.folder, name)
+        if file.is_file():
+            continue
+        with claimed(file) as mine:
+            if mine:
+                started = time.monotonic()
+                cell: dict[str, Any] = {"name": name, "figures": figures_of(world, name)}
+                cell["cell_seconds"] = round(time.monotonic() - started, 1)
+                write_whole(file, (json.dumps(cell) + "\n").encode())
+                on_cell(cell)
+
+
+def cells_in(folder: Path) -> Iterator[dict[str, Any]]:
+    """All cells of a folder."""
+    for file in sorted((folder / "cells").glob("*.json")):
+        yield json.loads(file.read_text(encoding="utf-8"))
+
+
+def figures_of(world: World, name: str) -> Figures:
+    """Make a cell."""
+    kind, subjects, seed = name.split("/")
+    group = [subject_named(identifier) for identifier in subjects.split("+")]
+    number = 0 if seed == UNTOUCHED else int(seed)
+    if kind == "tuned":
+        masks: Sequence[ConceptMask] = tune("own tokens", group_of(world, group, number)).masks
+    elif seed == UNTOUCHED:
+        masks = []
+    else:
+        masks = [default_mask(inputs_of(world, subject, number), "own tokens") for subject in group]
+    makers = {"alone": alone, "bleeding": bleeding, "pair": together, "tuned": together, "triple": together}
+    figures = (words if kind == "words" else makers[kind])(world, group, masks, number)
+    return figures | ({"density": mean_with_error([mask.density for mask in masks], 6)} if masks else {})
+
+
+def alone(world: World, group: Sequence[Subject], masks: Sequence[ConceptMask], seed: int) -> Figures:
+    """The subject by itself, and a second thing, described in words, beside it."""
+    shown = judged(world, measure.subject_shown(group[0], PICTURES), masks, seed)
+    second = judged(world, measure.second_object(group[0], PICTURES), masks, seed)
+    return {"alone": share(shown), "second_thing": share(second)}
+
+
+def bleeding(world: World, group: Sequence[Subject], masks: Sequence[ConceptMask], seed: int) -> Figures:
+    """How often a plain second thing takes the subject's colours, over twelve forms, and the subject is right."""
+    subject, count = group[0], PER_FORM * len(TWELVE)
+    named = subject.prompt if masks else subject.class_prompt
+    prompts = prompts_of([named] * count, plain_things(subject, count), TWELVE)
+    figures: Figures = {}
+    for ending, apart in (("", None), ("_regions", Apart())):
+        readings = readings_of(world, prompts, masks, seed, apart)
+        rows = {"bleeding": [bleeds(reading, subject) for reading in readings]}
+        rows["subject"] = [shows(reading, subject.thing) for reading in readings]
+        for name, hits in rows.items():
+            figures[name + ending] = share(hits)
+            for k, form in enumerate(TWELVE):
+                figures[f"{name}{ending}: {form.name}"] = share(hits[k * PER_FORM : (k + 1) * PER_FORM])
+        if not masks:
+            break
+    return figures
+
+
+def together(world: World, group: Sequence[Subject], masks: Sequence[ConceptMask], seed: int) -> Figures:
+    """All subjects in one picture, without regions and with; of pairs also in forms that no search saw."""
+    figures: Figures = {}
+    for ending, apart in (("", None), ("_regions", Apart())):
+        if len(group) > 2:
+            request = [entry for order in turns(group) for entry in measure.all_shown(order, PICTURES // len(group))]
+            readings = readings_of(world, [prompt for prompt, _ in request], masks, seed, apart)
+            figures["together" + ending] = share([right(reading, group) for reading in readings])
+            continue
+        for kind, forms in (("together", PLACES), ("unseen", UNSEEN)):
+            prompts = pair_prompts(group, forms)
+            readings = readings_of(world, prompts, masks, seed, apart)
+            figures[kind + ending] = share([right(reading, group) for reading in readings])
+            bled = [any(bleeds(reading, subject) for subject in group) for reading in readings]
+            figures[f"{kind}_bleeding{ending}"] = share(bled)
+    return figures
+
+
+def words(world: World, group: Sequence[Subject], masks: Sequence[ConceptMask], seed: int) -> Figures:
+    """What the untouched model draws with every attribute in words."""
+    request = [entry for order in turns(group) for entry in measure.all_described(order, PICTURES // len(group))]
+    return {"words": share(judged(world, request, masks, seed))}
+
+
+def turns(group: Sequence[Subject]) -> list[Sequence[Subject]]:
+    """The subjects in every order in which each comes first once."""
+    return [[*group[k:], *group[:k]] for k in range(len(group))]
+
+
+def pair_prompts(group: Sequence[Subject], forms: Sequence[SentenceForm]) -> list[str]:
+    """A pair in all forms, each subject first in half of them."""
+    first, second = (subject.prompt for subject in group)
+    return prompts_of([first] * PICTURES, [second] * PICTURES, forms)
+
+
+def right(reading: Reading, group: Sequence[Subject]) -> bool:
+    """Whether every subject is there, with every attribute."""
+    return all(shows(reading, subject.thing) for subject in group)
+
+
+def readings_of(
+    world: World, prompts: Sequence[str], masks: Sequence[ConceptMask], seed: int, apart: Apart | None = None
+) -> list[Reading]:
+    """What the judge reads in a picture of each prompt."""
+    shut: Strengths = [(mask, 1.0) for mask in masks]
+    seeds = range(1000 * (seed + 1), 1000 * (seed + 1) + len(prompts))
+    steps = world.budget.sampling_steps
+    return read(world.judge, sample(world.pipeline, prompts, shut, seeds=seeds, steps=steps, apart=apart))
+
+
+def judged(world: World, request: measure.PictureRequest, masks: Sequence[ConceptMask], seed: int) -> list[bool]:
+    """Which pictures show what was asked."""
+    readings = readings_of(world, [prompt for prompt, _ in request], masks, seed)
+    return [expected(reading) for (_, expected), reading in zip(request, readings, strict=True)]
+
+
+share = partial(mean_with_error, digits=6)
