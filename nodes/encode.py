@@ -8,8 +8,8 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..cones_ops.errors import ConesError
-from ..cones_ops.masks.concept_mask import OWN_WORDS, ConceptMask, OwnWords
-from ..cones_ops.models.phrases import class_word_apart
+from ..cones_ops.masks.concept_mask import ConceptMask
+from ..cones_ops.models.phrases import OWN_WORDS, OwnWords, class_word_apart
 from .host.notices import warn
 from .host.text.encode import EncodedPrompt, encode_prompt
 from .host.text.token_positions import ConceptWords, phrase

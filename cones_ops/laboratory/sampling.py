@@ -20,8 +20,9 @@ from ..errors import ConesError
 from ..hosts.diffusers.apply_masks import Strengths, applied
 from ..hosts.diffusers.host_model import DiffusersModel, TextTokens, alphas_cumprod
 from ..hosts.diffusers.regions import kept_apart
-from ..masks.concept_mask import ConceptMask, OwnWords, Where
+from ..masks.concept_mask import ConceptMask, Where
 from ..models.own_tokens import own_positions
+from ..models.phrases import OwnWords
 from ..models.targets import TargetChoice
 from ..search.host_model import Key
 from ..search.objective import Examples

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from ..errors import ConesError, listed
+from ..models.phrases import OWN_WORDS, OwnWords
 from .fingerprint import stored_otherwise
 from .rice_coding import CodedIndices
 
 Where = Literal["everywhere", "own tokens"]
-OwnWords = Literal["identifier + class word", "identifier", "identifier + class word + end", "phrase"]
-OWN_WORDS: tuple[OwnWords, ...] = get_args(OwnWords)  # the first: of masks whose file names no rule
 Shapes = Mapping[str, tuple[int, ...]]
 
 

@@ -24,7 +24,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import ConesError, listed
-from .concept_mask import OWN_WORDS, ConceptMask
+from ..models.phrases import OWN_WORDS
+from .concept_mask import ConceptMask
 from .mask_header import MOST_WEIGHTS, SEARCH, checked_metadata, crc32_of, key_of, metadata_of, shapes_of
 from .rice_coding import CodedIndices, encode_index
 from .whole_files import IfExists, write_whole

@@ -18,7 +18,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import ConesError, listed
-from .concept_mask import OWN_WORDS, ConceptMask
+from ..models.phrases import OWN_WORDS
+from .concept_mask import ConceptMask
 
 FORMAT_VERSION = "3"
 _FIELDS = ("format_version", "shapes", "identifier", "class_word", "where", "fingerprint", "count", "size")

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConesError
-from ..masks.concept_mask import OWN_WORDS, OwnWords
-from .phrases import PromptText, Span, own_spans
+from .phrases import OWN_WORDS, OwnWords, PromptText, Span, own_spans
 
 Tokenize = Callable[[str], Sequence[Hashable | None]]
 _STAND_INS = ("and", "of", "7")

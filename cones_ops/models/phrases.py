@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from ..errors import ConesError
-from ..masks.concept_mask import OwnWords
 
+OwnWords = Literal["identifier + class word", "identifier", "identifier + class word + end", "phrase"]
+OWN_WORDS: tuple[OwnWords, ...] = get_args(OwnWords)  # the first: of masks whose file names no rule
 Span = tuple[int, int]  # start and end in a text
 
 _LETTER = r"[0-9A-Za-z\u00c0-\u024f]"  # what continues a Latin word; other scripts write words without gaps
@@ -67,7 +69,7 @@ def read_brackets(text: str, identifiers: Sequence[str]) -> PromptText:
 
 
 def own_spans(
-    text: str | PromptText, identifier: str, class_word: str = "", words: OwnWords = "identifier + class word"
+    text: str | PromptText, identifier: str, class_word: str = "", words: OwnWords = OWN_WORDS[0]
 ) -> list[Span]:
     """The spans of a concept's own words, in order: each identifier, and what belongs to it by the rule `words`."""
     prompt = PromptText(text) if isinstance(text, str) else text

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ConesError
-from ..masks.concept_mask import OWN_WORDS, ConceptMask, OwnWords
+from ..masks.concept_mask import ConceptMask
+from ..models.phrases import OWN_WORDS, OwnWords
 from .density import GRID, DensityCurve, density_curve
 from .estimate import Estimate, OnEstimate, estimate
 from .host_model import HostModel

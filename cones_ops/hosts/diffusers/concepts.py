@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ...errors import ConesError
 from ...images.collages import ZOOM, collages
-from ...masks.concept_mask import ConceptMask, OwnWords, Where
+from ...masks.concept_mask import ConceptMask, Where
+from ...models.phrases import OwnWords
 from ...models.targets import TargetChoice
 from ...search.estimate import OnEstimate
 from ...search.find import SearchResult, find_concept_neurons

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ...errors import ConesError
-from ...masks.concept_mask import OWN_WORDS, OwnWords, Where
+from ...masks.concept_mask import Where
 from ...models.own_tokens import own_positions
-from ...models.phrases import PromptText, read_brackets
+from ...models.phrases import OWN_WORDS, OwnWords, PromptText, read_brackets
 from ...models.targets import TargetChoice
 from ...search.objective import Examples
 from .apply_masks import Strengths, applied

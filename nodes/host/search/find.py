@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....cones_ops.errors import ConesError, listed
-from ....cones_ops.masks.concept_mask import OWN_WORDS, OwnWords, Where
-from ....cones_ops.models.phrases import own_spans
+from ....cones_ops.masks.concept_mask import Where
+from ....cones_ops.models.phrases import OWN_WORDS, OwnWords, own_spans
 from ....cones_ops.models.targets import TargetChoice, own_tokens_at, select_targets
 from ....cones_ops.search.estimate import BYTES, OnEstimate
 from ....cones_ops.search.find import SearchResult, find_concept_neurons

@@ -16,9 +16,17 @@ import torch
 from torch import Tensor
 
 from ....cones_ops.errors import ConesError, listed
-from ....cones_ops.masks.concept_mask import OWN_WORDS, OwnWords
 from ....cones_ops.models.own_tokens import own_positions, span_positions
-from ....cones_ops.models.phrases import PromptText, Span, other_things, own_spans, own_text, read_brackets
+from ....cones_ops.models.phrases import (
+    OWN_WORDS,
+    OwnWords,
+    PromptText,
+    Span,
+    other_things,
+    own_spans,
+    own_text,
+    read_brackets,
+)
 from .token_positions import KEY, ConceptWords, TokenPositions
 
 Tokens = Mapping[str, Sequence[Sequence[Any]]]  # the host's: per text encoder, chunks of (token, weight, word id)

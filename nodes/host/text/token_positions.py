@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ....cones_ops.errors import ConesError, listed
-from ....cones_ops.masks.concept_mask import OWN_WORDS, OwnWords
+from ....cones_ops.models.phrases import OWN_WORDS, OwnWords
 
 KEY = "cones_token_places"
 ConceptWords = tuple[str, str]  # identifier, class word
