@@ -9,6 +9,7 @@ from typing import Any, get_args
 from ..masks.concept_mask import Where
 from ..masks.whole_files import check_new_file
 from ..models.targets import TARGET_CHOICES
+from ..search.find import SearchResult
 from ..search.resume import resuming
 from ..search.settings import MethodName, recommended
 from .options import SIDE, add_command, add_sampling, if_exists, save, say, shown_on, with_steps
@@ -26,6 +27,8 @@ def find(options: argparse.Namespace) -> None:
     never saw; if no number of them helps, nothing is saved and the report says so.
     The model's files are never changed, and nothing is downloaded. A search that was stopped
     resumes when the same command is called again; its state is beside --out until it is done.
+    Several GPUs: `torchrun --nproc-per-node 2 -m cones_ops.cli find ... --device cuda` shares
+    each batch and the statistics among processes; such a search does not resume.
 
     examples:
       cones find sd15 pictures/dog --class-word dog --out sks-dog.safetensors --device cuda
@@ -33,26 +36,34 @@ def find(options: argparse.Namespace) -> None:
     """
     from tqdm import tqdm
 
+    from ..engine.torchrun import joined
     from ..hosts.diffusers import concepts as host
     from ..hosts.diffusers.pipeline import check_model
     from ..masks.fingerprint import fingerprint
-    from ..reports.text import summary_text
 
     check_new_file(options.out, ".safetensors", if_exists(options))
     check_model(options.model)
     pictures = host.read_pictures(options.pictures, options.size)
     concept = host.Concept(options.identifier, options.class_word, pictures)
-    pipeline = host.load(options.model, options.device)
     settings = with_steps(recommended(options.where, options.method, options.seed), options)
-    with resuming(options.out.parent, fingerprint(dict(pipeline.unet.named_parameters()))) as resume:
-        with tqdm(total=settings.steps, desc=f"find {concept.phrase}") as bar:
-            search = {"targets": options.targets, "density": options.density, "settings": settings, **shown_on(bar)}
-            result = host.find(pipeline, concept, options.where, resume=resume, **search)
-        say(summary_text(result))
-        if result.mask.count:
-            save(result.mask, options.out, options)
-        else:
-            print("saved nothing: there are no neurons to shut")
+    with joined(options.device) as (ranks, device):
+        pipeline = host.load(options.model, device)
+        with resuming(options.out.parent, fingerprint(dict(pipeline.unet.named_parameters()))) as resume:
+            with tqdm(total=settings.steps, desc=f"find {concept.phrase}", disable=ranks.rank > 0) as bar:
+                search = {"targets": options.targets, "density": options.density, "settings": settings, **shown_on(bar)}
+                result = host.find(pipeline, concept, options.where, resume=resume, ranks=ranks, **search)
+            if ranks.rank == 0:
+                _report(result, options)
+
+
+def _report(result: SearchResult, options: argparse.Namespace) -> None:
+    from ..reports.text import summary_text
+
+    say(summary_text(result))
+    if result.mask.count:
+        save(result.mask, options.out, options)
+    else:
+        print("saved nothing: there are no neurons to shut")
 
 
 def describe(commands: Any) -> None:

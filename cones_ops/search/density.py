@@ -18,6 +18,7 @@ from ..errors import ConesError
 from .host_model import Key
 from .progress import Progress
 from .ranking import Ranking
+from .ranks import ALONE, Ranks
 from .settings import Evaluate, Step
 
 # shares of the searched entries: .01 % to 30 %, four or five to a decade
@@ -55,9 +56,10 @@ def density_curve(
     *,
     fixed: float | None = None,
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> DensityCurve:
     """Measure every density of `grid` and 0, and choose one of them; `fixed` is taken instead, and alone measured."""
-    ranking = Ranking(scores)
+    ranking = Ranking(scores, ranks)
     size = ranking.size
     densities = tuple(grid) if fixed is None else (fixed,)
     if wrong := [density for density in densities if not 0.0 <= density <= 1.0]:

@@ -26,6 +26,7 @@ from .methods import METHODS
 from .objective import Examples, Term, held_out_loss, sample_loss
 from .progress import Progress
 from .ranking import from_ranking
+from .ranks import ranks_of
 from .resume import Resume, model_inputs, state_of
 from .settings import OnStep, SearchSettings, recommended, share_shut
 
@@ -86,12 +87,16 @@ def find_concept_neurons(
     It may be left out at own tokens only, where other prompts cannot change. `own_words`: the rule by which the
     caller found the own tokens of `subject`; the mask keeps it. `provenance`: further facts for the mask.
     `on_step` may raise to cancel. `on_estimate` hears, before the first step, what the search will need; it costs two
-    gradients on small batches. `resume`: from `resuming`, for a search that may be stopped and called again.
+    gradients on small batches. `resume`: from `resuming`, for a search that may be stopped and called again. Both are
+    ignored where several processes share the search (ranks.py).
     """
     started = time.monotonic()
     settings = settings or recommended(model.where)
     terms = _terms(model, subject, prior, prior_weight, distill)
     inputs = (terms, settings, density)
+    ranks = ranks_of(model)
+    if ranks.size > 1:  # which would resume at different steps; and the estimate's batches are too small to share
+        resume = on_estimate = None
     progress = Progress(on_step, state_of(resume, "find", *model_inputs(model), *inputs) if resume else None)
     with torch.inference_mode(False), torch.enable_grad():
         expected = None
@@ -101,14 +106,15 @@ def find_concept_neurons(
             on_estimate(expected)
         batches = sample_loss(model, terms, _SEARCH, settings)
         scores = progress.scores(model, lambda: METHODS[settings.method](model, batches, settings, progress))
-        shut = share_shut(scores) if settings.method == "learned" else 0.0
+        shut = share_shut(scores, ranks) if settings.method == "learned" else 0.0
         grid = (*GRID, *(shut * share for share in _SHARES)) if shut else GRID
         held_out = held_out_loss(model, terms, _CHOOSING, settings)
-        curve = density_curve(scores, held_out, grid, fixed=density, progress=progress)
+        curve = density_curve(scores, held_out, grid, fixed=density, progress=progress, ranks=ranks)
         by_name = {name: score for (_, name), score in scores.items()}
         mask = from_ranking(
             by_name,
             curve.chosen,
+            ranks,
             identifier=identifier,
             class_word=class_word,
             where=model.where,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import ConesError
 from .host_model import HostModel, Multiplier
+from .ranks import ranks_of
 from .settings import Evaluate, SampleLoss, SearchSettings
 
 FIRST, LAST = 0.02, 0.98  # percent of sampling; the very ends say little and are numerically delicate
@@ -82,12 +83,13 @@ class Draws:
     percent: Tensor
     noise: Pictures
 
+    def part(self, rows: slice) -> Draws:
+        """Some of the draws."""
+        return Draws(self.which[rows], self.percent[rows], self.noise[rows])
+
     def split(self, rows: int) -> list[Draws]:
         """The same draws in mini-batches of at most `rows`."""
-        starts = range(0, len(self.which), rows)
-        return [
-            Draws(self.which[k : k + rows], self.percent[k : k + rows], self.noise[k : k + rows]) for k in starts
-        ]
+        return [self.part(slice(k, k + rows)) for k in range(0, len(self.which), rows)]
 
     def by_size(self) -> Iterator[tuple[list[int], Draws]]:
         """The draws of each size of picture, and their rows."""
@@ -145,22 +147,30 @@ def denoised_draws(model: HostModel, examples: Examples, draws: Draws) -> Pictur
 
 @dataclass(frozen=True)
 class DrawnTerm:
-    """A term with the draws of one batch, and what its denoised latents are compared with (None: the pictures)."""
+    """A term with the draws of one batch, and what its denoised latents are compared with (None: the pictures).
+
+    share: of the batch that these draws are; other processes have the rest (ranks.py).
+    """
 
     term: Term
     draws: Draws
     target: Pictures | None = None
+    share: float = 1.0
 
 
 def draw_terms(model: HostModel, terms: Sequence[Term], count: int, generator: torch.Generator) -> list[DrawnTerm]:
-    """`count` draws of each term, with the targets of distilled ones; call it while nothing is multiplied."""
-    drawn = [(term, draw(term.examples, count, generator)) for term in terms]
-    return [DrawnTerm(term, draws, _target(model, term, draws)) for term, draws in drawn]
+    """`count` draws of each term, or this process's share, with the targets of distilled ones.
+
+    Call it while nothing is multiplied.
+    """
+    rows = ranks_of(model).rows(count)
+    drawn = [(term, draw(term.examples, count, generator).part(rows)) for term in terms]
+    return [DrawnTerm(term, part, _target(model, term, part), len(part.which) / count) for term, part in drawn]
 
 
 def concept_implanting_loss(model: HostModel, batch: Sequence[DrawnTerm]) -> Tensor:
-    """L_con of a batch as a scalar: the weighted sum of its terms' means."""
-    return torch.stack([drawn.term.weight * _losses(model, drawn).mean() for drawn in batch]).sum()
+    """L_con of a batch as a scalar: the weighted sum of its terms' means; of a share of it, its part of that sum."""
+    return torch.stack([drawn.term.weight * drawn.share * _losses(model, drawn).mean() for drawn in batch]).sum()
 
 
 def sample_loss(model: HostModel, terms: Sequence[Term], stream: int, settings: SearchSettings) -> SampleLoss:
@@ -175,18 +185,20 @@ def sample_loss(model: HostModel, terms: Sequence[Term], stream: int, settings: 
 
 def held_out_loss(model: HostModel, terms: Sequence[Term], stream: int, settings: SearchSettings) -> Evaluate:
     """The loss of `settings.held_out` fixed draws a term, (held_out,), as a function of the multiplier."""
-    generator = generator_of(settings.seed, stream, 0)
-    drawn = [(term, draw(term.examples, settings.held_out, generator)) for term in terms]
+    generator, ranks = generator_of(settings.seed, stream, 0), ranks_of(model)
+    rows, together = ranks.rows(settings.held_out), -(-settings.batch // ranks.size)
+    drawn = [(term, draw(term.examples, settings.held_out, generator).part(rows)) for term in terms]
     batches = [
-        [DrawnTerm(term, part, _target(model, term, part)) for part in draws.split(settings.batch)]
-        for term, draws in drawn
+        [DrawnTerm(term, part, _target(model, term, part)) for part in draws.split(together)] for term, draws in drawn
     ]
 
     @torch.no_grad()
     def evaluate(multiplier: Multiplier | None) -> Tensor:
         with model.multiplied(multiplier):
             losses = [torch.cat([part.term.weight * _losses(model, part) for part in parts]) for parts in batches]
-        return torch.stack(losses).cpu().double().sum(dim=0)
+        every = torch.zeros(settings.held_out, dtype=torch.float64)
+        every[rows] = torch.stack(losses).cpu().double().sum(dim=0)
+        return ranks.summed_(every)
 
     return evaluate
 

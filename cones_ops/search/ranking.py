@@ -15,22 +15,26 @@ from torch import Tensor
 from ..errors import ConesError, listed
 from ..masks.concept_mask import ConceptMask
 from .host_model import Key
+from .ranks import ALONE, Ranks
 
 _BITS = 16
 _BINS = 1 << _BITS
 
 
 class Ranking:
-    """All entries of `scores`, highest first; ties in the order of keys and positions. ConesError if not finite."""
+    """All entries of `scores`, highest first; ties in the order of keys and positions. ConesError if not finite.
 
-    def __init__(self, scores: Mapping[Key, Tensor]) -> None:
+    ranks: the processes that have the scores of other keys; all of them do the same at the same time.
+    """
+
+    def __init__(self, scores: Mapping[Key, Tensor], ranks: Ranks = ALONE) -> None:
         if not scores:
             raise ConesError("there are no scores to rank; was any target searched?")
         if bad := [key[1] for key, score in scores.items() if not bool(torch.isfinite(score).all())]:
             raise ConesError(f"scores are not finite in {listed(bad)}; the loss or its gradient overflowed")
-        self.scores = dict(sorted(scores.items()))
-        self.size = sum(score.numel() for score in self.scores.values())
-        self._upper = _counts((_keys(score) >> _BITS) + _BINS // 2 for score in self.scores.values())
+        self.scores, self._ranks = dict(sorted(scores.items())), ranks
+        self.size = round(ranks.total(sum(score.numel() for score in self.scores.values())))
+        self._upper = ranks.summed_(_counts((_keys(score) >> _BITS) + _BINS // 2 for score in self.scores.values()))
 
     def top(self, count: int) -> dict[Key, Tensor]:
         """The `count` first: True where an entry is one of them, in the shape of each weight."""
@@ -40,12 +44,15 @@ class Ranking:
         if count <= 0:
             return top
         lowest, ties = self._lowest(min(count, self.size))
+        equal = {}
         for key, chosen in top.items():
-            keys, flat = _keys(self.scores[key]), chosen.view(-1)
-            torch.gt(keys, lowest, out=flat)
-            equal = (keys == lowest).nonzero().reshape(-1)[:ties]
-            flat[equal] = True
-            ties -= len(equal)
+            keys = _keys(self.scores[key])
+            torch.gt(keys, lowest, out=chosen.view(-1))
+            equal[key] = (keys == lowest).nonzero().reshape(-1)
+        for key, number in self._ranks.merged({key: len(positions) for key, positions in equal.items()}).items():
+            if key in top:
+                top[key].view(-1)[equal[key][: max(0, ties)]] = True
+            ties -= number
         return top
 
     def _lowest(self, count: int) -> tuple[int, int]:
@@ -53,18 +60,22 @@ class Ranking:
         upper, count = _bin_of(self._upper, count)
         upper -= _BINS // 2
         inside = (keys[keys >> _BITS == upper] for keys in map(_keys, self.scores.values()))
-        lower, ties = _bin_of(_counts(keys & (_BINS - 1) for keys in inside), count)
+        lower, ties = _bin_of(self._ranks.summed_(_counts(keys & (_BINS - 1) for keys in inside)), count)
         return (upper << _BITS) + lower, ties
 
 
-def from_ranking(scores: Mapping[str, Tensor], density: float, **fields: Any) -> ConceptMask:
-    """The share `density` of all entries with the highest scores; `fields` are ConceptMask's other fields."""
+def from_ranking(scores: Mapping[str, Tensor], density: float, ranks: Ranks = ALONE, **fields: Any) -> ConceptMask:
+    """The share `density` of all entries with the highest scores; `fields` are ConceptMask's other fields.
+
+    ranks: as of `Ranking`; each gets the whole mask.
+    """
     if not 0.0 <= density <= 1.0:
         raise ConesError(f"density {density} is not a share between 0 and 1")
-    ranking = Ranking({(0, name): score for name, score in scores.items()})
+    ranking = Ranking({(0, name): score for name, score in scores.items()}, ranks)
     top = ranking.top(round(density * ranking.size))
-    index = {name: chosen.reshape(-1).nonzero().reshape(-1) for (_, name), chosen in top.items()}
-    return ConceptMask(index, {name: tuple(score.shape) for name, score in scores.items()}, **fields)
+    index = {name: chosen.reshape(-1).nonzero().reshape(-1).cpu() for (_, name), chosen in top.items()}
+    shapes = {name: tuple(score.shape) for name, score in scores.items()}
+    return ConceptMask(ranks.merged(index), ranks.merged(shapes), **fields)
 
 
 def _keys(score: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import ConesError
 from ..masks.concept_mask import Where
 from .host_model import HostModel, Key, Multiplier
+from .ranks import ALONE, Ranks
 
 MethodName = Literal["learned", "cones", "taylor"]
 Phase = Literal["search", "choose"]
@@ -85,15 +86,16 @@ def measured(
     return float(value), products
 
 
-def share_shut(scores: Mapping[Key, Tensor]) -> float:
-    """The density a method itself would choose: the share of scores >= 0."""
-    return sum(int((score >= 0).sum()) for score in scores.values()) / sum(score.numel() for score in scores.values())
+def share_shut(scores: Mapping[Key, Tensor], ranks: Ranks = ALONE) -> float:
+    """The density a method itself would choose: the share of scores >= 0, of all ranks."""
+    shut = sum(int((score >= 0).sum()) for score in scores.values())
+    return ranks.total(shut) / ranks.total(sum(score.numel() for score in scores.values()))
 
 
-def root_mean_square(tensors: Mapping[Key, Tensor]) -> float:
-    """Over all entries of all tensors; ConesError when there is no gradient at all or it is not finite."""
-    total = sum(float(t.square().sum()) for t in tensors.values())
-    rms: float = (total / sum(t.numel() for t in tensors.values())) ** 0.5
+def root_mean_square(tensors: Mapping[Key, Tensor], ranks: Ranks = ALONE) -> float:
+    """Over all entries of all tensors of all ranks; ConesError when there is no gradient or it is not finite."""
+    total = ranks.total(sum(float(t.square().sum()) for t in tensors.values()))
+    rms: float = (total / ranks.total(sum(t.numel() for t in tensors.values()))) ** 0.5
     if not 0.0 < rms < float("inf"):
         raise ConesError(f"the gradient of the searched weights is {rms}; does the conditioning reach them?")
     return rms

@@ -23,6 +23,7 @@ from ...models.targets import TargetChoice
 from ...search.estimate import OnEstimate
 from ...search.find import SearchResult, find_concept_neurons
 from ...search.joint import TuneResult, UnionModel, tune_concept_masks, tuning
+from ...search.ranks import ALONE, Ranks, SharedModel
 from ...search.resume import Resume
 from ...search.settings import OnStep, SearchSettings, recommended
 from .pictures import PICTURES, read_pictures
@@ -73,17 +74,20 @@ def find(
     on_step: OnStep | None = None,
     on_estimate: OnEstimate | None = None,
     resume: Resume | None = None,
+    ranks: Ranks = ALONE,
 ) -> SearchResult:
     """Find the concept's neurons: `.mask` is its ConceptMask, empty if nothing helps (`.found`).
 
-    settings: default `recommended(where)`. density: share to shut, default chosen on held-out noise.
+    settings: default `recommended(where)`. density: share to shut, default chosen on held-out noise. ranks: the
+    processes that share the search, all of which call this alike.
     """
     subject = examples(pipeline, concept.pictures, concept.texts(concept.phrase), [concept.words])
     prior = None
     if where == "everywhere":  # the frozen model's own answer to the class prompt; needs no class pictures
         prior = examples(pipeline, concept.pictures, concept.texts(concept.class_word))
+    model = host_model(pipeline, where, targets)
     return find_concept_neurons(
-        host_model(pipeline, where, targets),
+        SharedModel(model, ranks) if ranks.size > 1 else model,
         subject,
         prior,
         identifier=concept.identifier,

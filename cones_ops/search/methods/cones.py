@@ -11,8 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...errors import ConesError
 from ..host_model import HostModel, Key
 from ..progress import Progress
+from ..ranks import ranks_of
 from ..settings import SampleLoss, SearchSettings, Step, measured, root_mean_square
 
 SAMPLE = 1_000_000  # entries the percentile is taken from
@@ -25,6 +27,8 @@ def cones(
     progress: Progress | None = None,
 ) -> dict[Key, Tensor]:
     """Scores = mean of theta_k * dL/dtheta_k over the steps; positive = shrinking helps."""
+    if (size := ranks_of(model).size) > 1:
+        raise ConesError(f"the method cones cannot be shared by {size} processes; use learned, or one process")
     multiplier = {name: model.new_statistic(weight).fill_(1) for name, weight in sorted(model.weights.items())}
     score = {name: model.new_statistic(m).zero_() for name, m in multiplier.items()}
     progress, tensors = progress or Progress(), {"multiplier": multiplier, "score": score}

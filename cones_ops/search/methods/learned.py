@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..host_model import HostModel, Key
 from ..progress import Progress
+from ..ranks import ranks_of
 from ..settings import SampleLoss, SearchSettings, Step, measured, root_mean_square
 
 
@@ -35,13 +36,13 @@ def learned(
     pushed = {name: model.new_statistic(score).zero_() for name, score in s.items()}
     progress, tensors = progress or Progress(), {"s": s, "v": v, "pushed": pushed}
     first, numbers = progress.resumed("search", tensors)
-    rms = numbers.get("rms", 0.0)
+    rms, ranks = numbers.get("rms", 0.0), ranks_of(model)
     if start and not first:
-        rms = root_mean_square(measured(model, sample_loss(0), None)[1])
+        rms = root_mean_square(measured(model, sample_loss(0), None)[1], ranks)
     for i in range(first, settings.steps):
         on = {name: score > 0.5 for name, score in s.items()}
         loss, a = measured(model, sample_loss(i), on)
-        rms = max(rms, root_mean_square(a)) if i == 0 else rms
+        rms = max(rms, root_mean_square(a, ranks)) if i == 0 else rms
         pace = 0.01 * settings.rate * (1 - i / settings.steps)
         for name in s:
             v[name].lerp_(a[name], 1 - settings.momentum)
