@@ -83,9 +83,11 @@ def find_concept(job: Job, wait: bool, name: str) -> Record | None:
     with claimed(claim_file(job.out, name), wait) as claim:
         if claim is None:
             return None
-        # who had to wait: the other process may have found that nothing helps, which no mask says
-        record = finished(job, name, manifest.read(job.out) if wait else {}) or _search(job, name, claim)
-        manifest.append(job.out, record)
+        done = wait or mask_file(job.out, name).is_file()  # perhaps, by a process that has just ended or was killed
+        records = manifest.read(job.out) if done else {}
+        record = finished(job, name, records) or _search(job, name, claim)
+        if records.get(name) != record:
+            manifest.append(job.out, record)
         return record
 
 

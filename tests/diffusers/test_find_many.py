@@ -100,6 +100,7 @@ def test_a_concept_that_another_process_works_on_is_left_to_it(model: Path, root
     assert record and record.state == "saved" and not claim_file(job.out, "a").exists()
     assert find_concept(job, True, "a") == record  # it is there by now
     assert manifest.read(job.out) == {"a": record}
+    assert len((job.out / manifest.FILE).read_text().splitlines()) == 1
 
 
 @pytest.mark.slow
