@@ -43,7 +43,7 @@ def quality(options: argparse.Namespace) -> None:
     budget = budget_of(options.smoke, options.beside)
     if options.resume is not None:
         bench.restore(options.out, options.resume)
-    bench.run_in_processes(options.processes, options.out, names, budget, options.again, _say)
+    bench.run(options.out, names, budget, options.again, _say, options.processes)
     cells = bench.collect(options.out)
     figures = summary(cells)
     if options.grid is not None:
@@ -137,7 +137,7 @@ def _add_quality(kinds: Any) -> None:
     add("--again", action="store_true", help="make existing cells anew")
     add("--resume", type=Path, metavar="FILE", help="start from the cells of an earlier run's --json")
     add("--list", action="store_true", help="print the names of the cells and stop")
-    add("--processes", type=int, default=1, metavar="N", help="share the cells among this many processes")
+    add("--processes", type=int, default=1, metavar="N", help="share the cells among this many processes, on Ray")
     add("--json", type=Path, metavar="FILE", help="also write the cells to FILE, as JSON lines, and FILE_summary.json")
     add("--grid", type=Path, metavar="PICTURE", help="also draw pictures of the subjects, alone and together")
     add("--markdown", type=Path, metavar="FILE", help="also write the tables to this file")

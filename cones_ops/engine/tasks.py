@@ -6,6 +6,7 @@ floating-point sums, and all that follows from them, are the same bit for bit.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 
 from ..errors import ConesError
+
+log = logging.getLogger("cones")
 
 Work = Callable[[str], Any]
 
@@ -61,6 +64,7 @@ def attempted(work: Work, cores: int, name: str) -> TaskResult:
     except (ConesError, OSError) as error:
         return TaskResult(name, error=str(error))
     except Exception as error:  # the other tasks shall run on
+        log.exception("%s failed", name)
         return TaskResult(name, error=f"{type(error).__name__}: {error}")
 
 

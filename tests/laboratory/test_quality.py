@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from cones_ops import cli
+from cones_ops.engine.claims import claimed
 from cones_ops.errors import ConesError
 from cones_ops.laboratory.judge import Judge, Reading
 from cones_ops.laboratory.quality import run
@@ -121,11 +121,10 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(run, "load_pipeline", lambda: None)
     monkeypatch.setattr(run, "load_judge", lambda: None)
     names = ["single/a/everywhere/sks/0", "single/b/everywhere/sks/0", "single/c/everywhere/sks/0"]
-    run.file_of(tmp_path, names[1]).with_suffix(".claim").write_text(str(os.getpid()))  # another process is at it
-    run.file_of(tmp_path, names[2]).with_suffix(".claim").write_text("99999999")  # one that has died
-    run.run(tmp_path, names[:2])
+    run.file_of(tmp_path, names[2]).with_suffix(".claim").touch()  # of a process that has died
+    with claimed(run.file_of(tmp_path, names[1]).with_suffix(".claim")):  # another process is at it
+        run.run(tmp_path, names[:2])
     assert made == names[:1]
-    run.file_of(tmp_path, names[1]).with_suffix(".claim").unlink()
     run.run(tmp_path, names)
     assert made == names
     run.run(tmp_path, names[:1], again=True)
@@ -136,6 +135,9 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Monk
         run.run(tmp_path, ["single/d/everywhere/sks/0"], budget_of(beside=12))
     assert made == [*names, names[0]]
     assert not list((tmp_path / "cells").glob("*.claim"))
+    monkeypatch.setattr(run, "run_cell", lambda world, name: 1 / 0)
+    with pytest.raises(ConesError, match=r"1 of 1 cells could not be made: .*ZeroDivisionError"):
+        run.run(tmp_path, ["single/d/everywhere/sks/0"])
 
 
 def test_the_number_of_collages_may_be_given() -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from multiprocessing import get_context
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from ...engine.claims import claimed
+from ...engine.run import results
+from ...engine.tasks import Workers
 from ...errors import ConesError
 from ...masks.whole_files import write_whole
 from ...toy_world.bundle import load_pipeline
@@ -31,26 +33,51 @@ def names_of(only: str | None, smoke: bool) -> list[str]:
     return [name for name in cells if only is None or re.search(only, name)]
 
 
-def run(folder: Path, names: Sequence[str], budget: Budget = FULL, again: bool = False, say: Any = None) -> None:
+def run(
+    folder: Path,
+    names: Sequence[str],
+    budget: Budget = FULL,
+    again: bool = False,
+    say: Callable[[dict[str, Any]], object] | None = None,
+    processes: int = 1,
+) -> None:
     """Make every cell that is not there yet (all of them if `again`) and no other process is making.
 
-    ConesError when the folder keeps a cell that was made with another budget: figures of both must not be summed up.
+    processes: several have one thread each, which two cores do faster than two threads. ConesError when the folder
+    keeps a cell that was made with another budget, as figures of both must not be summed up; and, at the end, when
+    cells could not be made.
     """
     made_again = {file_of(folder, name) for name in names} if again else set()
     for file in (folder / "cells").glob("*.json"):
         if file not in made_again:
             _check_budget(file, budget)
-    world = World(load_pipeline(), load_judge(), budget, folder)
-    for name in names:
-        file = file_of(folder, name)
-        if file.is_file() and not again:
-            continue
-        with claimed(file) as mine:
-            if mine:
-                cell = run_cell(world, name)
-                write_whole(file, (json.dumps(cell) + "\n").encode())
-                if say:
-                    say(cell)
+    todo = [name for name in names if again or not file_of(folder, name).is_file()]
+    workers = Workers(processes, torch.get_num_threads() if processes == 1 else 1)
+    failed = []
+    for result in results(partial(make_cell, folder, budget, again), todo, workers):
+        if result and result.error:
+            failed.append(f"{result.name}: {result.error}")
+        elif result and result.value and say:
+            say(result.value)
+    if failed:
+        raise ConesError(f"{len(failed)} of {len(todo)} cells could not be made: {failed[0]}")
+
+
+def make_cell(folder: Path, budget: Budget, again: bool, name: str) -> dict[str, Any] | None:
+    """The task: one cell, also written to its file; None where another process makes it, or has made it."""
+    file = file_of(folder, name)
+    with claimed(file.with_suffix(".claim")) as claim:
+        if claim is None or (file.is_file() and not again):
+            return None
+        cell = run_cell(_world(folder, budget), name)
+        write_whole(file, (json.dumps(cell) + "\n").encode())
+        return cell
+
+
+@lru_cache(maxsize=1)
+def _world(folder: Path, budget: Budget) -> World:
+    """Loaded once a process."""
+    return World(load_pipeline(), load_judge(), budget, folder)
 
 
 def _check_budget(file: Path, budget: Budget) -> None:
@@ -59,16 +86,6 @@ def _check_budget(file: Path, budget: Budget) -> None:
         f"{key} {made.get(key)} (now {value})" for key, value in asdict(budget).items() if made.get(key) != value
     ]:
         raise ConesError(f"{file} was made with {', '.join(other)}; choose another folder (--out) or make it --again")
-
-
-def run_in_processes(processes: int, *arguments: Any) -> None:
-    """`run(*arguments)`, shared among processes of one thread each, which two cores do faster than two threads."""
-    if processes < 2:
-        return run(*arguments)
-    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes, which load torch anew
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        for running in [pool.submit(run, *arguments) for _ in range(processes)]:
-            running.result()
 
 
 def restore(folder: Path, results: Path) -> int:
@@ -114,29 +131,3 @@ def file_of(folder: Path, name: str) -> Path:
     folder = folder / "cells"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / (re.sub(r"[^\w+.-]+", "_", name) + ".json")
-
-
-@contextmanager
-def claimed(file: Path) -> Iterator[bool]:
-    """Whether this process is the only one at work on the file; claims of dead processes do not count."""
-    claim = file.with_suffix(".claim")
-    if claim.is_file() and not _alive(claim.read_text()):
-        claim.unlink(missing_ok=True)
-    try:
-        with claim.open("x") as held:
-            held.write(str(os.getpid()))
-    except FileExistsError:
-        yield False
-        return
-    try:
-        yield not file.is_file() or file.stat().st_mtime < claim.stat().st_mtime
-    finally:
-        claim.unlink(missing_ok=True)
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    return True

@@ -10,6 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ...engine.claims import claimed
 from ...hosts.diffusers.apply_masks import Strengths
 from ...masks.concept_mask import ConceptMask
 from ...masks.whole_files import write_whole
@@ -20,7 +21,7 @@ from ..judge import Reading, read, shows
 from ..quality.cells import group_of
 from ..quality.inputs import World, inputs_of
 from ..quality.multi_subject import tune
-from ..quality.run import claimed, file_of
+from ..quality.run import file_of
 from ..quality.searches import default_mask
 from ..sampling import Apart, sample
 from .forms import PLACES, TWELVE, UNSEEN, SentenceForm, bleeds, plain_things, prompts_of
@@ -54,8 +55,8 @@ def run(world: World, names: Sequence[str], on_cell: Callable[[dict[str, Any]], 
         file = file_of(world.folder, name)
         if file.is_file():
             continue
-        with claimed(file) as mine:
-            if mine:
+        with claimed(file.with_suffix(".claim")) as claim:
+            if claim and not file.is_file():
                 started = time.monotonic()
                 cell: dict[str, Any] = {"name": name, "figures": figures_of(world, name)}
                 cell["cell_seconds"] = round(time.monotonic() - started, 1)
