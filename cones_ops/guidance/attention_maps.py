@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import ConesError
 
 FINEST = 1024  # pixels of the grid
+THRESHOLD = 0.4  # of a map's range: the best of 0.3 to 0.6 in the toy world (docs/results/several-subjects.md)
 
 
 def attention_to(query: Tensor, key: Tensor, groups: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -44,11 +45,17 @@ def normalised(maps: Tensor) -> Tensor:
     return smooth / smooth.sum(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(smooth.dtype).tiny)
 
 
+def masks_of(maps: Tensor, size: tuple[int, int], threshold: float = THRESHOLD) -> Tensor:
+    """Maps (B, C, h, w) -> boolean (B, C, H, W): where a map, enlarged, is above a share of its range."""
+    large = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    low, high = large.amin(dim=(-2, -1), keepdim=True), large.amax(dim=(-2, -1), keepdim=True)
+    return large > low + threshold * (high - low)
+
+
 @dataclass
 class AttentionMaps:
-    """Maps of groups of tokens, added up over layers and steps. groups: boolean (B, C, L)."""
+    """Maps of groups of tokens, added up over layers and steps."""
 
-    groups: Tensor
     finest: int = FINEST
     total: Tensor | None = None  # (B, C, h, w)
     count: int = 0

@@ -82,8 +82,8 @@ def recorded(
 
     apart: gets its regions from the maps when they are complete, and its biases are added from then on.
     """
-    maps = AttentionMaps(groups)
-    state = _Pass(maps, apart, passes)
+    maps = AttentionMaps()
+    state = _Pass(groups, maps, apart, passes)
     layers = [module for name, module in unet.named_modules() if name.endswith("attn2")]
     processors = [layer.processor for layer in layers]
     hook = unet.register_forward_pre_hook(state.begin, with_kwargs=True)
@@ -101,6 +101,7 @@ def recorded(
 class _Pass:
     """The pass under way: its number and the size of its latents."""
 
+    groups: Tensor
     maps: AttentionMaps
     apart: KeptApart | None
     passes: int | None
@@ -144,9 +145,9 @@ class _Reading:
         text = encoder_hidden_states
         if isinstance(text, Tensor) and hidden_states.ndim == 3:
             state, pixels = self.state, hidden_states.shape[1]
-            check_rows(state.maps.groups, text)
+            check_rows(state.groups, text)
             if state.reads and state.maps.wants(pixels):
-                state.maps.add(_shares(attn, hidden_states, text, state.maps.groups), state.grid(pixels))
+                state.maps.add(_shares(attn, hidden_states, text, state.groups), state.grid(pixels))
             bias = state.apart.at(state.grid(pixels), hidden_states) if state.apart is not None else None
             if bias is not None:
                 attention_mask = bias if attention_mask is None else attention_mask + bias

@@ -100,13 +100,17 @@ def no_effect(mask: ConceptMask, encoded: bool) -> str:
     return f"the concept mask {words_of([mask])} has no effect in this run: {why}"
 
 
-def refuse_compiled(diffusion_model: torch.nn.Module, transformer_options: Mapping[str, Any]) -> None:
+def refuse_compiled(
+    diffusion_model: torch.nn.Module,
+    transformer_options: Mapping[str, Any],
+    remedy: str = "remove the compile node, or choose where = everywhere in Apply Concept Masks",
+) -> None:
     """ConesError for a model that was compiled, as a whole or in parts."""
     wrapped = transformer_options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}).get("torch.compile")
     if wrapped or any(isinstance(module, torch._dynamo.OptimizedModule) for module in diffusion_model.modules()):
         raise ConesError(
             "this model is compiled (torch.compile), and a compiled model cannot treat single tokens differently; "
-            "remove the compile node, or choose where = everywhere in Apply Concept Masks"
+            f"{remedy}"
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -70,7 +70,8 @@ def encode_prompt(
     length = conditioning[0][0].shape[1] if conditioning and conditioning[0][0].ndim == 3 else 0
     encoded = conditioning[0][0] if conditioning else torch.zeros(0)
     tokens = tokens_of(clip, prompt, rules, length, encoded) if concepts else TokenPositions(encoded, {}, text=text)
-    entries = [[hidden, {**extra, KEY: replace(tokens, encoded=hidden)}] for hidden, extra in conditioning]
+    find = partial(positions_of_words, clip, prompt.text, length)
+    entries = [[hidden, {**extra, KEY: replace(tokens, encoded=hidden, find=find)}] for hidden, extra in conditioning]
     return EncodedPrompt(prompt, entries, tokens, length)
 
 
@@ -123,6 +124,12 @@ def things_in(prompt: PromptText, own: Mapping[ConceptWords, Sequence[Span]]) ->
     for start, end in other_things(prompt, [span for spans in own.values() for span in spans]):
         things.setdefault(prompt.text[start:end].lower(), []).append((start, end))
     return things
+
+
+def positions_of_words(clip: Any, text: str, length: int, words: str) -> Tensor:
+    """(n,) positions of the tokens of any words of the text, every time that they occur."""
+    concept = (words, "")
+    return tokens_of(clip, PromptText(text), {concept: OWN_WORDS[0]}, length, torch.zeros(0)).positions[concept]
 
 
 def is_tokens(value: Any) -> bool:

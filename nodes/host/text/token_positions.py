@@ -9,7 +9,7 @@ raises.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import Any, TypeVar
@@ -51,6 +51,7 @@ class TokenPositions:
     own_words: Mapping[ConceptWords, str] = field(default_factory=dict)  # those words
     others: Mapping[str, Tensor] = field(default_factory=dict)  # positions of the other things that the text names
     text: str = ""  # the prompt as it was written, without brackets around concepts
+    find: Callable[[str], Tensor] | None = None  # (n,) positions of any other words of the text
 
     def of(self, concept: ConceptWords) -> Tensor:
         """Positions of a concept's own tokens, by its words in any case; none if not looked for, or not in the text."""

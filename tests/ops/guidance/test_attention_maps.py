@@ -54,7 +54,7 @@ def test_normalised_maps_are_means_over_neighbours_that_sum_to_one() -> None:
 
 
 def test_the_finest_layers_are_averaged_and_too_fine_ones_left_out() -> None:
-    maps = AttentionMaps(torch.ones(1, 1, 2, dtype=torch.bool), finest=16)
+    maps = AttentionMaps(finest=16)
     with pytest.raises(ConesError, match="no attention was recorded"):
         maps.mean()
     maps.add(torch.full((1, 1, 4), 9.0), (2, 2))
@@ -66,7 +66,7 @@ def test_the_finest_layers_are_averaged_and_too_fine_ones_left_out() -> None:
 
 
 def test_where_every_layer_is_too_fine_the_coarsest_is_recorded_from_the_second_step_on() -> None:
-    maps = AttentionMaps(torch.ones(1, 1, 2, dtype=torch.bool), finest=16)
+    maps = AttentionMaps(finest=16)
     assert not maps.wants(256) and not maps.wants(64) and not maps.wants(256)
     maps.end_step()
     assert maps.wants(64) and not maps.wants(256)

@@ -1,0 +1,1 @@
+"""What happens while sampling besides masks: where words look, and concepts that are kept to their own regions."""
