@@ -22,15 +22,15 @@ class ConesKeepApart(io.ComfyNode):  # type: ignore[misc]
             category=CATEGORY,
             description=(
                 "Keeps the concepts of a prompt in separate regions of the picture, so that their looks do not mix. In "
-                "the first tenth of the steps the node reads where each concept looks; afterwards each concept is drawn "
-                "in its own region. Prompts must come from Encode Prompt with Concepts. Sampling takes almost no extra "
-                "time. Connect the model to See Concepts to see the regions."
+                "the first tenth of the steps the node reads where each concept looks; afterwards each concept stays "
+                "in its own region. Prompts must come from Encode Prompt with Concepts or Prompt with Concepts. "
+                "Sampling takes almost no extra time. Connect the model to See Concepts to see the regions."
             ),
-            search_aliases=[*ALIASES, "regional", "regions", "attention mask", "bleeding", "multi character", "freefuse"],
+            search_aliases=[*ALIASES, "regional", "regions", "attention mask", "bleeding", "freefuse"],
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The model to sample with, such as that of Apply Concept Masks. The output is a patched copy.",
+                    tooltip="The model to sample with, such as that of Apply Concept Masks. It is not changed.",
                 ),
                 io.String.Input(
                     "things",
@@ -49,17 +49,16 @@ class ConesKeepApart(io.ComfyNode):  # type: ignore[misc]
                     step=0.05,
                     round=0.001,
                     tooltip=(
-                        "How strongly concepts are kept to their regions, from 0 to 1. 0: not at all, the picture stays "
-                        "the same bit for bit, but See Concepts still shows where words look. 1: completely."
+                        "How strongly concepts are kept to their regions, from 0 to 1. 0: not at all, the picture "
+                        "stays the same bit for bit, but See Concepts still shows where words look. 1: completely."
                     ),
                 ),
                 io.Mask.Input(
                     "regions",
                     optional=True,
                     tooltip=(
-                        "Regions drawn by hand in place of those that are read: a batch with one mask for each entry of "
-                        "things, in the same order. List the concepts in things too, as in "
-                        '"sks star, zwx heart".'
+                        "Regions drawn by hand in place of those that are read: a batch with one mask for each entry "
+                        'of things, in the same order. List the concepts in things too, as in "sks star, zwx heart".'
                     ),
                 ),
             ],

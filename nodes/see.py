@@ -73,9 +73,12 @@ class ConesSeeConcepts(io.ComfyNode):  # type: ignore[misc]
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="overview", tooltip="The maps over the pictures, with their names, in one colour scale."
+                    display_name="overview",
+                    tooltip="The maps over the pictures, with their names, in one colour scale.",
                 ),
-                io.Mask.Output(display_name="masks", tooltip="A mask for each concept and picture, of the pictures' size."),
+                io.Mask.Output(
+                    display_name="masks", tooltip="A mask for each concept and picture, of the pictures' size."
+                ),
                 io.String.Output(display_name="report", tooltip="What the masks show, in their order."),
             ],
         )

@@ -51,7 +51,10 @@ EXAMPLES = {
     "tune-two-concepts": ("ConesTuneConceptMasks", "ConesLayPictures"),
     "inspect-and-compare": (*RUN, "ConesSplitConceptMask", "ConesLabelPictures"),
 }
-SMALL = ("ConesCombineConceptMasks", "ConesExportAsLora", "ConesConceptMaskHook", "ConesPromptWithConcepts")
+SMALL = (
+    *("ConesCombineConceptMasks", "ConesExportAsLora", "ConesConceptMaskHook", "ConesPromptWithConcepts"),
+    *("ConesKeepApart", "ConesSeeConcepts"),
+)
 
 
 def small_graph(node_id: str) -> Graph:
@@ -68,6 +71,8 @@ def small_graph(node_id: str) -> Graph:
             "clip": world[1],
             "text": "a <concept:rex> next to a <concept:tom:0.8>",
         },
+        "ConesKeepApart": {"model": world[0], "things": "circle, background"},
+        "ConesSeeConcepts": {"model": world[0], "concept": "sks star"},
     }
     graph.add(node_id, (420, 0), **inputs[node_id])
     return graph
