@@ -11,11 +11,10 @@ from .export import ConesExportAsLora
 from .find import ConesFindConceptNeurons
 from .host.files.folders import register
 from .inspect import ConesCompareConceptMasks, ConesInspectConceptMask, ConesSplitConceptMask
-from .keep_apart import ConesKeepApart
 from .masks import ConesCombineConceptMasks, ConesLoadConceptMask, ConesSaveConceptMask
 from .pictures import ConesLabelPictures, ConesLayPictures
 from .prompt import ConesPromptWithConcepts
-from .see import ConesSeeConcepts
+from .regions import ConesKeepApart, ConesSeeConcepts
 from .toy import ConesToySubject, ConesToyWorld
 from .tune import ConesTuneConceptMasks
 

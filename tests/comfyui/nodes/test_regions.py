@@ -6,8 +6,7 @@ import pytest
 import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.nodes.host.guidance.recording import RecordedPrompt, mean_over_prompts
-from cones_concept_neurons.nodes.keep_apart import ConesKeepApart
-from cones_concept_neurons.nodes.see import ConesSeeConcepts, overview
+from cones_concept_neurons.nodes.regions import ConesKeepApart, ConesSeeConcepts, overview
 from support.small_models import encode, sampled, small_unet
 
 PICTURES = torch.rand(2, 32, 48, 3, generator=torch.Generator().manual_seed(0))
