@@ -34,7 +34,7 @@ def prompt(name, changed=None):
     text = text.clone()
     if changed is not None:
         text[0, changed] += 1.0
-    positions = type(extra[key])(text, {SKS: torch.tensor([1, 2]), ZWX: torch.tensor([5])}, extra[key].words)
+    positions = type(extra[key])(text, {SKS: torch.tensor([1, 2]), ZWX: torch.tensor([5])}, extra[key].rules)
     return [[text, {**extra, key: positions}]]
 
 
