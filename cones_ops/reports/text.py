@@ -7,6 +7,7 @@ from math import prod
 
 from ..errors import listed
 from ..masks.concept_mask import ConceptMask, intersection
+from ..models.phrases import OWN_WORDS
 from ..models.weight_names import SearchedWeight, searched_weights, words_for
 from ..search.find import SearchResult
 from ..search.joint import TuneResult
@@ -89,7 +90,9 @@ def count_in(mask: ConceptMask, *names: str) -> int:
 
 def acting(mask: ConceptMask) -> str:
     """Where a mask acts, in words."""
-    return "everywhere" if mask.where == "everywhere" else "at its own tokens"
+    if mask.where == "everywhere":
+        return "everywhere"
+    return "at its own tokens" + (f" ({mask.own_words})" if mask.own_words != OWN_WORDS[0] else "")
 
 
 def _most_blocks(mask: ConceptMask, most: int = 3) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cones_ops import cli
@@ -29,6 +30,17 @@ def test_own_tokens_of_a_caption(model: Path) -> None:
     assert [ids[i] for i in row.own[0].nonzero().flatten().tolist()] == [53, 56]
     with pytest.raises(ConesError, match="does not contain"):
         host.conditioning(host.load(model), ["a star"], [("sks", "star")])
+
+
+def test_a_phrase_brackets_and_the_old_rule(model: Path) -> None:
+    pipeline, concept = host.load(model), [("sks", "star")]
+    text = "a photo of a sks star on the left"
+    (phrase,) = host.conditioning(pipeline, [text], concept)
+    (old,) = host.conditioning(pipeline, [text], concept, ["identifier + class word"])
+    (all_own,) = host.conditioning(pipeline, [f"[{text}]"], concept)
+    assert old.own.sum() == 2 and phrase.own.sum() > old.own.sum()
+    assert all_own.own.sum() > phrase.own.sum() and torch.equal(all_own.hidden, phrase.hidden)
+    assert host.own_words_in([text, text, "a sks star"], concept[0]) == "phrase: sks star on the left, sks star"
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from ...search.ranks import ALONE, Ranks, SharedModel
 from ...search.resume import Resume
 from ...search.settings import OnStep, SearchSettings, recommended
 from .pictures import PICTURES, read_pictures
-from .pipeline import PHRASE, Words, examples, host_model, load, sample
+from .pipeline import PHRASE, Words, examples, host_model, load, own_words_in, sample
 
 __all__ = ["PICTURES", "Concept", "find", "load", "read_pictures", "sample", "tune"]
 
@@ -81,7 +81,8 @@ def find(
     settings: default `recommended(where)`. density: share to shut, default chosen on held-out noise. ranks: the
     processes that share the search, all of which call this alike.
     """
-    subject = examples(pipeline, concept.pictures, concept.texts(concept.phrase), [concept.words])
+    texts = concept.texts(concept.phrase)
+    subject = examples(pipeline, concept.pictures, texts, [concept.words])
     prior = None
     if where == "everywhere":  # the frozen model's own answer to the class prompt; needs no class pictures
         prior = examples(pipeline, concept.pictures, concept.texts(concept.class_word))
@@ -96,6 +97,7 @@ def find(
         density=density,
         distill=prior is not None,
         own_words=PHRASE,
+        provenance={"own_tokens": own_words_in(texts, concept.words)} if where == "own tokens" else None,
         on_step=on_step,
         on_estimate=on_estimate,
         resume=resume,

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...errors import ConesError
 from ...masks.concept_mask import Where
 from ...models.own_tokens import own_positions
-from ...models.phrases import OWN_WORDS, OwnWords, PromptText, read_brackets
+from ...models.phrases import OWN_WORDS, OwnWords, PromptText, own_spans, own_text, read_brackets
 from ...models.targets import TargetChoice
 from ...search.objective import Examples
 from .apply_masks import Strengths, applied
@@ -107,6 +107,13 @@ def conditioning(
 def bracketed(text: str, concepts: Sequence[Words], rules: Sequence[OwnWords]) -> PromptText:
     """The prompt without the brackets around concepts, if any of them owns its phrase; otherwise as it is."""
     return read_brackets(text, [name for name, _ in concepts]) if PHRASE in rules else PromptText(text)
+
+
+def own_words_in(texts: Sequence[str], concept: Words) -> str:
+    """The rule of new searches, and a concept's own words by it in the first few different captions."""
+    prompts = [bracketed(text, [concept], [PHRASE]) for text in texts]
+    phrases = dict.fromkeys(own_text(prompt, own_spans(prompt, *concept, PHRASE)) for prompt in prompts)
+    return f"{PHRASE}: {', '.join(list(phrases)[:5])}"
 
 
 def named(concepts: Sequence[Words]) -> str:
