@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..laboratory.dreambench import plan, scores
-from ..laboratory.dreambench.cells import load, run_cell
+from ..laboratory.dreambench import plan, scores, tasks
 from ..laboratory.dreambench.protocol import read_protocol
 from ..search.settings import recommended
 from .options import add_command
+from .values import whole
 
 
 def dreambench(options: argparse.Namespace) -> None:
@@ -32,17 +32,14 @@ def dreambench(options: argparse.Namespace) -> None:
     protocol = read_protocol(options.data)
     groups = plan.groups_of(protocol, options)
     settings = plan.settings_of(options)
-    todo = [(group, plan.texts_of(protocol, group, options), plan.file_of(options, group)) for group in groups]
-    cells = {file: plan.kept(file, settings, texts) for _, texts, file in todo if file.is_file() and not options.again}
-    bench = load(options) if len(cells) < len(todo) else None
-    for group, texts, file in todo:
-        if file not in cells:
-            assert bench is not None
-            cells[file] = {**run_cell(bench, group, texts, file.with_suffix("")), "settings": settings}
-            plan.write(file, cells[file])
-            means = {name: cells[file][name] for name in scores.SCORES}
-            print(f"{file.stem} {json.dumps(means)}", file=sys.stderr, flush=True)
-    results = [cells[file] for _, _, file in todo]
+    todo = {plan.file_of(options, group): (group, plan.texts_of(protocol, group, options)) for group in groups}
+    kept = [file for file in todo if file.is_file() and not options.again]
+    cells = {file: plan.kept(file, settings, todo[file][1]) for file in kept}
+    for file, cell in tasks.made(options, {file: cell for file, cell in todo.items() if file not in cells}):
+        cells[file] = cell
+        means = {name: cell[name] for name in scores.SCORES}
+        print(f"{file.stem} {json.dumps(means)}", file=sys.stderr, flush=True)
+    results = [cells[file] for file in todo]
     source = "our wording" if options.pairs else protocol.source
     report = {"prompts_from": source, "settings": settings, "summary": scores.summary(results)}
     if options.json is not None:
@@ -84,5 +81,7 @@ def describe(kinds: Any) -> None:
         default=Path("bench-out/dreambench"),
         help="everything it writes; a stopped run resumes there",
     )
+    add("--processes", type=whole(1, 10_000), default=1, help="share the cells among this many processes, on Ray; with "
+        "--device cuda each has a GPU of its own")  # fmt: skip
     add("--again", action="store_true", help="find, sample and score everything anew")
     add("--json", type=Path, metavar="FILE", help="also write the summary and all cells to this file")

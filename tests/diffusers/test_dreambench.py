@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from cones_ops import cli, from_ranking
-from cones_ops.cli import dreambench as cli_dreambench
+from cones_ops.laboratory.dreambench import tasks
 from cones_ops.laboratory.dreambench.prompts import LIVE_PROMPTS, PAIR_PROMPTS
 from cones_ops.masks.mask_file import load_mask, save_mask
 
@@ -130,7 +130,7 @@ def test_a_run_goes_on_where_it_was(bench: Run, tmp_path: Path, monkeypatch: pyt
     changed = {name for name in files(out) if (out / name).stat().st_mtime_ns != before[name]}
     assert changed == {"subjects/rex.json", "subjects/rex/00-0.png", "subjects/rex/01-0.png"}  # no search, no mug
     with monkeypatch.context() as patch:
-        patch.setattr(cli_dreambench, "load", lambda options: pytest.fail("nothing is left to do"))
+        patch.setattr(tasks, "load", lambda options: pytest.fail("nothing is left to do"))
         assert bench() == 0
     assert bench("--again", "--subjects", "mug2") == 0
     assert (out / "masks" / "mug2-sks.safetensors").stat().st_mtime_ns > before["masks/mug2-sks.safetensors"]

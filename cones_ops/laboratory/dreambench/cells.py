@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from ...engine.claims import claimed
 from ...hosts.diffusers import concepts, pipeline
 from ...masks.concept_mask import ConceptMask
 from ...masks.mask_file import load_mask, save_mask
@@ -79,8 +80,14 @@ def mask_of(bench: Bench, subject: DreamBenchSubject, identifier: str, pictures:
     """The subject's mask under an identifier: of this run, of an earlier one by the same search, or a new one."""
     options = bench.options
     file = options.out / "masks" / f"{subject.name}-{identifier}.safetensors"
-    if file in bench.masks:
-        return bench.masks[file]
+    with claimed(options.out / ".claims" / file.name, wait=True):  # by one process at a time; the next one reads it
+        if file not in bench.masks:
+            bench.masks[file] = _mask_of(bench, subject, identifier, pictures, file)
+    return bench.masks[file]
+
+
+def _mask_of(bench: Bench, subject: DreamBenchSubject, identifier: str, pictures: Tensor, file: Path) -> ConceptMask:
+    options = bench.options
     settings = recommended("own tokens", seed=options.seed)
     settings = replace(settings, steps=options.find_steps or settings.steps, batch=options.batch or settings.batch)
     searched = {name: str(value) for name, value in asdict(settings).items()}
@@ -97,7 +104,6 @@ def mask_of(bench: Bench, subject: DreamBenchSubject, identifier: str, pictures:
             mask = concepts.find(bench.pipeline, concept, settings=settings, on_step=steps_on(bar)).mask
         mask = replace(mask, provenance={**mask.provenance, **searched})
         save_mask(mask, file, "overwrite")
-    bench.masks[file] = mask
     return mask
 
 
