@@ -79,6 +79,24 @@ def test_a_device_that_is_not_there_is_refused_before_any_file(capsys) -> None:
     assert "--device cuda:99: this torch sees" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "out", "message"),
+    [
+        ("find {no} {no} --class-word dog", "m.pt", "must end in .safetensors"),
+        ("find {no} {no} --class-word dog", "x" * 250 + ".safetensors", "a name of 262 bytes"),
+        ("find {no} {no} --class-word dog", "file/m.safetensors", "file is not a folder"),
+        ("tune {no} --concept {no}/m.safetensors {no}", "file", "file is not a folder"),
+        ("export {no} {no}", "m.pt", "must end in .safetensors"),
+        ("apply {no} {no} --prompt dog", "file", "file is not a folder"),
+    ],
+)
+def test_where_results_go_is_checked_before_any_model(tmp_path, command: str, out: str, message: str, capsys) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    arguments = command.format(no=tmp_path / "nothing").split()
+    assert main([*arguments, "--out", str(tmp_path / out)]) == 2
+    assert message in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_ctrl_c_prints_a_line(monkeypatch, capsys) -> None:
     def pressed(path: object) -> None:
         raise KeyboardInterrupt
