@@ -166,7 +166,10 @@ def test_the_prefix_cache_is_off_in_runs_with_own_tokens_only(named):
     conds = {"positive": [{"cross_attn": text, "uuid": 1, KEY: places}]}
 
     class Executor:
-        class_obj = SimpleNamespace(model_options={"transformer_options": options}, conds=conds)
+        model_patcher = SimpleNamespace(patches={})
+        class_obj = SimpleNamespace(
+            model_options={"transformer_options": options}, conds=conds, model_patcher=model_patcher
+        )
 
         def __call__(self):
             return options["qwen_image21_cache"]
