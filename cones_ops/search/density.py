@@ -70,7 +70,8 @@ def density_curve(
     losses = [torch.tensor(loss, dtype=torch.float64) for loss in numbers.get("losses", [])]
     for i, count in enumerate(counts[done:], done):
         on = {key: ~shut for key, shut in ranking.top(count).items()} if count else None
-        losses.append(_finite(evaluate(on), count / size))
+        with progress.keeping("choose", i, {"scores": scores}, losses=[loss.tolist() for loss in losses]):
+            losses.append(_finite(evaluate(on), count / size))
         progress.step(
             Step(i + 1, len(counts), float(losses[-1].mean()), "choose"),
             {"scores": scores},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -52,6 +53,16 @@ class Progress:
         except BaseException:
             if tensors is not None and not written:
                 write()
+            raise
+
+    @contextmanager
+    def keeping(self, phase: Phase, step: int, tensors: Tensors, **numbers: Any) -> Iterator[None]:
+        """Inside, what stops the next step (a cancel in the middle of it) keeps the state after `step`."""
+        try:
+            yield
+        except BaseException:
+            if step:  # before the first there is nothing to keep
+                self._write(phase, step, tensors, numbers)
             raise
 
     def scores(self, model: HostModel, search: Callable[[], dict[Key, Tensor]]) -> dict[Key, Tensor]:

@@ -35,7 +35,8 @@ def cones(
     first, numbers = progress.resumed("search", tensors)
     rho = numbers.get("rho", 0.0)
     for k in range(first, settings.steps):
-        loss, a = measured(model, sample_loss(k), multiplier)
+        with progress.keeping("search", k, tensors, rho=rho):
+            loss, a = measured(model, sample_loss(k), multiplier)
         rho = rho or _step_size(a, settings)
         for name, m in multiplier.items():
             theta_g = m * a[name]  # theta_k * g_k

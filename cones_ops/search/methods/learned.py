@@ -41,7 +41,8 @@ def learned(
         rms = root_mean_square(measured(model, sample_loss(0), None)[1], ranks)
     for i in range(first, settings.steps):
         on = {name: score > 0.5 for name, score in s.items()}
-        loss, a = measured(model, sample_loss(i), on)
+        with progress.keeping("search", i, tensors, rms=rms):
+            loss, a = measured(model, sample_loss(i), on)
         rms = max(rms, root_mean_square(a, ranks)) if i == 0 else rms
         pace = 0.01 * settings.rate * (1 - i / settings.steps)
         for name in s:

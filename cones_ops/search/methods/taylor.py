@@ -24,7 +24,8 @@ def taylor(
     progress = progress or Progress()
     first, _ = progress.resumed("search", {"score": score})
     for k in range(first, settings.steps):
-        loss, a = measured(model, sample_loss(k), None)
+        with progress.keeping("search", k, {"score": score}):
+            loss, a = measured(model, sample_loss(k), None)
         for name in score:
             score[name].add_(a[name], alpha=1 / settings.steps)
         progress.step(Step(k + 1, settings.steps, loss, "search"), {"score": score})

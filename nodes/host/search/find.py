@@ -93,7 +93,7 @@ def search(
             resume=resume,
         )
 
-    with kept_state(model, captions, prior_inputs[1]) as resume:
+    with kept_state(model, captions, prior_inputs[1], words) as resume:
         return borrow(
             model,
             captions | prior_inputs[1],

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import comfy.model_management
 import comfy.samplers
 import torch
 from torch import Tensor
@@ -114,7 +115,9 @@ class BorrowedModel:
         return torch.cat(parts)[torch.argsort(order)]
 
     def _denoise_alike(self, label: str, x: Tensor, sigma: Tensor) -> Tensor:
-        """Rows that share one conditioning."""
+        """Rows that share one conditioning. The host's Cancel acts here where no step is under way."""
+        if self.taps.anchor is None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
         options = dict(self.options)
         transformer_options = dict(options.get("transformer_options", {}))
         transformer_options["sample_sigmas"] = sigma.detach()

@@ -17,6 +17,7 @@ import folder_paths
 import torch
 
 from ....cones_ops.search.resume import SUFFIX, Resume, digest, resuming
+from ..text.token_positions import TokenPositions
 
 log = logging.getLogger("cones")
 
@@ -52,7 +53,9 @@ def model_digest(model: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The contents of what the host and its nodes keep in modules and weight adapters."""
+    """The contents of what the host, its nodes and our encoder keep in objects of their own."""
+    if isinstance(value, TokenPositions):
+        return plain([value.encoded, value.positions])
     if isinstance(value, torch.nn.Module):
         return type(value).__name__, plain(value.state_dict())
     if isinstance(value, Mapping):

@@ -1,6 +1,7 @@
 """A search's progress in the host: the node's bar with a live curve of the loss, and Cancel within one step.
 
-The bar counts thousandths: the search takes the first 85 %, choosing the density the rest.
+The bar counts thousandths of the time: the steps take as much of it as was measured before the first of them, the
+choice of density the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ....cones_ops.search.settings import Step
 from ..notices import tell
 
 TOTAL = 1000
-SEARCH_SHARE = 0.85
+SEARCH_SHARE = 0.85  # of the time, where nothing was measured
 SECONDS_BETWEEN_PREVIEWS = 0.5
 WIDTH, HEIGHT, MARGIN = 384, 192, 12
 BLUE, ORANGE, GREY = (0, 114, 178), (213, 94, 0), (170, 170, 170)  # Okabe-Ito
@@ -30,13 +31,15 @@ class SearchProgress:
         self.bar = comfy.utils.ProgressBar(TOTAL)
         self.losses: dict[str, list[float]] = {"search": [], "choose": []}
         self.previewed = 0.0
+        self.search_share = SEARCH_SHARE
 
     def __call__(self, step: Step) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         losses = self.losses[step.phase]
         losses.append(step.loss)
         done = step.step / max(step.total, 1)
-        value = SEARCH_SHARE * done if step.phase == "search" else SEARCH_SHARE + (1 - SEARCH_SHARE) * done
+        share = self.search_share
+        value = share * done if step.phase == "search" else share + (1 - share) * done
         preview = None
         if time.monotonic() - self.previewed > SECONDS_BETWEEN_PREVIEWS and len(losses) > 1:
             self.previewed = time.monotonic()
@@ -44,7 +47,10 @@ class SearchProgress:
         self.bar.update_absolute(round(TOTAL * value), TOTAL, preview)
 
     def expect(self, expected: Estimate) -> None:
-        """Tell what the search will need, in the log and on the node, before its first step."""
+        """Tell what the search will need, in the log and on the node, before its first step, and divide the bar."""
+        searching = expected.seconds_per_step * expected.steps
+        if searching > 0.0:
+            self.search_share = searching / (searching + expected.seconds_choosing)
         tell(str(expected))
 
     def finish(self, figure: np.ndarray) -> None:

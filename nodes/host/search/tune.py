@@ -27,6 +27,7 @@ from ..text.token_positions import KEY, TokenPositions, phrase, token_positions_
 from .borrow import borrow
 from .example_inputs import batch_or_list, checked_latents, loss_weights
 from .host_model import BorrowedModel
+from .kept_states import kept_state
 
 log = logging.getLogger("cones")
 
@@ -61,7 +62,10 @@ def tune(
     on_step: OnStep | None = None,
     on_estimate: OnEstimate | None = None,
 ) -> TuneResult:
-    """Tune the masks together; the model is the same afterwards. together: latents and CONDITIONING of them all."""
+    """Tune the masks together; the model is the same afterwards. together: latents and CONDITIONING of them all.
+
+    Joint steps that were cancelled or killed resume where they were when this is called with the same inputs.
+    """
     masks = [subject.mask for subject in subjects]
     where, names = checked_masks(model, masks)
     connected = {f"mask_{k + 1}": (subject.latents, subject.conditioning) for k, subject in enumerate(subjects)}
@@ -103,19 +107,21 @@ def tune(
             prior_weight=prior_weight,
             on_step=on_step,
             on_estimate=on_estimate,
+            resume=resume,
         )
 
     rows = settings.batch * (len(pictures) + (where == "everywhere"))  # all terms of the loss are alive at once
-    return borrow(
-        model,
-        conditionings,
-        latents,
-        names,
-        body,
-        rows=rows,
-        concepts=concepts if where == "own tokens" else [],
-        statistics=BYTES[settings.method] * len(masks),
-    )
+    with kept_state(model, conditionings, concepts) as resume:
+        return borrow(
+            model,
+            conditionings,
+            latents,
+            names,
+            body,
+            rows=rows,
+            concepts=concepts if where == "own tokens" else [],
+            statistics=BYTES[settings.method] * len(masks),
+        )
 
 
 def checked_masks(model: Any, masks: Sequence[ConceptMask]) -> tuple[Any, list[str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import comfy.model_management
+import folder_paths
 import pytest
 import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
@@ -14,6 +16,7 @@ from cones_concept_neurons.cones_ops.search.ranking import from_ranking
 from cones_concept_neurons.cones_ops.toy_world.bundle import load_pipeline
 from cones_concept_neurons.nodes import encode, pictures, toy, tune
 from cones_concept_neurons.nodes.host.search import tune as host_tuning
+from cones_concept_neurons.nodes.host.search.progress import SearchProgress
 from support.prompts import as_lists
 
 pytestmark = pytest.mark.slow
@@ -166,6 +169,26 @@ def test_masks_are_given_back_as_they_were_when_nothing_is_gained(checkpoint, in
     assert report.startswith("NOT TUNED")
     assert first.provenance == inputs["mask_1"].provenance
     assert same_neurons(first, inputs["mask_1"]) and same_neurons(second, inputs["mask_2"])
+
+
+def test_cancelled_joint_steps_resume_and_end_alike(checkpoint, inputs, monkeypatch, tmp_path):
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path))
+    whole = run_tune(checkpoint[0], inputs)
+    steps = []
+    report = SearchProgress.__call__
+
+    def press_cancel(self, step):
+        steps.append(step.step)
+        comfy.model_management.interrupt_current_processing(len(steps) == 2)
+        report(self, step)
+
+    monkeypatch.setattr(SearchProgress, "__call__", press_cancel)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run_tune(checkpoint[0], inputs)
+    assert steps == [1, 2] and len(list((tmp_path / "cones-searches").iterdir())) == 1
+    resumed = run_tune(checkpoint[0], inputs)
+    assert steps == [1, 2, 3] and not list(tmp_path.iterdir())
+    assert all(same_neurons(*pair) for pair in zip(resumed[:2], whole[:2], strict=True))
 
 
 def test_pictures_are_laid_side_by_side_with_a_caption_each():

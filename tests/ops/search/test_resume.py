@@ -82,6 +82,42 @@ def test_a_stopped_search_ends_as_one_that_was_not(method: str, stop: int, toy_h
     assert (steps[0].step, steps[0].phase) == first and not (tmp_path / "states").exists()
 
 
+@pytest.mark.parametrize("method", ["learned", "cones", "taylor"])
+@pytest.mark.parametrize("share", [0.3, 0.95])
+def test_a_search_stopped_within_a_step_or_a_density_loses_that_one_only(
+    method: str, share: float, toy_host: type, tmp_path: Path
+) -> None:
+    """share: of all calls of the model; .95 of them is in the choice of density."""
+    settings = SearchSettings(method, steps=12, batch=4, held_out=16)
+    calls: list[int] = []
+
+    def counted(stop: int = 0):
+        model, subject, prior = problem(toy_host)
+        denoise = model.denoise
+
+        def counting(*inputs):
+            calls.append(len(calls) + 1)
+            if calls[-1] == stop:
+                raise StoppedError
+            return denoise(*inputs)
+
+        model.denoise = counting
+        return model, subject, prior
+
+    whole = find(*counted(), settings=settings)
+    total = len(calls)
+    calls.clear()
+    before: list[Step] = []
+    with pytest.raises(StoppedError), resuming(tmp_path) as resume:
+        find(*counted(int(total * share)), settings=settings, resume=resume, on_step=before.append)
+    after: list[Step] = []
+    with resuming(tmp_path) as resume:
+        again = find(*problem(toy_host), settings=settings, resume=resume, on_step=after.append)
+    assert (after[0].step, after[0].phase) == (before[-1].step + 1, before[-1].phase)
+    assert before[-1].phase == ("search" if share == 0.3 else "choose")
+    assert alike(again.mask, whole.mask) and again.curve == whole.curve
+
+
 def test_a_state_is_taken_up_by_the_same_search_only(toy_host: type, tmp_path: Path) -> None:
     model, subject, prior = problem(toy_host)
     with pytest.raises(StoppedError), resuming(tmp_path) as resume:
