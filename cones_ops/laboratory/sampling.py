@@ -28,6 +28,7 @@ from ..search.host_model import Key
 from ..search.objective import Examples
 from ..toy_world.bundle import ToyPipeline
 from ..toy_world.world import SHAPES
+from .gradient_guidance import GradientGuidance
 
 STEPS, GUIDANCE, BATCH = 20, 3.0, 32
 PHRASE: OwnWords = "phrase"  # the rule of new searches: the toy world's text encoder is causal
@@ -118,11 +119,12 @@ def sample(
     on_batch: Callable[[int], object] | None = None,
     own_weights: OwnWeights | None = None,
     apart: Apart | None = None,
+    gradients: GradientGuidance | None = None,
 ) -> Tensor:
     """Pictures (B, 3, 64, 64) in [0, 1] of `prompts`, with `masks` shut where each of them acts, or with `own_weights`.
 
-    seeds: one per prompt, default 0, 1, 2, ... on_batch hears how many pictures were finished. apart: keeps the
-    concepts of the masks to their own regions.
+    seeds: one per prompt, default 0, 1, 2, ... on_batch hears how many pictures were finished. apart, gradients:
+    keep the concepts of the masks to their own regions, or move the latents by a loss on where they look.
     """
     seeds = list(range(len(prompts))) if seeds is None else list(seeds)
     if len(seeds) != len(prompts):
@@ -137,7 +139,8 @@ def sample(
         acting = model.acting_as(own_weights.weights) if own_weights else nullcontext()
         regions = _kept_apart(pipeline, [mask for mask, _ in masks], texts, apart) if apart else nullcontext()
         with applied(pipeline.unet, masks, positions), acting, regions:
-            latents = _euler(model, noise(pipeline, part), rows, steps, guidance)
+            guide = _guide(pipeline, [mask for mask, _ in masks], texts, model, rows, gradients) if gradients else None
+            latents = _euler(model, noise(pipeline, part), rows, steps, guidance, guide)
         pictures.append(((pipeline.latents.decode(latents) + 1) / 2).clamp(0, 1))
         if on_batch:
             on_batch(len(texts))
@@ -182,12 +185,37 @@ def sigmas(model: DiffusersModel, steps: int) -> Tensor:
     return torch.cat([model.sigma(timesteps), torch.zeros(1)])
 
 
-def _euler(model: DiffusersModel, start: Tensor, rows: list[TextTokens], steps: int, guidance: float) -> Tensor:
+Guide = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # latents, all sigmas, number of the step
+
+
+def _guide(
+    pipeline: ToyPipeline,
+    masks: Sequence[ConceptMask],
+    texts: Sequence[str],
+    model: DiffusersModel,
+    rows: Sequence[TextTokens],
+    gradients: GradientGuidance,
+) -> Guide:
+    """What the gradient adds to the latents before and after each step."""
+    groups = competing_groups(pipeline, [(mask.identifier, mask.class_word) for mask in masks], texts, ())
+    return lambda x, levels, number: gradients.changes(model, x, levels, number, rows, groups)
+
+
+def _euler(
+    model: DiffusersModel,
+    start: Tensor,
+    rows: list[TextTokens],
+    steps: int,
+    guidance: float,
+    guide: Guide | None = None,
+) -> Tensor:
     levels = sigmas(model, steps)
     x = start * (1.0 + levels[0] ** 2) ** 0.5
-    for sigma, following in pairwise(levels):
+    for number, (sigma, following) in enumerate(pairwise(levels)):
+        before, after = guide(x, levels, number) if guide else (0.0, 0.0)
+        x = x + before
         both = model.denoise(torch.cat([x, x]), sigma.expand(2 * len(x)), rows)
         positive, negative = both.chunk(2)
         denoised = negative + guidance * (positive - negative)
-        x = x + (x - denoised) / sigma * (following - sigma)
+        x = x + (x - denoised) / sigma * (following - sigma) + after
     return x

@@ -15,12 +15,16 @@ from cones_ops.hosts.diffusers.host_model import alphas_cumprod
 from cones_ops.laboratory import baselines as control
 from cones_ops.laboratory import measure, references
 from cones_ops.laboratory.baselines import FineTuning, class_examples, fine_tune, subject_examples
+from cones_ops.laboratory.gradient_guidance import GradientGuidance, single_tokens
 from cones_ops.laboratory.judge import Judge, Reading
+from cones_ops.laboratory.looks import attention_iou, sample_with_maps, true_place
 from cones_ops.laboratory.sampling import Apart, competing_groups, conditioning, examples, model_of, sample, sigmas
 from cones_ops.masks.concept_mask import ConceptMask
 from cones_ops.toy_world.bundle import ToyPipeline, random_pipeline
 from cones_ops.toy_world.subjects import subject_named
 from cones_ops.toy_world.world import Thing
+
+PAIR = (("sks", "star"), ("zwx", "heart"))
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +101,43 @@ def test_pictures_with_concepts_kept_apart(pipeline: ToyPipeline) -> None:
 
 
 @pytest.mark.slow
+def test_gradients_move_the_latents_where_concepts_are_named(pipeline: ToyPipeline) -> None:
+    masks = [(half_mask(pipeline, k, "own tokens", *words), 1.0) for k, words in enumerate(PAIR)]
+    prompts = ["a sks star and a zwx heart", "a circle"]
+    plain = sample(pipeline, prompts, masks, steps=2)
+    for guidance in (GradientGuidance("attend_and_excite", 1.0), GradientGuidance("focus", 1.0)):
+        moved = sample(pipeline, prompts, masks, steps=2, gradients=guidance)
+        assert not torch.equal(moved[0], plain[0]) and torch.allclose(moved[1], plain[1], atol=1e-4)
+    still = sample(pipeline, prompts, masks, steps=2, gradients=GradientGuidance("focus", 0.0))
+    assert torch.allclose(still, plain, atol=1e-4)
+    assert not any(parameter.grad is not None for parameter in pipeline.unet.parameters())
+
+
+def test_single_tokens_of_groups() -> None:
+    groups = torch.zeros(2, 2, 5, dtype=torch.bool)
+    groups[0, 0, 1:3], groups[0, 1, 4] = True, True
+    tokens, owners = single_tokens(groups)
+    assert owners.tolist() == [[0, 0, 1], [-1, -1, -1]]
+    assert tokens[0].nonzero().tolist() == [[0, 1], [1, 2], [2, 4]] and not tokens[1].any()
+
+
+def test_maps_of_a_run_and_their_overlap_with_the_true_place(pipeline: ToyPipeline) -> None:
+    masks = [(half_mask(pipeline, 1, "own tokens", "sks", "star"), 1.0)]
+    pictures, maps = sample_with_maps(pipeline, ["a sks star", "a circle"], masks, ["circle"], steps=2)
+    assert torch.equal(pictures, sample(pipeline, ["a sks star", "a circle"], masks, steps=2))
+    assert maps.shape == (2, 2, 8, 8) and maps[0, 0].min() > 0 and maps[1, 1].min() > 0 and not maps[0, 1].any()
+    thing = Thing("square", "red", "red", "plain")
+    picture = torch.full((3, 64, 64), 0.5)
+    picture[:, 8:24, 8:24] = torch.tensor([0.9, 0.1, 0.1])[:, None, None]
+    reading = Reading((("top left", thing),), "grey")
+    place = true_place(picture, reading, thing)
+    assert place is not None and place.sum() == 16 * 16 and place[8:24, 8:24].all()
+    looks = torch.zeros(1, 8, 8)
+    looks[0, 1:3, 1:3] = 1.0  # its four cells, enlarged: from pixel 8 - 3.2 on above 0.4 of the range
+    assert attention_iou(looks, picture[None], [reading], thing)[0] == pytest.approx(256 / 324, abs=0.06)
+    assert attention_iou(looks, picture[None], [Reading((), "grey")], thing) == []
+
+
 def test_fine_tuning_lowers_the_loss_of_a_copy(pipeline: ToyPipeline) -> None:
     subject = subject_named("sks")
     state = {name: tensor.clone() for name, tensor in pipeline.unet.state_dict().items()}

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...errors import ConesError
@@ -163,7 +162,6 @@ def check_rows(groups: Tensor, text: Tensor) -> None:
         )
 
 
-@torch.no_grad()
 def _shares(attn: Any, pixels: Tensor, text: Tensor, groups: Tensor) -> Tensor:
     """The attention of a layer's pixels (B, N, in) to each group of the text (B, L, D): (B, C, N)."""
     if attn.norm_cross:
