@@ -15,6 +15,7 @@ from .masks import ConesCombineConceptMasks, ConesLoadConceptMask, ConesSaveConc
 from .pictures import ConesLabelPictures, ConesLayPictures
 from .prompt import ConesPromptWithConcepts
 from .regions import ConesKeepApart, ConesSeeConcepts
+from .teach import ConesTeachConcept
 from .toy import ConesToySubject, ConesToyWorld
 from .tune import ConesTuneConceptMasks
 
@@ -38,6 +39,7 @@ NODES: list[type[io.ComfyNode]] = [
     ConesPromptWithConcepts,
     ConesKeepApart,
     ConesSeeConcepts,
+    ConesTeachConcept,
 ]
 
 

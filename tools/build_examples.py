@@ -85,9 +85,10 @@ def save_sheet(
 
 def thumbnail(run: PromptRun, prompt: Prompt) -> list[list[np.ndarray]]:
     """Rows of pictures: what the run learned from, if the workflow shows it, then without and with the concepts."""
-    *references, without = nodes_of(prompt, "PreviewImage")
+    *references, without = nodes_of(prompt, "PreviewImage") or [None]
     rows = [run.images(node_id)[:4] for node_id in references[:1]]
-    return rows + [run.images(node_id) for node_id in (without, *nodes_of(prompt, "SaveImage"))]
+    shown = [*([without] if without else []), *nodes_of(prompt, "SaveImage")]
+    return rows + [run.images(node_id) for node_id in shown]
 
 
 def make_pictures(server: Server, object_info: dict[str, Any], wanted: str) -> None:
@@ -107,6 +108,8 @@ def make_pictures(server: Server, object_info: dict[str, Any], wanted: str) -> N
             if figures := nodes_of(prompt, "ConesInspectConceptMask"):
                 row = [run.image(figures[0]), run.image(only(prompt, "SaveImage"))]
                 save_sheet(path, [row], 360, Image.Resampling.LANCZOS)
+            elif taught := nodes_of(prompt, "ConesTeachConcept"):
+                save_sheet(path, [[run.image(taught[0])]], 480, Image.Resampling.LANCZOS)
             else:
                 save_sheet(path, thumbnail(run, prompt))
 

@@ -53,7 +53,7 @@ EXAMPLES = {
 }
 SMALL = (
     *("ConesCombineConceptMasks", "ConesExportAsLora", "ConesConceptMaskHook", "ConesPromptWithConcepts"),
-    *("ConesKeepApart", "ConesSeeConcepts"),
+    *("ConesKeepApart", "ConesSeeConcepts", "ConesTeachConcept"),
 )
 
 
@@ -66,6 +66,7 @@ def small_graph(node_id: str) -> Graph:
         "ConesCombineConceptMasks": {"mask_1": first[0], "mask_2": second[0]},
         "ConesExportAsLora": {"model": world[0], "concept_mask": second[0]},
         "ConesConceptMaskHook": {"mask": second[0]},
+        "ConesTeachConcept": {"model": world[0], "clip": world[1], "vae": world[2]},
         "ConesPromptWithConcepts": {
             "model": world[0],
             "clip": world[1],

@@ -12,9 +12,46 @@ from typing import Any
 
 from workflow_graph import Graph
 from workflow_hooks import compose_with_hooks
-from workflow_pieces import MASKS, SD15, encoded, enlarged, load_masks, rows_to_compare, sampler_inputs, samples
+from workflow_pieces import (
+    MASKS,
+    SD15,
+    empty_latents,
+    encoded,
+    enlarged,
+    load_masks,
+    rows_to_compare,
+    sampler_inputs,
+    samples,
+)
 
 FOLDER = Path(__file__).absolute().parent.parent / "workflows"
+
+
+def prompt_with_concepts() -> Graph:
+    """The pack in one node: saved concepts named in the prompt."""
+    graph = Graph("prompt-with-concepts")
+    graph.note((0, 0), (420, 460), "Prompt with concepts")
+    world = graph.add("ConesToyWorld", (0, 560))
+    text = f"a <concept:{MASKS[0]}> on a white background"
+    prompts = graph.add("ConesPromptWithConcepts", (460, 0), model=world[0], clip=world[1], text=text)
+    inputs = {"model": prompts[0], "positive": prompts[1], "negative": prompts[2]}
+    inputs["latent_image"] = empty_latents(graph, (460, 480), 4)
+    pictures = enlarged(graph, (880, 440), samples(graph, (880, 0), "", inputs, world[2]))
+    graph.add("SaveImage", (1240, 0), size=(500, 560), images=pictures, filename_prefix=f"cones/{graph.name}")
+    return graph
+
+
+def teach_a_concept() -> Graph:
+    """Pictures -> a saved concept, and what it draws, in one node."""
+    graph = Graph("teach-a-concept")
+    graph.note((0, 0), (340, 340), "Teach a concept")
+    world = graph.add("ConesToyWorld", (0, 440))
+    subject = graph.add("ConesToySubject", (0, 600), subject="hta", pictures=5, seed=0, beside=0)
+    graph.add(
+        "ConesTeachConcept", (400, 0), size=(640, 890), model=world[0], clip=world[1], vae=world[2],
+        images=subject[0], class_word=subject[4], name="my-first-concept", if_exists="overwrite",
+    )  # fmt: skip
+    return graph
 
 
 def find_a_concept() -> Graph:
@@ -194,7 +231,7 @@ def inspect_and_compare() -> Graph:
 
 
 WITH_MASKS: tuple[Callable[[], Graph], ...] = (
-    *(compose_two_concepts, compare_where_masks_act, tune_two_concepts),
+    *(prompt_with_concepts, compose_two_concepts, compare_where_masks_act, tune_two_concepts, teach_a_concept),
     *(inspect_and_compare, compose_with_hooks),
 )
 WORKFLOWS: tuple[Callable[[], Graph], ...] = (find_a_concept, *WITH_MASKS, find_a_concept_sd15)

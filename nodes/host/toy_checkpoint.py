@@ -30,6 +30,7 @@ from ...cones_ops.errors import ConesError, listed
 from ...cones_ops.toy_world.bundle import read_bundle
 from ...cones_ops.toy_world.vocabulary import Vocabulary
 
+GUIDANCE = 3.0  # the cfg that its pictures are judged with
 HOST_VOCABULARY = 49408  # rows of the token embedding in the host's CLIP, whatever the configuration says
 
 
@@ -123,6 +124,8 @@ def toy_model(bundle: Bundle) -> Any:
         "linear_end": schedule["beta_end"],
         "timesteps": schedule["timesteps"],
     }
+    side = bundle.unet_config["sample_size"] * config.latent_format.spacial_downscale_ratio
+    config.usual_settings = (side, GUIDANCE)
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, device=torch.device("cpu"))
     fill(model.diffusion_model, unet_tensors(bundle, config.unet_config))

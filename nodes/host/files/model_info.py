@@ -16,6 +16,18 @@ KNOWN = {
 }
 
 
+# the host's configuration -> pixels of a side, and guidance (cfg) it usually draws with
+USUAL = {"SD15": (512, 7.0), "SD20": (512, 7.0), "SDXL": (1024, 6.0), "SD3": (1024, 4.5), "Flux": (1024, 1.0)}
+OTHERS = (1024, 4.0)
+
+
+def usual_settings(model: Any) -> tuple[int, float]:
+    """Pixels of a picture's side, and cfg, with which this kind of model usually draws."""
+    config = getattr(model.model, "model_config", None)
+    settings: tuple[int, float] = getattr(config, "usual_settings", USUAL.get(type(config).__name__, OTHERS))
+    return settings
+
+
 def base_facts(model: Any, latents: Any) -> dict[str, str]:
     """architecture, base_model_version, and the resolution of the pictures searched with, as far as they are known."""
     config = getattr(model.model, "model_config", None)

@@ -42,7 +42,7 @@ def test_the_package_alone_has_every_node_and_draws_a_picture(
         "apply": node("ConesApplyConceptMasks", model=["world", 0], mask_1=["mask", 0], strength_1=1.0),
     }
     ours = {name for name in server.object_info() if name.startswith("Cones")}
-    assert len(ours) == 17
+    assert len(ours) == 20
     with started(host.path, tmp_path_factory.mktemp("bare"), pack=package) as bare:
         assert {name for name in bare.object_info() if name.startswith("Cones")} == ours
         assert (bare.run(prompt).image("show") == server.run(prompt).image("show")).all()

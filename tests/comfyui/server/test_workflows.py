@@ -137,6 +137,24 @@ def test_it_runs_to_a_picture_with_the_example_masks(server, name):
     check_run(server, prompt, (256, 256, 3))
 
 
+def test_prompt_with_concepts_draws_what_its_tag_names(server):
+    prompt = shortened(to_prompt(read(ROOT / "workflows" / "prompt-with-concepts.json"), server.object_info()))
+    (saved,), (node_id,) = nodes_with(prompt, "SaveImage"), nodes_with(prompt, "ConesPromptWithConcepts")
+    tagged = np.stack(server.run(prompt).images(saved))
+    prompt[node_id]["inputs"]["text"] = "a sks star on a white background"
+    words = np.stack(server.run(prompt).images(saved))
+    assert tagged.shape == words.shape == (4, 256, 256, 3) and not np.array_equal(tagged, words)
+
+
+def test_teach_a_concept_saves_and_shows_it(server):
+    prompt = shortened(to_prompt(read(ROOT / "workflows" / "teach-a-concept.json"), server.object_info()))
+    (teach,) = nodes_with(prompt, "ConesTeachConcept")
+    prompt[teach]["inputs"] |= {"steps": 4, "beside": 4, "name": "shortened/taught"}
+    run = server.run(prompt)
+    assert "a <concept:shortened/taught>" in run.text(teach) and "a hta square" in run.text(teach)
+    assert run.image(teach).std() > 0
+
+
 def test_the_hook_acts_in_its_region_and_nowhere_else(server):
     """After one step the left half is that of a prompt with the hook, the right half that of one without."""
     prompt = shortened(to_prompt(read(ROOT / "workflows" / "compose-with-hooks.json"), server.object_info()))

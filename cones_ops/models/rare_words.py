@@ -1,0 +1,40 @@
+"""Rare words to name a subject by, and common things to show beside it, as far as a text encoder tells them apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Sequence
+
+from ..errors import ConesError
+
+IDENTIFIERS = (
+    "sks", "zwx", "hta", "bnk", "olr", "mfj", "qpd", "vbn", "ktr", "wug", "dax", "fep", "gzl", "jyv", "uxo", "cim",
+)  # fmt: skip
+THINGS = (
+    "chair", "ball", "flower", "cup", "car", "tree", "cat", "dog", "book", "house", "lamp", "bird",
+    "circle", "square", "heart", "star", "triangle", "cross",
+)  # fmt: skip
+NONSENSE = ("qxzvkj", "wvkqjx")  # what an encoder with few words takes for one and the same unknown word
+
+
+def told_apart(words: Sequence[str], tokens_of: Callable[[str], Hashable]) -> list[str]:
+    """Those of `words` whose tokens no other of them has, nor a word that means nothing."""
+    tokens = {word: tokens_of(word) for word in (*words, *NONSENSE)}
+    uses = Counter(tokens.values())
+    return [word for word in words if uses[tokens[word]] == 1]
+
+
+def rare_word(tokens_of: Callable[[str], Hashable], taken: Collection[str] = ()) -> str:
+    """The first rare word that the text encoder tells apart and that no other concept has."""
+    known = told_apart(IDENTIFIERS, tokens_of)
+    for word in known:
+        if word not in taken:
+            return word
+    if not known:
+        raise ConesError("the text encoder knows none of our rare words; write an identifier that it tells apart")
+    raise ConesError(f"your concepts have all {len(known)} rare words already; write an identifier of your own")
+
+
+def with_article(words: str) -> str:
+    """ "a sks dog", "an owl"."""
+    return f"{'an' if words[:1].lower() in tuple('aeiou') else 'a'} {words}"

@@ -1,0 +1,128 @@
+"""From a user's pictures to what a search needs: one size, captions, and the subject beside other things.
+
+The other things are drawn by the model itself. Everything depends on the inputs and the seed alone, so that a search
+that was stopped resumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ....cones_ops.errors import ConesError
+from ....cones_ops.images.collages import collages
+from ....cones_ops.models.phrases import OwnWords, own_spans
+from ....cones_ops.models.rare_words import THINGS, told_apart, with_article
+from ..files.model_info import usual_settings
+from ..text.encode import encode_prompt, flat_tokens, is_tokens
+from ..text.token_positions import ConceptWords, phrase
+
+DRAWING_STEPS = 20
+RULE: OwnWords = "phrase"  # which words are the concept's own
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """IMAGE (n, side, side, 3), and what each picture shows in words."""
+
+    pictures: Tensor
+    captions: list[str]
+
+
+@dataclass(frozen=True)
+class Artist:
+    """A model with its text encoder and VAE, and how it draws: pixels of a side, guidance, seed."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    side: int
+    cfg: float
+    seed: int
+
+    @classmethod
+    def of(cls, model: Any, clip: Any, vae: Any, side: int, cfg: float, seed: int) -> Artist:
+        """0 for side or cfg: what this kind of model usually draws with."""
+        usual_side, usual_cfg = usual_settings(model)
+        return cls(model, clip, vae, side or usual_side, cfg or usual_cfg, seed)
+
+    @cached_property
+    def empty(self) -> Tensor:
+        """The latents of no picture: zeros in the shape that the VAE gives."""
+        return torch.zeros_like(self.vae.encode(torch.zeros(1, self.side, self.side, 3)))
+
+    def tokens_of(self, word: str) -> Hashable:
+        """A word's tokens in every text encoder."""
+        result = self.clip.tokenize(word, return_word_ids=True)
+        return tuple(tuple(flat_tokens(chunks)) for chunks in result.values() if is_tokens(chunks))
+
+    def draw(self, text: str, number: int = 0, concepts: Sequence[ConceptWords] = (), model: Any = None) -> Tensor:
+        """One IMAGE (1, side, side, 3), by default of the model as it is; `number` counts other noise."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        model = model or self.model
+        positive = encode_prompt(self.clip, text, concepts, RULE).conditioning
+        negative = encode_prompt(self.clip, "", ()).conditioning
+        noise = comfy.sample.prepare_noise(self.empty, self.seed + number)
+        sampling = (DRAWING_STEPS, self.cfg, "euler", "normal", positive, negative, self.empty)
+        samples = comfy.sample.sample(model, noise, *sampling, disable_pbar=True, seed=self.seed + number)
+        pictures: Tensor = self.vae.decode(samples)
+        return pictures.reshape(-1, *pictures.shape[-3:])[:1, ..., :3].float().cpu()
+
+
+def fitted(images: Sequence[Tensor], side: int) -> Tensor:
+    """A list of IMAGEs of any sizes as one (n, side, side, 3): the middle of each, scaled."""
+    if not images or any(batch.ndim != 4 or not len(batch) for batch in images):
+        raise ConesError("there are no pictures; connect Load Image, or a node that loads a folder")
+    squares = [
+        comfy.utils.common_upscale(batch[..., :3].movedim(-1, 1), side, side, "lanczos", "center") for batch in images
+    ]
+    return torch.cat(squares).movedim(1, -1).float()
+
+
+def own_captions(lines: Sequence[str], pictures: int, concept: ConceptWords) -> list[str]:
+    """A caption for each picture that names the concept: `lines` with its words in them, else "a sks dog"."""
+    if not lines:
+        return [with_article(phrase(concept))] * pictures
+    if len(lines) != pictures:
+        raise ConesError(f"{len(lines)} captions for {pictures} pictures; write one line per picture, or none")
+    return [named(line, k + 1, concept) for k, line in enumerate(lines)]
+
+
+def named(caption: str, number: int, concept: ConceptWords) -> str:
+    """The caption with the identifier before its class word, where it is not there yet."""
+    identifier, class_word = concept
+    if own_spans(caption, identifier, class_word):
+        return caption
+    if spans := own_spans(caption, class_word):
+        start = spans[0][0]
+        return f"{caption[:start]}{identifier} {caption[start:]}"
+    raise ConesError(f'caption {number}, "{caption}", does not say "{class_word}"; say what the picture shows')
+
+
+def beside_others(artist: Artist, subject: Tensor, concept: ConceptWords, things: Sequence[str], count: int) -> Lesson:
+    """About `count` pictures of the subject beside other things, which the model draws; none where it has no things."""
+    pictures, captions = [], []
+    for k in range(-(-count // 2) if things else 0):
+        thing = with_article(things[k % len(things)])
+        neighbour = artist.draw(thing, number=k).movedim(-1, 1)
+        one = subject[k % len(subject)].movedim(-1, 0)[None]
+        laid, words = collages([one, neighbour], [with_article(phrase(concept)), thing])
+        pictures.append(laid.movedim(1, -1))
+        captions += words
+    return Lesson(torch.cat(pictures) if pictures else subject[:0], captions)
+
+
+def other_things(artist: Artist, wanted: str, class_word: str) -> list[str]:
+    """What may stand beside the subject: the user's list, or common things that the text encoder tells apart."""
+    if listed := [thing.strip() for thing in wanted.replace("\n", ",").split(",") if thing.strip()]:
+        return listed
+    words = told_apart(THINGS, artist.tokens_of)
+    return [word for word in words if word.lower() != class_word.lower()][:8]

@@ -1,0 +1,258 @@
+"""Teach a Concept: pictures in, a saved concept and the words to use out; everything between is done here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..cones_ops.errors import ConesError
+from ..cones_ops.images.collages import layout_caption
+from ..cones_ops.masks.concept_mask import ConceptMask
+from ..cones_ops.masks.mask_file import read_mask_metadata
+from ..cones_ops.models.rare_words import rare_word, with_article
+from ..cones_ops.reports.figures import labelled_grid
+from ..cones_ops.reports.text import summary_text
+from ..cones_ops.search.find import SearchResult
+from ..cones_ops.search.settings import recommended
+from .host.apply.apply_masks import apply_masks
+from .host.files.folders import FOLDER, SUFFIX, mask_names, path_of
+from .host.files.model_info import base_facts
+from .host.files.save_mask import keep_mask
+from .host.notices import warn
+from .host.search.example_inputs import only
+from .host.search.find import SearchInputs, search
+from .host.search.lessons import RULE, Artist, Lesson, beside_others, fitted, other_things, own_captions
+from .host.search.progress import SearchProgress
+from .host.text.encode import encode_prompt
+from .host.text.token_positions import ConceptWords, phrase
+from .inputs import (
+    ALIASES,
+    CATEGORY,
+    ConceptMaskSocket,
+    as_image,
+    as_pixels,
+    check_file_name,
+    drawn,
+    file_inputs,
+    preview,
+    seed_input,
+)
+from .pictures import safe_covers
+
+DEFAULTS = {"identifier": "", "steps": 300, "beside": 24, "other_things": "", "size": 0, "cfg": 0.0}
+MASKS_READ = 500  # of a large folder, for the identifiers that are taken
+
+
+class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
+    """Crop, encode, caption, draw neighbours, search, save, show."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConesTeachConcept",
+            display_name="Teach a Concept",
+            category=CATEGORY,
+            description=(
+                "Teaches the model a subject from 3 to 10 pictures, and saves it as a concept. The node crops and "
+                "encodes the pictures, writes captions, draws other things beside the subject, searches with the "
+                "recommended settings, and shows the result. Then use the concept in Prompt with Concepts."
+            ),
+            search_aliases=[*ALIASES, "train", "train lora", "fine-tune", "learn subject"],
+            is_output_node=True,
+            is_input_list=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model that should learn the subject. It is not changed."),
+                io.Clip.Input("clip", tooltip="The text encoder of the checkpoint."),
+                io.Vae.Input("vae", tooltip="The VAE of the checkpoint."),
+                io.Image.Input(
+                    "images",
+                    tooltip=(
+                        "3 to 10 pictures that show the subject, in the middle and on different backgrounds: a batch, "
+                        "or a list in any sizes, such as a folder."
+                    ),
+                ),
+                io.String.Input(
+                    "class_word",
+                    default="dog",
+                    tooltip='What the subject is, in a word or two that everybody knows: "dog", "coffee mug".',
+                ),
+                *file_inputs(FOLDER),
+                io.String.Input(
+                    "captions",
+                    force_input=True,
+                    optional=True,
+                    tooltip=(
+                        "Optional: what each picture shows, as one text with a line per picture or as a list from a "
+                        "dataset node. Use the word from class_word. Not connected: only the subject is named."
+                    ),
+                ),
+                io.String.Input(
+                    "identifier",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "The rare word that names the subject in prompts. Empty: a word that the text encoder tells "
+                        "apart and that none of your other concepts has."
+                    ),
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=DEFAULTS["steps"],
+                    min=1,
+                    max=10000,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Steps of the search; the time grows in proportion. 300 is usual.",
+                ),
+                io.Int.Input(
+                    "beside",
+                    default=DEFAULTS["beside"],
+                    min=0,
+                    max=128,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "How many pictures of the subject beside other things to make, 0 to 128. They teach the "
+                        "search what does not belong to the subject. 24 is usual."
+                    ),
+                ),
+                io.String.Input(
+                    "other_things",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        'What stands beside the subject in these pictures, separated by commas, such as "chair, '
+                        'ball". The model draws them. Empty: common things that the text encoder knows.'
+                    ),
+                ),
+                io.Int.Input(
+                    "size",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=8,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Side of the pictures in pixels, up to 4096. 0: what this kind of model usually draws.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Guidance (cfg, up to 100) of the pictures drawn here. 0: usual for this kind of model.",
+                ),
+                seed_input("Seed of the noise. The same seed and inputs give the same concept."),
+            ],
+            outputs=[
+                ConceptMaskSocket.Output(display_name="concept_mask", tooltip="The concept, also saved as a file."),
+                io.String.Output(display_name="name", tooltip="The name of the file, for tags and Load Concept Mask."),
+                io.String.Output(display_name="words", tooltip='How to name the subject in a prompt: "a sks dog".'),
+                io.Image.Output(
+                    display_name="before_after",
+                    tooltip="Your picture, and what the model draws for the words without and with the concept.",
+                ),
+                io.String.Output(display_name="report", tooltip="The result in words; the first line says it all."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images: list[torch.Tensor], captions: Sequence[str] = ("",), **others: list[Any]) -> io.NodeOutput:
+        choice = SimpleNamespace(**DEFAULTS | only(**others))
+        artist = Artist.of(choice.model, choice.clip, choice.vae, choice.size, choice.cfg, choice.seed)
+        concept = concept_of(choice, artist)
+        lines = [line for text in captions for line in text.splitlines() if line.strip()]
+        subject = fitted(images, artist.side)
+        alone = own_captions(lines, len(subject), concept)
+        things = other_things(artist, choice.other_things, concept[1])
+        beside = beside_others(artist, subject, concept, things, choice.beside)
+        lesson = Lesson(torch.cat([subject, beside.pictures]), [*alone, *beside.captions])
+        progress = SearchProgress()
+        result = taught(artist, lesson, concept, choice.steps, progress)
+        name, notes = "", ""
+        if result.mask.count:
+            cover, no_cover = safe_covers(subject)
+            name, trouble = keep_mask(result.mask, choice.name, choice.if_exists == "overwrite", cover)
+            notes = "\n".join(filter(None, (trouble, no_cover)))
+        figure, no_figure = drawn(lambda: before_after(artist, subject, result.mask, concept, things))
+        progress.finish(figure)
+        report = "\n".join(filter(None, (verdict(name, concept), notes, no_figure, "", summary_text(result))))
+        if notes or not name:
+            warn(report)
+        picture = as_image(figure)
+        words = with_article(phrase(concept))
+        return io.NodeOutput(result.mask, name, words, picture, report, ui=preview(cls, picture, report))
+
+    @classmethod
+    def validate_inputs(cls, name: Sequence[str | None] = (None,)) -> bool | str:
+        """Before minutes of search are spent: the name can be a file's."""
+        return check_file_name(name[0])
+
+
+def concept_of(choice: Any, artist: Artist) -> ConceptWords:
+    """The words that will name the subject."""
+    class_word = " ".join(choice.class_word.split())
+    if not class_word:
+        raise ConesError('class_word is empty; write what the subject is, such as "dog"')
+    replaced = f"{choice.name.strip()}{SUFFIX}" if choice.if_exists == "overwrite" else ""
+    return choice.identifier.strip() or rare_word(artist.tokens_of, taken_identifiers(replaced)), class_word
+
+
+def taken_identifiers(replaced: str = "") -> set[str]:
+    """Identifiers of saved concepts but the one to be replaced; files that cannot be read have none."""
+    words: set[str] = set()
+    for name in [name for name in mask_names() if name != replaced][:MASKS_READ]:
+        try:
+            words.update(read_mask_metadata(path_of(name)).get("cones.identifier", "").split("+"))
+        except (ConesError, OSError):
+            continue
+    return words
+
+
+def taught(artist: Artist, lesson: Lesson, concept: ConceptWords, steps: int, progress: SearchProgress) -> SearchResult:
+    """The search at own tokens on the pictures of a lesson."""
+    latents = {"samples": artist.vae.encode(lesson.pictures)}
+    prompts = [encode_prompt(artist.clip, caption, [concept], RULE) for caption in lesson.captions]
+    conditioning = [entry for prompt in prompts for entry in prompt.conditioning]
+    settings = replace(recommended("own tokens", seed=artist.seed), steps=steps)
+    inputs = SearchInputs(latents, conditioning, None, None, *concept)
+    facts = base_facts(artist.model, latents)
+    return search(artist.model, inputs, "text K+V", settings, None, 1.0, progress, "own tokens", progress.expect, facts)
+
+
+def before_after(
+    artist: Artist, subject: torch.Tensor, mask: ConceptMask, concept: ConceptWords, things: Sequence[str]
+) -> Any:
+    """Labelled: a picture of the subject, the model without and with the concept, alone and beside a thing."""
+    words, masked = with_article(phrase(concept)), apply_masks(artist.model, [(mask, 1.0)])
+    views = {
+        "your picture": subject[:1],
+        f"before: {words}": artist.draw(words, 1000),
+        f"after: {words}": artist.draw(words, 1000, [concept], masked),
+    }
+    if things:
+        together = layout_caption([words, with_article(things[0])])
+        views[f"after: {together}"] = artist.draw(together, 1001, [concept], masked)
+    return labelled_grid([as_pixels(view)[0] for view in views.values()], list(views))
+
+
+def verdict(name: str, concept: ConceptWords) -> str:
+    """The first line of the report."""
+    words = with_article(phrase(concept))
+    if not name:
+        return (
+            f"NOT FOUND: no share of the weights makes the model draw {words}; use other pictures or more steps. "
+            "Nothing was saved"
+        )
+    tag = name.removesuffix(SUFFIX)
+    return f'FOUND. Write "a <concept:{tag}>" in Prompt with Concepts, or "{words}" where the concept is applied'

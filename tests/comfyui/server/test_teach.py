@@ -1,0 +1,74 @@
+"""Teach a Concept on a real server: from pictures to a saved concept that its tag draws, with few steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cones_concept_neurons.cones_ops.laboratory.comfyui.server import PromptRefusedError
+from cones_concept_neurons.cones_ops.masks.mask_file import load_mask
+from support.prompts import Prompt, node
+from support.server import failed
+
+SMALL = {"steps": 6, "beside": 4, "seed": 1, "if_exists": "keep both", "other_things": "circle, heart"}
+
+
+def lesson(name: str, images: Any = ("subject", 0), **inputs: Any) -> Prompt:
+    """Toy pictures -> Teach a Concept; the words, the name and the report are shown."""
+    arguments = {"model": ["world", 0], "clip": ["world", 1], "vae": ["world", 2], "images": list(images)}
+    return {
+        "world": node("ConesToyWorld"),
+        "subject": node("ConesToySubject", subject="hta", pictures=4, seed=0, beside=0),
+        "teach": node("ConesTeachConcept", **arguments, name=name, class_word="square", **SMALL | inputs),
+        "name": node("PreviewAny", source=["teach", 1]),
+        "words": node("PreviewAny", source=["teach", 2]),
+        "report": node("PreviewAny", source=["teach", 4]),
+    }
+
+
+def test_a_concept_is_taught_saved_and_named_with_a_word_that_is_free(server):
+    run = server.run(lesson("taught/box"))
+    assert run.text("words") == "a hta square"  # the shipped concepts have sks, zwx and mfj
+    assert run.text("name") == "taught/box.safetensors"
+    assert run.text("report").startswith('FOUND. Write "a <concept:taught/box>" in Prompt with Concepts')
+    mask = load_mask(server.base / "models" / "concept_masks" / "taught" / "box.safetensors")
+    assert (mask.identifier, mask.class_word, mask.own_words) == ("hta", "square", "phrase")
+    assert mask.where == "own tokens" and mask.count
+    assert mask.provenance["pictures"] == "8" and mask.provenance["resolution"] == "64x64"
+    picture = run.image("teach")
+    assert picture.shape[1] > 2 * 224 and picture.shape[0] > 2 * 224  # two rows of two, below their labels
+
+
+def test_pictures_of_any_sizes_and_captions_of_a_list(server):
+    sizes = {
+        "wide": node("ImageScale", image=["subject", 0], upscale_method="area", width=96, height=70, crop="disabled"),
+        "tall": node("ImageScale", image=["subject", 0], upscale_method="area", width=80, height=128, crop="disabled"),
+        "all": node("ImageBatch", image1=["wide", 0], image2=["tall", 0]),
+    }
+    captions = "\n".join(["a plain square on a white background", *["a bnk square"] * 7])
+    sizes["lines"] = node("PrimitiveStringMultiline", value=captions)
+    run = server.run({**lesson("sized", ("all", 0), captions=["lines", 0]), **sizes})
+    assert run.text("words") == "a bnk square"  # hta has been taken by the concept taught before
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"class_word": "  "}, "class_word is empty"),
+        ({"captions": "a square\na square"}, "2 captions for 4 pictures"),
+        ({"captions": "a square\na circle\na square\na square"}, 'caption 2, "a circle", does not say "square"'),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_drawn(server, inputs, message):
+    arguments = {"class_word": "square", **inputs}
+    run = failed(
+        server,
+        {**lesson("never"), "teach": node("ConesTeachConcept", **lesson("never")["teach"]["inputs"] | arguments)},
+    )
+    assert message in run.error and run.node_id == "teach"
+    assert not (server.base / "models" / "concept_masks" / "never.safetensors").exists()
+
+
+def test_a_name_that_cannot_be_a_file_is_refused_before_the_prompt_runs(server):
+    with pytest.raises(PromptRefusedError, match="concept_masks"):
+        server.queue(lesson("../../x"))
