@@ -12,6 +12,7 @@ from ..cones_ops.masks.concept_mask import ConceptMask
 from .encode import token_report
 from .host.apply.apply_masks import apply_masks
 from .host.files.folders import folder_times
+from .host.guidance import keep_apart as regions
 from .host.notices import warn
 from .host.text.encode import encode_prompt
 from .host.text.tagged_prompts import paths_of_tags, read_tags, tagged_files
@@ -77,6 +78,15 @@ class ConesPromptWithConcepts(io.ComfyNode):  # type: ignore[misc]
                     "Off: stop if a concept was found on other base weights. On: apply it anyway, with a warning in "
                     "the log."
                 ),
+                io.Boolean.Input(
+                    "keep_apart",
+                    default=True,
+                    optional=True,
+                    tooltip=(
+                        "On: where the text names two concepts or more, each stays in a region of its own, as with "
+                        "Keep Concepts Apart. Off: their looks may mix. No effect on other texts."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the concepts, for a sampler."),
@@ -95,6 +105,7 @@ class ConesPromptWithConcepts(io.ComfyNode):  # type: ignore[misc]
         negative: str = "",
         masks: Mapping[str, ConceptMask | None] | None = None,
         apply_anyway: bool = False,
+        keep_apart: bool = True,
     ) -> io.NodeOutput:
         prompts = read_tags([text, negative])
         connected = connected_masks(masks or {})
@@ -112,6 +123,8 @@ class ConesPromptWithConcepts(io.ComfyNode):  # type: ignore[misc]
         files = [f"{file}: strength {strength:g}" for file, _, strength in prompts.masks]
         report = "\n".join([prompts.texts[0], *files, *here, *missing])
         patched = apply_masks(model, applied, apply_anyway) if applied else model
+        if keep_apart and len(here) > 1:
+            patched = regions.keep_apart(patched, ())
         return io.NodeOutput(
             patched, positive.conditioning, other.conditioning, prompts.texts[0], ui=ui.PreviewText(report)
         )

@@ -39,13 +39,15 @@ def one_node(text: str, negative: str = "", **inputs: Any) -> Prompt:
 
 
 def four_nodes(text: str, strengths: dict[str, float]) -> Prompt:
-    """The same with Load, Apply and Encode."""
+    """The same with Load, Apply, Encode and, for several concepts, Keep Concepts Apart."""
     loads = {name: node("ConesLoadConceptMask", mask_name=f"{name}.safetensors") for name in strengths}
     masks = {f"mask_{i}": [name, 0] for i, name in enumerate(strengths, 1)}
     values = {f"strength_{i}": strength for i, strength in enumerate(strengths.values(), 1)}
     encode = node("ConesEncodePrompt", clip=["world", 1], text=text, **masks)
     apply = node("ConesApplyConceptMasks", model=["world", 0], **masks, **values)
-    return {**toy_picture(["apply", 0], positive=encode, **SETTINGS), **loads, "apply": apply}
+    apart = node("ConesKeepApart", model=["apply", 0], things="", strength=1.0)
+    model = "apart" if len(strengths) > 1 else "apply"
+    return {**toy_picture([model, 0], positive=encode, **SETTINGS), **loads, "apply": apply, "apart": apart}
 
 
 def test_a_prompt_without_tags_is_bit_identical_to_the_stock_nodes(server):
@@ -73,6 +75,14 @@ def test_tags_draw_what_load_apply_and_encode_draw(server, text, words, strength
     assert np.array_equal(ours.image("show"), theirs.image("show"))
     assert np.abs(ours.image("show").astype(int) - plain).max() > 20
     assert all(f"strength {strength:g}" in ours.text("prompt") for strength in strengths.values())
+
+
+def test_keep_apart_acts_on_two_concepts_alone(server):
+    two = "a <concept:toy-sks-star> on the left and a <concept:rex> on the right"
+    on, off = (server.run(one_node(two, keep_apart=value)).image("show") for value in (True, False))
+    assert not np.array_equal(on, off)
+    on, off = (server.run(one_node("a <concept:rex>", keep_apart=value)).image("show") for value in (True, False))
+    assert np.array_equal(on, off)
 
 
 def test_strength_0_and_tags_in_the_negative_text(server):
