@@ -14,7 +14,7 @@ from ..cones_ops.errors import ConesError
 from ..cones_ops.masks.concept_mask import ConceptMask, Where, why_empty
 from .host.apply.apply_masks import apply_masks
 from .host.apply.weight_hook import mask_hooks
-from .inputs import (
+from .host.inputs import (
     ALIASES,
     CATEGORY,
     SLOTS,

@@ -10,10 +10,10 @@ from comfy_api.latest import io, ui
 from ..cones_ops.errors import ConesError
 from ..cones_ops.masks.concept_mask import ConceptMask
 from ..cones_ops.models.phrases import OWN_WORDS, OwnWords, class_word_apart
+from .host.inputs import ALIASES, CATEGORY, connected_masks, mask_inputs
 from .host.notices import warn
 from .host.text.encode import EncodedPrompt, encode_prompt
 from .host.text.token_positions import ConceptWords, phrase
-from .inputs import ALIASES, CATEGORY, connected_masks, mask_inputs
 
 
 class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]

@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..cones_ops.masks.concept_mask import ConceptMask
 from .host.files.export_lora import FOLDER, export_lora
-from .inputs import ALIASES, CATEGORY, ConceptMaskSocket, apply_anyway_input, check_file_name, file_inputs
+from .host.inputs import ALIASES, CATEGORY, ConceptMaskSocket, apply_anyway_input, check_file_name, file_inputs
 
 
 class ConesExportAsLora(io.ComfyNode):  # type: ignore[misc]

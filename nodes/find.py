@@ -16,10 +16,20 @@ from ..cones_ops.reports.text import layer_table, summary_text
 from ..cones_ops.search.methods import METHODS
 from ..cones_ops.search.settings import recommended
 from .host.files.model_info import base_facts
+from .host.inputs import (
+    ALIASES,
+    CATEGORY,
+    WHERES,
+    ConceptMaskSocket,
+    as_image,
+    drawn,
+    preview,
+    training_inputs,
+    where_input,
+)
 from .host.search.example_inputs import joined_latents, joined_prompts, only
 from .host.search.find import SearchInputs, search
 from .host.search.progress import SearchProgress
-from .inputs import ALIASES, CATEGORY, WHERES, ConceptMaskSocket, as_image, drawn, preview, training_inputs, where_input
 
 
 class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]

@@ -9,7 +9,7 @@ from ..cones_ops.masks.split import GROUPS, LEFT, GroupBy, Left, split
 from ..cones_ops.reports.compare import collision_report, names_of
 from ..cones_ops.reports.figures import layer_figure, overlap_figure
 from ..cones_ops.reports.text import inspection_text, layer_table
-from .inputs import ALIASES, LOOK, ConceptMaskSocket, as_image, connected_masks, mask_inputs, preview
+from .host.inputs import ALIASES, LOOK, ConceptMaskSocket, as_image, connected_masks, mask_inputs, preview
 
 
 class ConesInspectConceptMask(io.ComfyNode):  # type: ignore[misc]

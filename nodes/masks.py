@@ -11,8 +11,16 @@ from ..cones_ops.masks.concept_mask import ConceptMask, difference, intersection
 from ..cones_ops.masks.mask_file import load_mask, read_mask_metadata
 from .host.files.folders import FOLDER, mask_names, path_of
 from .host.files.save_mask import keep_mask
+from .host.inputs import (
+    ALIASES,
+    CATEGORY,
+    ConceptMaskSocket,
+    check_file_name,
+    connected_masks,
+    file_inputs,
+    mask_inputs,
+)
 from .host.notices import warn
-from .inputs import ALIASES, CATEGORY, ConceptMaskSocket, check_file_name, connected_masks, file_inputs, mask_inputs
 from .pictures import safe_covers
 
 OPERATIONS = {"union": union, "intersection": intersection, "difference": difference}

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..cones_ops.errors import ConesError
 from ..cones_ops.images.collages import ZOOM, collages
 from ..cones_ops.reports.figures import labelled_grid
-from .inputs import ALIASES, CATEGORY, LOOK, as_image, as_pixels
+from .host.inputs import ALIASES, CATEGORY, LOOK, as_image, as_pixels
 
 THINGS = 4  # that one collage can hold
 BESIDE, INSIDE = 512, 192  # longest sides of covers in pixels

@@ -13,10 +13,10 @@ from .encode import token_report
 from .host.apply.apply_masks import apply_masks
 from .host.files.folders import folder_times
 from .host.guidance import keep_apart as regions
+from .host.inputs import ALIASES, CATEGORY, SLOTS, ConceptMaskSocket, apply_anyway_input, connected_masks
 from .host.notices import warn
 from .host.text.encode import encode_prompt
 from .host.text.tagged_prompts import paths_of_tags, read_tags, tagged_files
-from .inputs import ALIASES, CATEGORY, SLOTS, ConceptMaskSocket, apply_anyway_input, connected_masks
 
 
 class ConesPromptWithConcepts(io.ComfyNode):  # type: ignore[misc]

@@ -17,7 +17,7 @@ from ..cones_ops.guidance.overlay import density, overlay
 from ..cones_ops.reports.figures import labelled_grid
 from .host.guidance.keep_apart import keep_apart
 from .host.guidance.recording import mean_over_prompts, settings_of
-from .inputs import ALIASES, CATEGORY, LOOK, as_image, as_pixels, drawn, preview
+from .host.inputs import ALIASES, CATEGORY, LOOK, as_image, as_pixels, drawn, preview
 
 ATTENTION, REGIONS = "attention", "regions"
 

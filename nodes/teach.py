@@ -23,14 +23,7 @@ from .host.apply.apply_masks import apply_masks
 from .host.files.folders import FOLDER, SUFFIX, mask_names, path_of
 from .host.files.model_info import base_facts
 from .host.files.save_mask import keep_mask
-from .host.notices import warn
-from .host.search.example_inputs import only
-from .host.search.find import SearchInputs, search
-from .host.search.lessons import RULE, Artist, Lesson, beside_others, fitted, other_things, own_captions
-from .host.search.progress import SearchProgress
-from .host.text.encode import encode_prompt
-from .host.text.token_positions import ConceptWords, phrase
-from .inputs import (
+from .host.inputs import (
     ALIASES,
     CATEGORY,
     ConceptMaskSocket,
@@ -42,6 +35,13 @@ from .inputs import (
     preview,
     seed_input,
 )
+from .host.lessons import RULE, Artist, Lesson, beside_others, fitted, other_things, own_captions
+from .host.notices import warn
+from .host.search.example_inputs import only
+from .host.search.find import SearchInputs, search
+from .host.search.progress import SearchProgress
+from .host.text.encode import encode_prompt
+from .host.text.token_positions import ConceptWords, phrase
 from .pictures import safe_covers
 
 DEFAULTS = {"identifier": "", "steps": 300, "beside": 24, "other_things": "", "size": 0, "cfg": 0.0}

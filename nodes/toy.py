@@ -6,8 +6,8 @@ import torch
 from comfy_api.latest import io
 
 from ..cones_ops.toy_world.subjects import IDENTIFIERS, subject_named
+from .host.inputs import ALIASES, CATEGORY, seed_input
 from .host.toy_checkpoint import load_toy_checkpoint
-from .inputs import ALIASES, CATEGORY, seed_input
 
 TOY_CATEGORY = f"{CATEGORY}/toy world"
 

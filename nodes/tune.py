@@ -12,10 +12,10 @@ from ..cones_ops.errors import ConesError
 from ..cones_ops.masks.concept_mask import ConceptMask
 from ..cones_ops.reports.text import tuning_text
 from ..cones_ops.search.joint import tuning
+from .host.inputs import ALIASES, CATEGORY, ConceptMaskSocket, training_inputs
 from .host.search.example_inputs import joined_latents, joined_prompts, only
 from .host.search.progress import SearchProgress
 from .host.search.tune import TuneInputs, tune
-from .inputs import ALIASES, CATEGORY, ConceptMaskSocket, training_inputs
 
 SLOTS = 4
 

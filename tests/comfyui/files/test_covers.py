@@ -12,7 +12,7 @@ from cones_concept_neurons.cones_ops.masks.mask_file import read_mask_metadata
 from cones_concept_neurons.cones_ops.reports.figures import density_figure
 from cones_concept_neurons.cones_ops.search.density import DensityCurve
 from cones_concept_neurons.nodes.host.files.model_info import base_facts
-from cones_concept_neurons.nodes.inputs import drawn
+from cones_concept_neurons.nodes.host.inputs import drawn
 from cones_concept_neurons.nodes.pictures import BESIDE, INSIDE, covers, safe_covers
 from PIL import Image
 from support.prompts import node

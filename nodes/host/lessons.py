@@ -17,13 +17,13 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ....cones_ops.errors import ConesError
-from ....cones_ops.images.collages import collages
-from ....cones_ops.models.phrases import OwnWords, own_spans
-from ....cones_ops.models.rare_words import THINGS, told_apart, with_article
-from ..files.model_info import usual_settings
-from ..text.encode import encode_prompt, flat_tokens, is_tokens
-from ..text.token_positions import ConceptWords, phrase
+from ...cones_ops.errors import ConesError
+from ...cones_ops.images.collages import collages
+from ...cones_ops.models.phrases import OwnWords, own_spans
+from ...cones_ops.models.rare_words import THINGS, told_apart, with_article
+from .files.model_info import usual_settings
+from .text.encode import encode_prompt, flat_tokens, is_tokens
+from .text.token_positions import ConceptWords, phrase
 
 DRAWING_STEPS = 20
 RULE: OwnWords = "phrase"  # which words are the concept's own

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..cones_ops.errors import ConesError
-from ..cones_ops.masks.concept_mask import ConceptMask, Where
-from .host.files.folders import FOLDER, wanted_path
+from ...cones_ops.errors import ConesError
+from ...cones_ops.masks.concept_mask import ConceptMask, Where
+from .files.folders import FOLDER, wanted_path
 
 log = logging.getLogger("cones")
 
