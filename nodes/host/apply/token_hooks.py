@@ -20,10 +20,19 @@ from torch import Tensor
 
 from ....cones_ops.errors import ConesError, listed
 from ....cones_ops.masks.concept_mask import ConceptMask
+from ....cones_ops.models.phrases import OWN_WORDS
 from ..linear_arguments import linear_arguments
 from ..parameters import layer_of
 from ..text.layout import WHOLE_TEXT, alike, text_in
-from ..text.token_positions import NOISY, any_encoded, phrase, positions_by_prompt, rows_in, text_and_options
+from ..text.token_positions import (
+    NOISY,
+    any_encoded,
+    phrase,
+    positions_by_prompt,
+    rows_in,
+    rules_in,
+    text_and_options,
+)
 from .lost_masks import merges, warn_where_lost
 from .products import outliving, product_of
 from .sampling_run import OTHER_TEXT, ModelCall, SamplingRun, Strengths, forget_what_changed
@@ -60,6 +69,12 @@ def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     else:
         for mask in idle:
             run.warn_once(no_effect(mask, any_encoded(guider.conds)))
+    for mask in (mask for mask, _ in masks if mask.own_words != OWN_WORDS[0]):
+        if other := rules_in(guider.conds, (mask.identifier, mask.class_word)) - {mask.own_words}:
+            run.warn_once(
+                f'{words_of([mask])} was found with own_tokens "{mask.own_words}", but a prompt marks '
+                f'"{min(other)}"; connect the mask to Encode Prompt with Concepts, which then marks its words'
+            )
     if appended := max((prompt.appended for prompt in run.by_uuid.values()), default=0):
         run.warn_once(
             f"{appended} tokens were appended to a prompt after Encode Prompt with Concepts (Conditioning (Concat)); "

@@ -139,6 +139,12 @@ def positions_by_prompt(conds: Conds, concepts: Sequence[ConceptWords]) -> dict[
     return prompts
 
 
+def rules_in(conds: Conds, concept: ConceptWords) -> set[OwnWords]:
+    """By which rules the prompts that hold a concept's words mark them."""
+    entries = [cond[KEY] for conditioning in conds.values() for cond in conditioning or () if KEY in cond]
+    return {rule_of(tokens, concept) for tokens in entries if len(tokens.of(concept))}
+
+
 def any_encoded(conds: Conds) -> bool:
     """Whether any conditioning was made by Encode Prompt with Concepts."""
     return any(KEY in cond for conditioning in conds.values() for cond in conditioning or ())

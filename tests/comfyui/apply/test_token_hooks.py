@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import comfy.model_management
 import comfy.model_patcher
 import pytest
@@ -10,6 +12,7 @@ from comfy.patcher_extension import WrappersMP
 from cones_concept_neurons.cones_ops.masks.concept_mask import union
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX
+from cones_concept_neurons.nodes.host.text.token_positions import KEY
 from support.small_models import (
     CPU,
     DEVICE,
@@ -281,3 +284,17 @@ def test_cancel_and_errors_leave_nothing_behind(model, masks):
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         sampled(applied, encode(), encode(NOBODY, seed=1))
     assert traces(model) == clean and not any(hooks for hooks, _ in clean.values())
+
+
+def test_a_phrase_mask_whose_prompt_marks_less_says_so(model, masks, caplog):
+    ((found, _),) = masks[:1]
+    owning = [(replace(found, own_words="phrase"), 1.0)]
+    text = encode(), encode(NOBODY, seed=1)
+    sampled(apply_masks(model, owning), *text)
+    (said,) = warnings_in(caplog)
+    assert said.startswith('"sks star" was found with own_tokens "phrase", but a prompt marks')
+    caplog.clear()
+    for entry in text[0]:
+        entry[1][KEY] = replace(entry[1][KEY], rules={SKS: "phrase"})
+    sampled(apply_masks(model, owning), *text)
+    assert warnings_in(caplog) == []
