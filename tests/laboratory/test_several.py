@@ -54,15 +54,18 @@ def test_results_are_means_over_cells(tmp_path: Path) -> None:
         cell("pair/hta+bnk/1", together=1.0, together_regions=1.0, unseen_regions=0.25),
         cell("tuned/hta+bnk+olr/0", together_regions=0.25),
         cell("bleeding/hta/untouched", bleeding=0.0),
+        cell("guided/hta+bnk/0", attend_and_excite=0.25, focus=0.5),
     ]
     other = tmp_path / "regions.json"
-    other.write_text(json.dumps({"attention_iou": {"value": 0.7, "standard_error": 0.1, "n": 3}}))
+    ratio = {"value": 1.01, "standard_error": 0.1, "n": 3}
+    other.write_text(json.dumps({"sampling_ratio": {"unet": ratio, "joint_attention": ratio}, "more": 1}))
     figures = results.results(pairs, [other])
     assert figures["pairs"]["apart"] == {"value": 0.75, "standard_error": 0.25, "n": 2}
     assert figures["pairs"]["apart_regions_unseen_forms"]["value"] == 0.5
     assert figures["pairs"]["tuned"] == {"value": None, "standard_error": None, "n": 0}
     assert figures["triples"]["tuned_regions"]["value"] == 0.25 and figures["bleeding"]["untouched"]["n"] == 1
-    assert figures["attention_iou"]["value"] == 0.7 and figures["sampling_ratio"]["unet"]["n"] == 0
+    assert figures["sampling_ratio"]["unet"] == ratio and "more" not in figures
+    assert figures["other_guidance"]["focus"]["value"] == 0.5 and figures["attention_iou"]["n"] == 0
     other.write_text("no")
     with pytest.raises(ConesError, match="not a JSON file"):
         results.results(pairs, [other])
@@ -70,5 +73,5 @@ def test_results_are_means_over_cells(tmp_path: Path) -> None:
 
 def test_every_cell_is_planned_once() -> None:
     names = cells.plan()
-    assert len(set(names)) == len(names) == 96
+    assert len(set(names)) == len(names) == 126
     assert names.index("pair/hta+bnk/0") < names.index("alone/hta/1") < names.index("tuned/hta+bnk/0")

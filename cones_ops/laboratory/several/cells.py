@@ -17,7 +17,9 @@ from ...masks.whole_files import write_whole
 from ...toy_world.subjects import Subject, subject_named
 from .. import measure
 from ..averages import Average, mean_with_error
+from ..gradient_guidance import GradientGuidance, LossName
 from ..judge import Reading, read, shows
+from ..looks import attention_iou, sample_with_maps
 from ..quality.cells import group_of
 from ..quality.inputs import World, inputs_of
 from ..quality.multi_subject import tune
@@ -30,6 +32,8 @@ HELD_OUT = ("hta", "bnk", "olr", "mfj")
 SEEDS = (0, 1, 2)
 PICTURES = 24  # of a pair, a triple, a subject alone
 PER_FORM = 4  # pictures of a form
+GUIDED_OF = 3  # every third of the pair's prompts, as a gradient costs two to three passes
+GRADIENT_STEPS: dict[LossName, float] = {"attend_and_excite": 1.0, "focus": 1.0}
 UNTOUCHED = "untouched"  # instead of a seed: without a mask
 Figures = dict[str, Average]
 
@@ -44,7 +48,8 @@ def plan(subjects: Sequence[str] = HELD_OUT, seeds: Sequence[int] = SEEDS) -> li
         names += [f"pair/{pair}/{seed}" for pair in pairs]
     names += [f"{kind}/{subject}/{UNTOUCHED}" for kind in ("bleeding", "alone") for subject in subjects]
     for seed in seeds:
-        names += [f"tuned/{pair}/{seed}" for pair in pairs]
+        names += [f"looks/{subject}/{seed}" for subject in subjects]
+        names += [f"{kind}/{pair}/{seed}" for kind in ("guided", "tuned") for pair in pairs]
     names += [f"words/{triple}/{UNTOUCHED}" for triple in triples]
     return names + [f"{kind}/{triple}/{seed}" for seed in seeds for kind in ("triple", "tuned") for triple in triples]
 
@@ -81,8 +86,7 @@ def figures_of(world: World, name: str) -> Figures:
         masks = []
     else:
         masks = [default_mask(inputs_of(world, subject, number), "own tokens") for subject in group]
-    makers = {"alone": alone, "bleeding": bleeding, "pair": together, "tuned": together, "triple": together}
-    figures = (words if kind == "words" else makers[kind])(world, group, masks, number)
+    figures = MAKERS[kind](world, group, masks, number)
     return figures | ({"density": mean_with_error([mask.density for mask in masks], 6)} if masks else {})
 
 
@@ -136,6 +140,26 @@ def words(world: World, group: Sequence[Subject], masks: Sequence[ConceptMask], 
     return {"words": share(judged(world, request, masks, seed))}
 
 
+def looks(world: World, group: Sequence[Subject], masks: Sequence[ConceptMask], seed: int) -> Figures:
+    """How well the mask of a subject's attention map covers the subject, in the pictures that show it."""
+    prompts = [prompt for prompt, _ in measure.subject_shown(group[0], PICTURES)]
+    seeds = range(1000 * (seed + 1), 1000 * (seed + 1) + PICTURES)
+    steps = world.budget.sampling_steps
+    pictures, maps = sample_with_maps(world.pipeline, prompts, [(masks[0], 1.0)], seeds=seeds, steps=steps)
+    readings = read(world.judge, pictures)
+    return {"attention_iou": share(attention_iou(maps[:, 0], pictures, readings, group[0].thing))}
+
+
+def guided(world: World, group: Sequence[Subject], masks: Sequence[ConceptMask], seed: int) -> Figures:
+    """Both of a pair in one picture with the gradient methods, at one step size each."""
+    prompts = pair_prompts(group, PLACES)[::GUIDED_OF]
+    figures: Figures = {}
+    for loss, step in GRADIENT_STEPS.items():
+        readings = readings_of(world, prompts, masks, seed, gradients=GradientGuidance(loss, step))
+        figures[loss] = share([right(reading, group) for reading in readings])
+    return figures
+
+
 def turns(group: Sequence[Subject]) -> list[Sequence[Subject]]:
     """The subjects in every order in which each comes first once."""
     return [[*group[k:], *group[:k]] for k in range(len(group))]
@@ -153,13 +177,19 @@ def right(reading: Reading, group: Sequence[Subject]) -> bool:
 
 
 def readings_of(
-    world: World, prompts: Sequence[str], masks: Sequence[ConceptMask], seed: int, apart: Apart | None = None
+    world: World,
+    prompts: Sequence[str],
+    masks: Sequence[ConceptMask],
+    seed: int,
+    apart: Apart | None = None,
+    gradients: GradientGuidance | None = None,
 ) -> list[Reading]:
     """What the judge reads in a picture of each prompt."""
     shut: Strengths = [(mask, 1.0) for mask in masks]
     seeds = range(1000 * (seed + 1), 1000 * (seed + 1) + len(prompts))
     steps = world.budget.sampling_steps
-    return read(world.judge, sample(world.pipeline, prompts, shut, seeds=seeds, steps=steps, apart=apart))
+    pictures = sample(world.pipeline, prompts, shut, seeds=seeds, steps=steps, apart=apart, gradients=gradients)
+    return read(world.judge, pictures)
 
 
 def judged(world: World, request: measure.PictureRequest, masks: Sequence[ConceptMask], seed: int) -> list[bool]:
@@ -169,3 +199,13 @@ def judged(world: World, request: measure.PictureRequest, masks: Sequence[Concep
 
 
 share = partial(mean_with_error, digits=6)
+MAKERS: dict[str, Callable[[World, Sequence[Subject], Sequence[ConceptMask], int], Figures]] = {
+    "alone": alone,
+    "bleeding": bleeding,
+    "pair": together,
+    "tuned": together,
+    "triple": together,
+    "words": words,
+    "looks": looks,
+    "guided": guided,
+}

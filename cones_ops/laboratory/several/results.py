@@ -1,7 +1,7 @@
 """The figures of benchmarks/results/several_subjects.json: means over cells, each with its standard error and number.
 
-A figure whose cells are missing has the value None. What other commands measure (attention, other guidance, the cost of
-regions) is taken from their JSON files where they are given.
+A figure whose cells are missing has the value None. What other commands measure (the cost of regions) is taken from
+their JSON files where they are given.
 """
 
 from __future__ import annotations
@@ -16,11 +16,7 @@ from ..averages import Average, mean_with_error
 from .cells import UNTOUCHED
 
 Cells = list[Mapping[str, Any]]
-ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "attention_iou": (),
-    "other_guidance": ("attend_and_excite", "focus"),
-    "sampling_ratio": ("unet", "joint_attention"),
-}
+ELSEWHERE: dict[str, tuple[str, ...]] = {"sampling_ratio": ("unet", "joint_attention")}
 
 
 def results(cells: Iterable[Mapping[str, Any]], elsewhere: Iterable[Path] = ()) -> dict[str, Any]:
@@ -53,6 +49,9 @@ def results(cells: Iterable[Mapping[str, Any]], elsewhere: Iterable[Path] = ()) 
             "untouched": mean(of(found, "alone", 1, True), "second_thing"),
         },
     }
+    figures["attention_iou"] = mean(of(found, "looks", 1), "attention_iou")
+    guided = of(found, "guided", 2)
+    figures["other_guidance"] = {loss: mean(guided, loss) for loss in ("attend_and_excite", "focus")}
     return figures | measured_elsewhere(elsewhere)
 
 
@@ -74,9 +73,7 @@ def mean(cells: Cells, name: str) -> Average:
 def measured_elsewhere(files: Iterable[Path]) -> dict[str, Any]:
     """The figures of other commands, from their JSON files; what none of them has is None."""
     nothing = mean_with_error([])
-    figures: dict[str, Any] = {
-        name: {part: nothing for part in parts} if parts else nothing for name, parts in ELSEWHERE.items()
-    }
+    figures: dict[str, Any] = {name: dict.fromkeys(parts, nothing) for name, parts in ELSEWHERE.items()}
     for file in files:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
