@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from cones_ops.engine.shelf import read_shelf
+from cones_ops.engine.shelf import FILE, read_shelf
 from cones_ops.masks.concept_mask import ConceptMask
 from cones_ops.masks.mask_file import stable_bytes
 from cones_ops.masks.mask_header import key_of, metadata_of
@@ -74,6 +74,7 @@ def main() -> None:
         for when in ("first", "later"):
             report[when], entries = seconds(lambda: read_shelf(folder))
             assert len(entries) == count
+        report["index_bytes"] = (folder / FILE).stat().st_size
         if "COMFYUI_PATH" in os.environ:
             report |= host_list(folder)
     print(json.dumps(report))

@@ -42,14 +42,15 @@ def find_many(options: argparse.Namespace) -> None:
 
     examples:
       cones find-many pictures --model sd15 --out masks --class-word dog --device cuda
-      cones find-many pictures --model sd15 --out masks --address auto --device cuda --sheet-steps 20
+      cones find-many pictures --model sd15 --out masks --address auto --device cuda --sheet-steps 0
     """
     check_folder(options.out)
     check_model(options.model)
     workers = _workers(options)
     names = concept_names(options.root)
     root, out, model = (path.resolve() for path in (options.root, options.out, options.model))
-    job = Job(root, out, model, model_key(model), options.device, _defaults(options), options.sheet_steps)
+    device = options.device if workers.in_this_process else options.device.partition(":")[0]  # Ray gives each its own
+    job = Job(root, out, model, model_key(model), device, _defaults(options), options.sheet_steps)
     kept = manifest.read(out)
     records = {name: record for name in names if (record := finished(job, name, kept))}
     for name, record in records.items():
@@ -74,6 +75,8 @@ def _workers(options: argparse.Namespace) -> Workers:
     if count is None:
         count = max(1, torch.cuda.device_count() if cuda else (os.cpu_count() or 1) // options.cores)
         count = count if has_ray() else 1
+    if cuda and not options.address and count > torch.cuda.device_count():
+        raise ConesError(f"--workers {count}, but there are {torch.cuda.device_count()} GPUs here, one for each worker")
     return Workers(count, options.cores, int(cuda), options.address, options.retries)
 
 
@@ -138,8 +141,8 @@ def describe(commands: Any) -> None:
     add("--density", type=real(0, 1), help="share of neurons to shut (default: chosen on held-out noise)")
     add("--steps", type=whole(1, 1_000_000), help="gradient steps of each search (default: as cones find)")
     add("--batch", type=whole(1, 4096), help="noisy pictures per step (default: as cones find)")
-    add("--sheet-steps", type=whole(0, 1000), default=0, help="also draw contact sheets (picture, before, after) with "
-        "so many sampling steps; 0 = none")  # fmt: skip
+    add("--sheet-steps", type=whole(0, 1000), default=20, help="sampling steps of the contact sheets (picture, before, "
+        "after); 0 = no sheets")  # fmt: skip
     add("--workers", type=whole(1, 100_000), help="concepts at a time on this machine; 1 needs no Ray (default: one "
         "for each GPU with --device cuda, else one for each --cores)")  # fmt: skip
     add("--cores", type=whole(1, 1024), default=1, help="CPU cores of each worker; another number rounds otherwise")

@@ -63,12 +63,12 @@ def connected(workers: Workers) -> Iterator[Any]:
             import ray
         except ImportError as error:
             raise ConesError(f"{error}; several workers need Ray: {INSTALL}, or use one worker") from None
-        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-        own = {"address": "local", "num_cpus": workers.count * workers.cores, "object_store_memory": OBJECTS, **quiet}
-        if workers.gpus:
-            own["num_gpus"] = workers.count * workers.gpus
+        options: dict[str, Any] = {"address": workers.address or "local"}
+        if not workers.address:
+            options |= {"num_cpus": workers.count * workers.cores, "num_gpus": workers.count * workers.gpus}
+            options |= {"include_dashboard": False, "object_store_memory": OBJECTS}
         try:
-            _start(ray, workers.address, {"address": workers.address, **quiet} if workers.address else own)
+            _start(ray, workers.address, {**options, "log_to_driver": False, "logging_level": "error"})
             yield ray
         finally:
             ray.shutdown()

@@ -26,7 +26,10 @@ from cones_ops.masks.mask_file import load_mask
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-SMALL = ("--class-word", "star", "--steps", "2", "--batch", "2", "--size", "16", "--density", "0.3", "--workers", "1")
+SMALL = (
+    *("--class-word", "star", "--steps", "2", "--batch", "2", "--size", "16", "--density", "0.3"),
+    *("--workers", "1", "--sheet-steps", "0"),
+)
 SHUT = (("batch", 2), ("steps", 2))
 
 
