@@ -17,7 +17,7 @@ def test_the_nodes_are_there_with_their_names(canvas, server):
         ".filter(type => type.comfyClass?.startsWith('Cones')).map(type => [type.comfyClass, type.title])"
     )
     known = {name: info["display_name"] for name, info in server.object_info().items() if name.startswith("Cones")}
-    assert len(known) == 16 and dict(names) == known
+    assert len(known) == 20 and dict(names) == known
     assert not canvas.ours()
 
 
