@@ -92,8 +92,9 @@ def find_concept(job: Job, wait: bool, name: str) -> Record | None:
 
 
 def _search(job: Job, name: str, claim: Claim) -> Record:
-    began, folder = time.monotonic(), job.root / name
+    began, folder, file = time.monotonic(), job.root / name, mask_file(job.out, name)
     claim.say("reading")
+    _check_replaceable(file)
     plan = read_plan(folder, job.defaults)
     key = content_key(folder, plan, job.base)
     pictures = concepts.read_pictures(folder, plan.size)
@@ -108,14 +109,20 @@ def _search(job: Job, name: str, claim: Claim) -> Record:
         record = Record(name, "no gain", key, "", settings.seed, worker=socket.gethostname())
         record = replace(record, seconds=round(time.monotonic() - began, 2), **_gain(mask.provenance))
         if not mask.count:
+            file.unlink(missing_ok=True)  # it was made from other pictures or settings
             return record
         if job.sheet_steps:
             claim.say("sampling")
             write_whole(job.out / SHEET / f"{name}.png", _row(pipeline, concept, mask, plan.size, job.sheet_steps))
-        save_mask(mask, mask_file(job.out, name), "overwrite")
+        save_mask(mask, file, "overwrite")
     seconds = round(time.monotonic() - began, 2)
-    file = mask_file(job.out, name).name
-    return replace(record, state="saved", mask=file, neurons=mask.count, density=mask.density, seconds=seconds)
+    return replace(record, state="saved", mask=file.name, neurons=mask.count, density=mask.density, seconds=seconds)
+
+
+def _check_replaceable(file: Path) -> None:
+    """ConesError for a file that this command did not make."""
+    if file.exists() and SEARCH + KEY not in read_mask_metadata(file):
+        raise ConesError(f"{file} was not made by this command, which would overwrite it; move it away")
 
 
 @lru_cache(maxsize=1)

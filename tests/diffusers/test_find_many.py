@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,16 @@ from cones_ops import cli
 from cones_ops.engine import concept_search, manifest
 from cones_ops.engine.claims import claimed
 from cones_ops.engine.concept_folders import ConceptPlan, captions, concept_names, content_key, model_key, read_plan
-from cones_ops.engine.concept_search import Job, claim_file, find_concept
+from cones_ops.engine.concept_search import Job, claim_file, find_concept, finished, mask_file
 from cones_ops.engine.run import results
 from cones_ops.engine.tasks import Workers
 from cones_ops.errors import ConesError
-from cones_ops.masks.mask_file import load_mask
+from cones_ops.masks.mask_file import load_mask, save_mask
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
+ROOT = Path(__file__).absolute().parents[2]
 SMALL = (
     *("--class-word", "star", "--steps", "2", "--batch", "2", "--size", "16", "--density", "0.3"),
     *("--workers", "1", "--sheet-steps", "0"),
@@ -104,6 +107,37 @@ def test_a_concept_that_another_process_works_on_is_left_to_it(model: Path, root
     assert find_concept(job, True, "a") == record  # it is there by now
     assert manifest.read(job.out) == {"a": record}
     assert len((job.out / manifest.FILE).read_text().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_files_of_others_are_kept_and_outdated_masks_are_not(model: Path, root: Path, tmp_path: Path) -> None:
+    job = job_of(root, model, tmp_path / "out")
+    find_concept(job, False, "a")
+    file = mask_file(job.out, "a")
+    mask = load_mask(file)
+    nothing = replace(job, defaults=replace(job.defaults, density=0.0))
+    record = find_concept(nothing, False, "a")
+    assert record and (record.state, record.mask, record.held_out_gain) == ("no gain", "", 0.0) and not file.exists()
+    assert finished(nothing, "a", manifest.read(job.out)) == record
+    assert finished(job, "a", manifest.read(job.out)) is None
+    save_mask(replace(mask, provenance={}), file)
+    with pytest.raises(ConesError, match=r"a.safetensors was not made by this command"):
+        find_concept(job, False, "a")
+    assert file.exists()
+
+
+@pytest.mark.slow
+def test_find_is_shared_by_torchrun(model: Path, root: Path, tmp_path: Path) -> None:
+    options = ["--class-word", "star", "--steps", "2", "--batch", "8", "--size", "16", "--density", "0.3"]
+    find = ["-m", "cones_ops.cli", "find", str(model), str(root / "a"), *options, "--out"]
+    alone, shared = tmp_path / "alone.safetensors", tmp_path / "shared.safetensors"
+    assert cli.main([*find[2:], str(alone)]) == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ended = subprocess.run([*torchrun, *find, str(shared)], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.count("saved ") == 1  # by one of the two
+    first, second = load_mask(alone), load_mask(shared)
+    differ = sum(len(set(index.tolist()) ^ set(second.index[name].tolist())) for name, index in first.index.items())
+    assert first.shapes == second.shapes and differ <= 0.01 * first.count
 
 
 @pytest.mark.slow
@@ -206,7 +240,7 @@ def test_names_of_concepts(tmp_path: Path) -> None:
 def test_several_workers_without_ray_are_refused_with_advice(
     model: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     command = ["find-many", str(root), "--model", str(model), "--out", str(tmp_path / "out"), *SMALL]
     assert cli.main([*command, "--workers", "2"]) == 2
     assert "pip install cones-concept-neurons[cluster]" in capsys.readouterr().err
