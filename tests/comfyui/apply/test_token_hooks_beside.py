@@ -113,6 +113,7 @@ def coupled(model, *regions):
     return clone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concepts", [{}, {SKS: POSITIVE[SKS]}, POSITIVE])
 def test_attention_couple_is_one_warning_that_names_native_regions(model, masks, text, concepts, caplog):
     """The base prompt names none, one or all of the concepts that the regions' texts name."""

@@ -103,6 +103,7 @@ def test_two_hooks_are_the_union_and_lora_hooks_stay(model, mask, text):
     assert hooks_of(mask, 0.0, lora).hooks == lora.hooks and not hooks_of(mask, 0.0).hooks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [1.5, -1.0, float("nan"), float("inf")])
 def test_strengths_and_keyframes_follow_one_rule(model, mask, text, strength):
     with pytest.raises(ConesError, match=f"strength {strength:g} is not from 0 to 1"):
@@ -116,6 +117,7 @@ def test_strengths_and_keyframes_follow_one_rule(model, mask, text, strength):
         sampled(model, hooked(text[0], hooks), text[1])
 
 
+@pytest.mark.slow
 def test_keyframes_multiply_the_strength_of_the_hook(model, mask, text):
     hooks = hooks_of(mask, 0.5)
     hooks.set_keyframes_on_hooks(keyframes((1.0 + 1e-9, 0.0)))  # as interpolation may leave it
