@@ -12,6 +12,7 @@ from typing import Any
 
 from workflow_graph import Graph
 from workflow_hooks import compose_with_hooks
+from workflow_pictures import image_to_image, swap_a_thing
 from workflow_pieces import (
     MASKS,
     SD15,
@@ -232,7 +233,7 @@ def inspect_and_compare() -> Graph:
 
 WITH_MASKS: tuple[Callable[[], Graph], ...] = (
     *(prompt_with_concepts, compose_two_concepts, compare_where_masks_act, tune_two_concepts, teach_a_concept),
-    *(inspect_and_compare, compose_with_hooks),
+    *(inspect_and_compare, compose_with_hooks, image_to_image, swap_a_thing),
 )
 WORKFLOWS: tuple[Callable[[], Graph], ...] = (find_a_concept, *WITH_MASKS, find_a_concept_sd15)
 
