@@ -33,7 +33,7 @@ SEEDS = (0, 1, 2)
 PICTURES = 24  # of a pair, a triple, a subject alone
 PER_FORM = 4  # pictures of a form
 GUIDED_OF = 3  # every third of the pair's prompts, as a gradient costs two to three passes
-GRADIENT_STEPS: dict[LossName, float] = {"attend_and_excite": 1.0, "focus": 1.0}
+GRADIENT_STEPS: dict[LossName, float] = {"attend_and_excite": 300.0, "focus": 30.0}  # the best for sks and zwx
 UNTOUCHED = "untouched"  # instead of a seed: without a mask
 Figures = dict[str, Average]
 

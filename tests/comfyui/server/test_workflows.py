@@ -130,7 +130,10 @@ def test_find_a_concept_runs_to_a_picture(server):
     assert (server.base / "models" / "concept_masks" / "shortened.safetensors").is_file()
 
 
-@pytest.mark.parametrize("name", ["compose-two-concepts", "compare-where-masks-act", "compose-with-hooks"])
+MASKED = ["compose-two-concepts", "compare-where-masks-act", "compose-with-hooks", "image-to-image", "swap-a-thing"]
+
+
+@pytest.mark.parametrize("name", MASKED)
 def test_it_runs_to_a_picture_with_the_example_masks(server, name):
     assert not list((server.base / "models" / "concept_masks").glob("toy-*"))
     prompt = shortened(to_prompt(read(ROOT / "workflows" / f"{name}.json"), server.object_info()))
@@ -170,6 +173,17 @@ def test_the_hook_acts_in_its_region_and_nowhere_else(server):
     left, right = np.s_[:, :, :128], np.s_[:, :, 128:]
     assert np.array_equal(region[left], hooked[left]) and np.array_equal(region[right], plain[right])
     assert not np.array_equal(hooked[left], plain[left]) and not np.array_equal(hooked[right], plain[right])
+
+
+@pytest.mark.slow
+def test_a_thing_is_swapped_where_its_word_looked_and_the_rest_stays(server):
+    """The star is on the left; the circle on the right is that of the picture before."""
+    prompt = to_prompt(read(ROOT / "workflows" / "swap-a-thing.json"), server.object_info())
+    run = server.run(prompt)
+    before = np.stack(run.images(nodes_with(prompt, "PreviewImage")[0])).astype(float)
+    after = np.stack(run.images(nodes_with(prompt, "SaveImage")[0])).astype(float)
+    change = np.abs(after - before).mean(axis=(0, 1, 3))  # by column
+    assert change[:128].mean() > 4 * change[144:].mean()
 
 
 def test_tune_two_concepts_runs_to_a_picture(server):

@@ -247,3 +247,13 @@ def test_the_node_says_what_acts_alone(clips, caplog, text, concepts, note):
         report = ConesEncodePrompt.execute(clips["sd15"], text, concepts, "phrase").args[1]
     assert report.splitlines()[1:] == [record.message for record in caplog.records if record.name == "cones"]
     assert note in report and len(report.splitlines()) == 1 + bool(note)
+
+
+@pytest.mark.parametrize("kind", ["sd15", "qwen"])
+def test_other_words_of_the_text_are_found_later(clips, kind):
+    prompt = encoded(clips[kind], "a circle and a sks star")
+    tokens = prompt.conditioning[0][1][KEY]
+    with torch.inference_mode():
+        circle, star, missing = tokens.find("circle"), tokens.find("star"), tokens.find("tree")
+    assert len(circle) and int(circle.max()) < int(tokens.of(SKS).min()) and not len(missing)
+    assert set(star.tolist()) < set(tokens.of(SKS).tolist())
