@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from cones_ops import cli
+from cones_ops.cli import find_many
 from cones_ops.engine import concept_search, manifest
 from cones_ops.engine.claims import claimed
 from cones_ops.engine.concept_folders import ConceptPlan, captions, concept_names, content_key, model_key, read_plan
@@ -244,3 +245,20 @@ def test_several_workers_without_ray_are_refused_with_advice(
     command = ["find-many", str(root), "--model", str(model), "--out", str(tmp_path / "out"), *SMALL]
     assert cli.main([*command, "--workers", "2"]) == 2
     assert "pip install cones-concept-neurons[cluster]" in capsys.readouterr().err
+
+
+def test_workers_of_this_machine_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    def workers(*options: str) -> Workers:
+        return find_many._workers(
+            cli.parser().parse_args(["find-many", "root", "--model", "m", "--out", "o", *options])
+        )
+
+    monkeypatch.setattr(find_many.os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(find_many.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(find_many, "has_ray", lambda: True)
+    assert workers() == Workers(6) and workers("--cores", "2") == Workers(3, cores=2)
+    assert workers("--device", "cuda") == Workers(2, gpus=1)
+    with pytest.raises(ConesError, match="--workers 3, but there are 2 GPUs here"):
+        workers("--device", "cuda", "--workers", "3")
+    monkeypatch.setattr(find_many, "has_ray", lambda: False)
+    assert workers() == Workers(1) and workers("--address", "auto").address == "auto"
