@@ -84,10 +84,13 @@ def test_the_diffusers_host_takes_the_same_joint_steps(checkpoint, pipeline, inp
     from cones_concept_neurons.cones_ops.search.objective import Examples
 
     def examples(latents, texts):
-        rows = sampling.conditioning(pipeline, texts, [SKS, ZWX])
+        rows = sampling.conditioning(pipeline, texts, [SKS, ZWX], ["identifier + class word"] * 2)
         return Examples(latents["samples"].clone(), rows)
 
-    captions = [BOTH] * 2 + ["a zwx heart on the left and a sks star on the right"] * 2
+    captions = [
+        *(BOTH, "a sks star and a zwx heart"),
+        *("a zwx heart and a sks star", "a zwx heart on the left and a sks star on the right"),
+    ]
     settings = replace(tuning(1), steps=3, batch=4, held_out=8)
     expected = tune_concept_masks(
         sampling.model_of(pipeline, concepts=2),
@@ -199,6 +202,9 @@ def test_pictures_are_laid_side_by_side_with_a_caption_each():
     ).args
     assert images.shape == (4, 8, 8, 3)
     assert torch.equal(images[0, :, :4], red[0, :, :4]) and torch.equal(images[2, :, :4], blue[0, :, :4])
-    assert captions.splitlines()[2] == "a blue thing on the left and a red thing on the right"
+    assert captions.splitlines()[2:] == [
+        "a blue thing and a red thing",
+        "a blue thing on the left and a red thing on the right",
+    ]
     with pytest.raises(ConesError, match="images_2 has no phrase"):
         pictures.ConesLayPictures.execute(0.5, images_1=red, phrase_1="a", images_2=blue, phrase_2="")
