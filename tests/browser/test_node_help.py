@@ -42,7 +42,7 @@ def test_the_info_button_shows_our_page(canvas, name):
 
 def test_every_page_comes_out_whole(canvas):
     """All pages at once, as the frontend renders them: a headline, and no picture that is missing."""
-    assert len(NODES) == 19
+    assert len(NODES) == 20
     for name in NODES:
         canvas.add_node(name)
     canvas.page.wait_for_timeout(500)
