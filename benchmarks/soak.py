@@ -131,8 +131,9 @@ def load(
 
 
 def resident(server: Server) -> float:
-    """MB of memory of the server without models and caches, as the system counts it."""
+    """MB of memory of the server without models, caches and history, as the system counts it."""
     free(server)
+    server.request("/history", {"clear": True})
     status = Path(f"/proc/{server.process.pid}/status")
     if not status.is_file():
         return 0.0
