@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import subprocess
 import time
 from collections import deque
 from collections.abc import MutableMapping, Sequence
@@ -103,11 +104,11 @@ def run_all(
                 outcomes[number] = settle(outcomes[number], cases[number], run, faults.excused(since))
                 if outcomes[number].answer is None:
                     todo.append(number)
-    except (OSError, http.client.HTTPException, ConesError):
-        if client.process.poll() is None:
-            time.sleep(1.0)  # a server that dies answers wrongly before it is gone
-        if client.process.poll() is None:
-            raise
+    except (OSError, http.client.HTTPException, ConesError) as error:
+        try:
+            client.process.wait(10)  # a server that dies answers wrongly before it is gone
+        except subprocess.TimeoutExpired:
+            raise error from None
 
 
 def replace_client(server: Server) -> Server:
