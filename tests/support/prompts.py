@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from cones_ops.laboratory.comfyui.prompts import node, toy_picture
+from cones_ops.laboratory.comfyui.workflow import Prompt
 
-__all__ = ["as_lists", "node", "toy_picture"]
+__all__ = ["Prompt", "as_lists", "node", "toy_picture"]
 
 
 def as_lists(**inputs: Any) -> dict[str, list[Any]]:
