@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cones_concept_neurons.cones_ops.laboratory.comfyui.server import PromptRefusedError
-from support.prompts import Prompt, node, toy_picture
+from cones_concept_neurons.cones_ops.laboratory.comfyui.workflow import Prompt
+from support.prompts import node, toy_picture
 from support.server import failed
 
 SHIPPED = Path(__file__).absolute().parents[3] / "concept_masks"

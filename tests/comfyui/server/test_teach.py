@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from cones_concept_neurons.cones_ops.laboratory.comfyui.server import PromptRefusedError
+from cones_concept_neurons.cones_ops.laboratory.comfyui.workflow import Prompt
 from cones_concept_neurons.cones_ops.masks.mask_file import load_mask
-from support.prompts import Prompt, node
+from support.prompts import node
 from support.server import failed
 
 SMALL = {"steps": 6, "beside": 4, "seed": 1, "if_exists": "keep both", "other_things": "circle, heart"}
