@@ -18,6 +18,8 @@ from cones_ops.laboratory.dreambench import tasks
 from cones_ops.laboratory.dreambench.prompts import LIVE_PROMPTS, PAIR_PROMPTS
 from cones_ops.masks.mask_file import load_mask, save_mask
 
+pytestmark = pytest.mark.slow  # the whole file: it builds models
+
 pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 OWN_PROMPTS = """subject_name,class
@@ -77,7 +79,6 @@ def files(folder: Path) -> list[str]:
     return sorted(str(file.relative_to(folder).as_posix()) for file in folder.rglob("*") if file.is_file())
 
 
-@pytest.mark.slow
 def test_a_whole_run(bench: Run, judges: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("--json", tmp_path / "all.json") == 0
     report = json.loads(capsys.readouterr().out)
@@ -119,7 +120,6 @@ def dino_by_hand(folder: Path, real: Path, drawn: Path) -> float:
     return float(np.mean([torch.cosine_similarity(ours, embedded(file), dim=0) for file in real.iterdir()]))
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_where_it_was(bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     assert bench("--subjects", "rex") == 0
@@ -136,7 +136,6 @@ def test_a_run_goes_on_where_it_was(bench: Run, tmp_path: Path, monkeypatch: pyt
     assert (out / "masks" / "mug2-sks.safetensors").stat().st_mtime_ns > before["masks/mug2-sks.safetensors"]
 
 
-@pytest.mark.slow
 def test_other_settings_are_not_mixed(bench: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = ("--subjects", "rex", "--untouched")
     assert bench(*quick) == 0
@@ -150,7 +149,6 @@ def test_other_settings_are_not_mixed(bench: Run, tmp_path: Path, capsys: pytest
     assert "not a cell of this benchmark" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_masks_are_put_on_the_model(bench: Run, tmp_path: Path, data: Path) -> None:
     out = tmp_path / "out"
     assert bench("--subjects", "rex", "--prompts", 1, "--untouched", "--out", tmp_path / "vanilla") == 0
@@ -173,7 +171,6 @@ def test_masks_are_put_on_the_model(bench: Run, tmp_path: Path, data: Path) -> N
     assert load_mask(file).provenance["picture_digest"] != mask.provenance["picture_digest"]
 
 
-@pytest.mark.slow
 def test_two_subjects(bench: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("subject_a,subject_b\nrex,mug2\n", encoding="utf-8")
@@ -190,7 +187,6 @@ def test_two_subjects(bench: Run, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "name both of a pair" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_the_data_folders_own_prompts_are_used(bench: Run, tmp_path: Path, data: Path) -> None:
     (data / "prompts_and_classes.txt").write_text(OWN_PROMPTS, encoding="utf-8")
     assert bench("--subjects", "mug2", "--prompts", 1, "--untouched") == 0

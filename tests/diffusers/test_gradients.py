@@ -14,6 +14,8 @@ from cones_ops.hosts.diffusers.host_model import DiffusersModel, TextTokens, alp
 from cones_ops.hosts.diffusers.names import canonical_names
 from cones_ops.search.host_model import Key
 
+pytestmark = pytest.mark.slow  # the whole file: it builds models
+
 diffusers = pytest.importorskip("diffusers")
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.02, "timesteps": 1000}
 ROWS, LENGTH = 3, 6
@@ -130,7 +132,6 @@ def test_gradients_at_own_tokens_equal_a_dense_mix() -> None:
     assert_same(found, masked_linear_gradients(model, multiplier))
 
 
-@pytest.mark.slow
 def test_half_precision_gradients_are_fp32_and_close() -> None:
     exact, half = small_model(), small_model()
     half.unet.bfloat16()

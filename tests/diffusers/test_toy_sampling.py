@@ -24,6 +24,8 @@ from cones_ops.toy_world.bundle import ToyPipeline, random_pipeline
 from cones_ops.toy_world.subjects import subject_named
 from cones_ops.toy_world.world import Thing
 
+pytestmark = pytest.mark.slow  # the whole file: it builds models
+
 PAIR = (("sks", "star"), ("zwx", "heart"))
 
 
@@ -100,7 +102,6 @@ def test_pictures_with_concepts_kept_apart(pipeline: ToyPipeline) -> None:
     assert torch.equal(sample(pipeline, prompts, masks, steps=4, apart=Apart(strength=0.0)), masked)
 
 
-@pytest.mark.slow
 def test_gradients_move_the_latents_where_concepts_are_named(pipeline: ToyPipeline) -> None:
     masks = [(half_mask(pipeline, k, "own tokens", *words), 1.0) for k, words in enumerate(PAIR)]
     prompts = ["a sks star and a zwx heart", "a circle"]
@@ -178,7 +179,6 @@ def test_measures_count_what_the_judge_says(pipeline: ToyPipeline, monkeypatch: 
     assert measure.measure(measuring, measure.all_described, (subject, other)).hits == (False, True, False, False)
 
 
-@pytest.mark.slow
 def test_other_methods_change_what_they_should_and_nothing_else(pipeline: ToyPipeline) -> None:
     subject = subject_named("sks")
     captions = [subject.prompt, f"{subject.prompt} on a grey background"]
@@ -210,7 +210,6 @@ def test_other_methods_change_what_they_should_and_nothing_else(pipeline: ToyPip
     assert not changed(pipeline) and torch.equal(pipeline.text_encoder.get_input_embeddings().weight, table)
 
 
-@pytest.mark.slow
 def test_references_are_the_subject_alone_and_beside_other_classes(pipeline: ToyPipeline) -> None:
     subject, other = subject_named("qpd"), subject_named("sks")
     pictures, captions = references.references(pipeline, subject, beside=6)

@@ -15,7 +15,10 @@ from cones_concept_neurons.nodes.host.apply.sparse_entries import BITS
 from cones_concept_neurons.nodes.host.parameters import PREFIX, base_weight
 from support.small_models import DYNAMIC, SKS, ZWX, mask_of, small_unet
 
-pytestmark = pytest.mark.skipif(DYNAMIC, reason="with dynamic VRAM weights are patched only when they are used")
+pytestmark = [
+    pytest.mark.slow,  # the whole file: it builds models
+    pytest.mark.skipif(DYNAMIC, reason="with dynamic VRAM weights are patched only when they are used"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +49,6 @@ def same(first, second):
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])
 def test_unmasked_entries_keep_their_bits_where_the_host_computes_patches_in_fp16(dtype, strength, monkeypatch):
@@ -112,7 +114,6 @@ def test_clones_in_turn_and_masks_added_to_a_loaded_model():
     assert same(loaded(model, names), vanilla)
 
 
-@pytest.mark.slow
 def test_merging_a_loaded_model_gives_what_merging_it_unloaded_gives():
     model, (mask, _) = made()
     with torch.inference_mode():

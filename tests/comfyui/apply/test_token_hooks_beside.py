@@ -29,6 +29,8 @@ from support.small_models import (
     small_unet,
 )
 
+pytestmark = pytest.mark.slow  # the whole file: it builds models
+
 BLOCK = ("input", 1)
 
 
@@ -72,7 +74,6 @@ def both(model, masks, text, **settings):
     return before, after, pictures
 
 
-@pytest.mark.slow
 def test_an_attention_patch_that_adds_tokens(model, masks, text):
     """As picture prompts do it: tokens behind the text, other ones in every step."""
 
@@ -88,7 +89,6 @@ def test_an_attention_patch_that_adds_tokens(model, masks, text):
         assert changed(before, after, name) == own_in(after[name][0][:, :8], text[0])
 
 
-@pytest.mark.slow
 def test_an_attention_patch_that_puts_other_text_in_a_layer(model, masks, text, caplog):
     patched = model.clone()
     patched.set_model_attn2_patch(lambda n, context, value, _: (n, context, value * 2.0))  # V reads another text
@@ -113,7 +113,6 @@ def coupled(model, *regions):
     return clone
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("concepts", [{}, {SKS: POSITIVE[SKS]}, POSITIVE])
 def test_attention_couple_is_one_warning_that_names_native_regions(model, masks, text, concepts, caplog):
     """The base prompt names none, one or all of the concepts that the regions' texts name."""
@@ -164,7 +163,6 @@ def test_control_nets_see_the_text_as_it_was(model, masks, text):
     assert not torch.equal(pictures, sampled(apply_masks(model, masks), *text))
 
 
-@pytest.mark.slow
 def test_weight_hooks_with_keyframes(model, masks, text):
     """A LoRA of one conditioning whose strength changes on the way: the weight in force now is what is shut."""
     name = masks[0][0].names[0]
@@ -185,7 +183,6 @@ def test_weight_hooks_with_keyframes(model, masks, text):
     assert changed(before, after, name) == own_in(x, text[0])
 
 
-@pytest.mark.slow
 def test_extra_passes_of_guidance_nodes(model, masks, text):
     """Perturbed attention runs the positive conditioning once more, alone."""
     from comfy_extras.nodes_pag import PerturbedAttentionGuidance
@@ -240,7 +237,6 @@ def test_masks_everywhere_and_at_own_tokens_together(model, masks, text):
     assert all(torch.equal(mixed[n][1], after[n][1]) for n in after)
 
 
-@pytest.mark.slow
 def test_a_compiled_model_is_refused(masks, text):
     with torch.inference_mode():
         model = small_unet()

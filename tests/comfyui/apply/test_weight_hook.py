@@ -14,6 +14,8 @@ from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX
 from support.small_models import SKS, encode, mask_of, sampled, small_unet
 
+pytestmark = pytest.mark.slow  # the whole file: it builds models
+
 
 @pytest.fixture(scope="module")
 def model():
@@ -66,7 +68,6 @@ def test_half_strength_is_half_strength(model, mask, text):
     assert torch.allclose(sampled(model, hooked(text[0], hooks_of(mask, 0.5)), text[1], cfg=1.0), half, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_keyframes_and_timestep_ranges(model, mask, text):
     settings = {"steps": 4, "cfg": 1.0}
     vanilla, shut = sampled(model, *text, **settings), sampled(apply_masks(model, [(mask, 1.0)]), *text, **settings)
@@ -86,7 +87,6 @@ def test_keyframes_and_timestep_ranges(model, mask, text):
     assert not torch.equal(early, vanilla) and not torch.equal(early, late)
 
 
-@pytest.mark.slow
 def test_two_hooks_are_the_union_and_lora_hooks_stay(model, mask, text):
     other = replace(mask_of(model, SKS, 5), where="everywhere")
     first = hooks_of(mask)
@@ -103,7 +103,6 @@ def test_two_hooks_are_the_union_and_lora_hooks_stay(model, mask, text):
     assert hooks_of(mask, 0.0, lora).hooks == lora.hooks and not hooks_of(mask, 0.0).hooks
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strength", [1.5, -1.0, float("nan"), float("inf")])
 def test_strengths_and_keyframes_follow_one_rule(model, mask, text, strength):
     with pytest.raises(ConesError, match=f"strength {strength:g} is not from 0 to 1"):
@@ -117,7 +116,6 @@ def test_strengths_and_keyframes_follow_one_rule(model, mask, text, strength):
         sampled(model, hooked(text[0], hooks), text[1])
 
 
-@pytest.mark.slow
 def test_keyframes_multiply_the_strength_of_the_hook(model, mask, text):
     hooks = hooks_of(mask, 0.5)
     hooks.set_keyframes_on_hooks(keyframes((1.0 + 1e-9, 0.0)))  # as interpolation may leave it

@@ -22,9 +22,13 @@ from cones_concept_neurons.nodes.host.parameters import PREFIX, base_weight, par
 from support.masks import random_mask
 from support.small_models import DEVICE, DYNAMIC
 
-pytestmark = pytest.mark.skipif(
-    DYNAMIC, reason="with dynamic VRAM weights are patched only when they are used: test_memory_modes.py looks there"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        DYNAMIC,
+        reason="with dynamic VRAM weights are patched only when they are used: test_memory_modes.py looks there",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +89,6 @@ def test_half_strength_halves(model, shapes, masks):
     assert torch.equal(half[name].flatten()[at], vanilla[name].flatten()[at] * 0.5)
 
 
-@pytest.mark.slow
 def test_any_order_in_one_node_or_a_chain_gives_the_same_bits(model, shapes, masks):
     given = list(zip(masks, (0.3, 0.7, 0.45), strict=True))
     expected = loaded_weights(apply_masks(model, given), shapes)

@@ -14,6 +14,8 @@ from cones_concept_neurons.nodes.host.guidance.recording import settings_of
 from cones_concept_neurons.nodes.host.parameters import PREFIX
 from support.small_models import DEVICE, POSITIVE, SKS, ZWX, encode, mask_of, sampled, small_unet, traces
 
+pytestmark = pytest.mark.slow  # the whole file: it builds models
+
 LEFT = torch.zeros(2, 8, 8)
 LEFT[0, :, :4], LEFT[1, :, 4:] = 1.0, 1.0  # sks star in the left half, zwx heart in the right one
 WORDS = ("sks star", "zwx heart")
@@ -130,7 +132,6 @@ def test_beside_masks_at_own_tokens_and_a_lora(model, text):
     assert torch.equal(after, sampled(apply_masks(keep_apart(patched, ()), []), *text, steps=2))
 
 
-@pytest.mark.slow
 def test_weight_hooks_of_a_prompt(model, text):
     name = mask_of(model, SKS, 1).names[0]
     hooks = comfy.hooks.create_hook_lora({f"{PREFIX}{name.removesuffix('.weight')}.diff": torch.ones(256, 256)}, 0.1, 0)

@@ -12,6 +12,8 @@ from cones_concept_neurons.cones_ops.masks.concept_mask import ConceptMask, unio
 from support.prompts import node, toy_picture
 from support.small_models import SKS, ZWX, mask_of, small_unet
 
+pytestmark = pytest.mark.slow  # the whole file: it builds models
+
 MASK, OTHER = "toy-sks-star.safetensors", "toy-zwx-heart.safetensors"
 
 
@@ -31,7 +33,6 @@ def masks(host):
     return mask_of(model, SKS, 1, 0.04), mask_of(model, ZWX, 2, 0.04)
 
 
-@pytest.mark.slow
 def test_inspect_shows_a_figure_and_words(inspect, masks):
     figure, summary, table = (out := inspect.ConesInspectConceptMask.execute(masks[0])).args
     assert figure.shape == (1, 540, 640, 3) and 0 <= figure.min() < figure.max() <= 1
@@ -50,7 +51,6 @@ def test_a_full_disk_costs_the_figure_on_the_node_only(inspect, masks, monkeypat
     assert "images" not in out.ui and summary in out.ui["text"]
 
 
-@pytest.mark.slow
 def test_compare_skips_empty_slots(inspect, masks):
     figure, report = inspect.ConesCompareConceptMasks.execute(mask_1=masks[0], mask_2=None, mask_5=masks[1]).args
     assert figure.shape[0] == 1 and figure.shape[2:] == (640, 3)

@@ -9,6 +9,8 @@ from cones_concept_neurons.nodes.host.guidance.recording import RecordedPrompt, 
 from cones_concept_neurons.nodes.regions import ConesKeepApart, ConesSeeConcepts, overview
 from support.small_models import encode, sampled, small_unet
 
+pytestmark = pytest.mark.slow  # the whole file: it builds models
+
 PICTURES = torch.rand(2, 32, 48, 3, generator=torch.Generator().manual_seed(0))
 
 

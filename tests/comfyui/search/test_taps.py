@@ -15,6 +15,8 @@ from cones_concept_neurons.nodes.host.search.borrow import borrow
 from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
 from support.small_models import DEVICE
 
+pytestmark = pytest.mark.slow  # the whole file: it builds models
+
 ROWS = 3
 
 

@@ -11,6 +11,8 @@ from cones_concept_neurons.nodes.host.text.encode import encode_prompt
 from cones_concept_neurons.nodes.host.text.token_positions import KEY
 from support.small_models import SKS, ZWX, small_clip
 
+pytestmark = pytest.mark.slow  # the whole file: it builds models
+
 KINDS = ["sd15", "sd2", "sdxl", "sd3", "sd3 without t5", "flux", "qwen"]
 LONG = "a photo of " + "very " * 70 + "big things and a sks star on a lawn"  # two chunks of CLIP
 
