@@ -79,7 +79,7 @@ def save_sheet(
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
             sheet.paste(ImageOps.pad(Image.fromarray(picture), (side, side), filter, "white"), (side * x, side * y))
-    sheet.save(path, quality=90)
+    sheet.save(path, quality=75, optimize=True)
     log.info("wrote %s", path.relative_to(ROOT))
 
 

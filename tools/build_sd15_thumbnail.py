@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
             clip = {"x": left, "y": top, "width": 1400, "height": 1400 * HEIGHT / WIDTH}
             shown = Image.open(io.BytesIO(canvas.page.screenshot(clip=clip))).convert("RGB")
     path = ROOT / "workflows" / f"{NAME}.jpg"
-    shown.resize(SIZE, Image.Resampling.LANCZOS).save(path, quality=88)
+    shown.resize(SIZE, Image.Resampling.LANCZOS).save(path, quality=75, optimize=True)
     logging.getLogger("cones").info("wrote %s", path.relative_to(ROOT))
 
 
