@@ -226,14 +226,20 @@ def test_the_diffusers_host_finds_the_same_neurons(path, checkpoint, inputs, met
 CAPTIONS = ("a sks star", "a sks star on the left and a circle on the right", "a heart and a sks star")
 
 
-def captioned(clip, captions=CAPTIONS, concepts="sks star"):
+def captioned(clip, captions=CAPTIONS, concepts="sks star", rule="identifier + class word"):
     with torch.inference_mode():
         lines = "\n".join(captions)
-        return encode.ConesEncodePrompt.execute(clip, lines, concepts=concepts, prompt_per_line=True).args[0]
+        return encode.ConesEncodePrompt.execute(clip, lines, concepts, rule, prompt_per_line=True).args[0]
 
 
-@pytest.mark.parametrize("captions", [CAPTIONS[1:2], CAPTIONS])
-def test_the_diffusers_host_finds_the_same_neurons_at_own_tokens(path, checkpoint, inputs, captions):
+@pytest.mark.parametrize(
+    ("captions", "rule", "told"),
+    [
+        (CAPTIONS[1:2], "identifier + class word", 'identifier + class word, at "sks star", 2, 3 of 48'),
+        (CAPTIONS, "phrase", 'phrase, at "sks star", 2, 3 of 48; "sks star on the left", 2, 3, 4, 5, 6 of 48'),
+    ],
+)
+def test_the_diffusers_host_finds_the_same_neurons_at_own_tokens(path, checkpoint, inputs, captions, rule, told):
     from cones_concept_neurons.cones_ops.laboratory import sampling
 
     pipeline = load_pipeline(path)
@@ -242,14 +248,13 @@ def test_the_diffusers_host_finds_the_same_neurons_at_own_tokens(path, checkpoin
     words = {"identifier": "sks", "class_word": "star"}
     expected = find_concept_neurons(
         sampling.model_of(pipeline),
-        Examples(latents, sampling.conditioning(pipeline, captions, [tuple(words.values())])),
+        Examples(latents, sampling.conditioning(pipeline, captions, [tuple(words.values())], [rule])),
         **words,
         settings=settings,
         density=0.01,
     )
-    task = searching.SearchInputs(
-        inputs["subject_latents"], captioned(checkpoint[1], captions), None, None, *words.values()
-    )
+    prompts = captioned(checkpoint[1], captions, rule=rule)
+    task = searching.SearchInputs(inputs["subject_latents"], prompts, None, None, *words.values())
     before = weights(checkpoint[0])
     with torch.inference_mode():
         found = searching.search(checkpoint[0], task, "text K+V", settings, 0.01, 1.0, where="own tokens")
@@ -261,7 +266,6 @@ def test_the_diffusers_host_finds_the_same_neurons_at_own_tokens(path, checkpoin
     both = sum(len(set(i.tolist()) & set(theirs.index[n].tolist())) for n, i in ours.index.items() if n in theirs.index)
     assert both >= 0.99 * ours.count > 0
     assert found.mask.provenance["prior"] == "none"
-    told = "identifier + class word, at 2, 3 of 48"
     assert found.mask.provenance["own_tokens"].startswith(told)
     assert told in summary_text(found)
 
