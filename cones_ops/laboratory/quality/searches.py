@@ -105,7 +105,8 @@ def relaxed(levels: int | None, inputs: MethodInputs) -> Implanted:
     mask, started = default_mask(inputs, "own tokens"), time.monotonic()
     model, factors = model_of(inputs.pipeline), multipliers(mask)
     shut = {key: factor == 0 for key, factor in factors.items()}
-    _descend(model, factors, shut, inputs)
+    if factors:  # none where the search found nothing
+        _descend(model, factors, shut, inputs)
     if levels:
         factors = {
             key: torch.where(shut[key], (factor * levels).round().clamp(max=levels - 1) / levels, factor)
