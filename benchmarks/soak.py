@@ -7,13 +7,15 @@ are unloaded and the disk is full; then the server is killed with -9 and started
 failed for the full disk or was under way when the server died is queued again until it ends. Afterwards each prompt
 runs alone on a second server whose models and caches are freed before it: pictures and files must be the same, bit for
 bit. Prints JSON: prompts, events, errors of ours and of the host, pictures that differ, files lost, and the server's
-memory after each part of the load. Exit code 1 if anything is wrong. The full disk needs Linux (soak_faults.py).
+memory after each part of the load (glibc is told to give freed memory back at once, so that holes between what is used
+do not count). Exit code 1 if anything is wrong. The full disk needs Linux (soak_faults.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
@@ -42,6 +44,7 @@ DISK = 64_000_000  # bytes, and 200 kB per prompt
 KILLS, PARTS, EACH = 3, 8, 12  # at most, and prompts of a part at least
 LOAD = 0.8  # of the prompts; the others run while the server is killed
 CLIENTS = 2
+MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 PATIENCE = 1200.0  # seconds for a start on a busy machine
 WARM = 2  # parts of the load after which nothing is new to the server
 
@@ -53,6 +56,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     in_namespace()
+    os.environ.update(MALLOC)
     report = soak(options.prompts, options.seed)
     print(json.dumps(report, indent=1))
     sys.exit(bool(report["errors_of_ours"] or report["other_errors"] or report["differing"] or report["files_lost"]))
@@ -77,6 +81,7 @@ def soak(prompts: int, seed: int) -> dict[str, Any]:
             "memory_mb": memory,
             "memory_first_mb": memory[min(WARM, len(memory)) - 1],
             "memory_last_mb": memory[-1],
+            "memory_growth": round(memory[-1] / (memory[min(WARM, len(memory)) - 1] or 1) - 1, 4),
             "files_lost": lost_files(base, cases, outcomes),
             "temporary_files_left": [str(file.relative_to(base)) for file in base.rglob("*.cones-tmp")],
             "disk": f"tmpfs of {size} bytes, filled" if small else "never full: no mount namespaces here",
