@@ -109,7 +109,8 @@ def test_every_node_is_registered(server):
         "ConesApplyConceptMasks", "ConesCombineConceptMasks", "ConesFindConceptNeurons", "ConesLoadConceptMask",
         "ConesSaveConceptMask", "ConesToySubject", "ConesToyWorld", "ConesEncodePrompt", "ConesTuneConceptMasks",
         "ConesLayPictures", "ConesInspectConceptMask", "ConesCompareConceptMasks", "ConesSplitConceptMask",
-        "ConesLabelPictures", "ConesExportAsLora", "ConesConceptMaskHook",
+        "ConesLabelPictures", "ConesExportAsLora", "ConesConceptMaskHook", "ConesPromptWithConcepts", "ConesKeepApart",
+        "ConesSeeConcepts", "ConesTeachConcept",
     }  # fmt: skip
     assert not [line for line in server.log().splitlines() if "IMPORT FAILED" in line and "cones" in line]
 
