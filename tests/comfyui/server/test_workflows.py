@@ -152,7 +152,7 @@ def test_prompt_with_concepts_draws_what_its_tag_names(server):
 def test_teach_a_concept_saves_and_shows_it(server):
     prompt = shortened(to_prompt(read(ROOT / "workflows" / "teach-a-concept.json"), server.object_info()))
     (teach,) = nodes_with(prompt, "ConesTeachConcept")
-    prompt[teach]["inputs"] |= {"steps": 4, "beside": 4, "name": "shortened/taught"}
+    prompt[teach]["inputs"] |= {"steps": 4, "beside": 4, "name": "shortened/taught", "identifier": "hta"}
     run = server.run(prompt)
     assert "a <concept:shortened/taught>" in run.text(teach) and "a hta square" in run.text(teach)
     assert run.image(teach).std() > 0
