@@ -122,3 +122,12 @@ def checkpoint(path: Path) -> tuple[Any, Any, Any]:
 
     with torch.inference_mode():  # as the host loads models: every parameter is an inference tensor
         return load_toy_checkpoint(path)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """A small UNet of the SD 1.5 kind as a MODEL; files that need another one have their own."""
+    from support.small_models import small_unet
+
+    with torch.inference_mode():
+        return small_unet()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.diffusers_unet import small_unet
 from support.masks import random_mask
 from torch import Tensor
 
@@ -20,19 +21,7 @@ SECOND = torch.tensor([0, 0, 1, 1, 0, 0], dtype=torch.bool)  # shares token 2 wi
 
 
 def small_model(where: str = "own tokens") -> DiffusersModel:
-    torch.manual_seed(0)
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
-        cross_attention_dim=16,
-        attention_head_dim=4,
-    )
-    return DiffusersModel(unet, alphas_cumprod(SCHEDULE), "v_prediction", "text K+V", where)
+    return DiffusersModel(small_unet(), alphas_cumprod(SCHEDULE), "v_prediction", "text K+V", where)
 
 
 def half_mask(model: DiffusersModel, seed: int, **fields: str) -> ConceptMask:

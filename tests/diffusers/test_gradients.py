@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from support.diffusers_unet import small_unet
 from torch import Tensor
 
 from cones_ops.errors import ConesError
@@ -20,21 +21,6 @@ diffusers = pytest.importorskip("diffusers")
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.02, "timesteps": 1000}
 ROWS, LENGTH = 3, 6
 OWN = torch.tensor([[0, 0, 1, 1, 0, 0], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]], dtype=torch.bool)
-
-
-def small_unet(seed: int = 0) -> torch.nn.Module:
-    torch.manual_seed(seed)
-    return diffusers.UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
-        cross_attention_dim=16,
-        attention_head_dim=4,
-    )
 
 
 def small_model(

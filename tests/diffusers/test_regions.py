@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.diffusers_unet import small_unet
 from torch import Tensor
 
 from cones_ops.errors import ConesError
@@ -18,18 +19,7 @@ GROUPS[0, 0, 1:3], GROUPS[0, 1, 4] = True, True
 
 @pytest.fixture(scope="module")
 def unet() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return diffusers.UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
-        cross_attention_dim=16,
-        attention_head_dim=4,
-    ).eval()
+    return small_unet().eval()
 
 
 @torch.no_grad()

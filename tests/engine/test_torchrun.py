@@ -64,7 +64,7 @@ def test_two_processes_find_the_mask_of_one(tmp_path: Path) -> None:
     assert first["index"] == second["index"] and first["losses"] == second["losses"]
     assert first["losses"] == pytest.approx(alone["losses"], rel=1e-5)
     one, two = (
-        {(name, k) for name, positions in found["index"].items() for k in positions} for found in (alone, first)
+        {(name, k) for name, positions in outcome["index"].items() for k in positions} for outcome in (alone, first)
     )
     assert len(one) == len(two) > 0 and len(one ^ two) <= 0.01 * len(one)  # sums of another order round otherwise
     assert first["size"] == alone["size"]

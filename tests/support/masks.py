@@ -53,7 +53,7 @@ def rewritten(path: Path, tensors: dict | None = None, **meta: str | None) -> Pa
 
 def version_1(path: Path, tensors: dict, **meta: str) -> Path:
     """A file as version 1 wrote it: int32 positions, no checksum."""
-    told = {
+    metadata = {
         "modelspec.title": "sks star",
         "cones.format_version": "1",
         "cones.shapes": '{"a.to_k.weight": [4, 1], "b.to_v.weight": [2, 3]}',
@@ -67,7 +67,7 @@ def version_1(path: Path, tensors: dict, **meta: str) -> Path:
         "cones.search.seed": "7",
         "cones.search.date": "2026-01-31",
     }
-    save_file(tensors, path, told | meta)
+    save_file(tensors, path, metadata | meta)
     return path
 
 

@@ -232,3 +232,8 @@ def small_model(kind: str, seed: int = 0) -> Any:
     model = inner_model(config)
     fill(model.diffusion_model, seed)
     return patcher_of(model)
+
+
+def warnings_in(caplog: Any) -> list[str]:
+    """What the pack has logged in a test, by pytest's caplog."""
+    return [record.message for record in caplog.records if record.name == "cones"]

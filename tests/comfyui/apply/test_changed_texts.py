@@ -6,7 +6,7 @@ import pytest
 import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
-from support.small_models import POSITIVE, SKS, encode, mask_of, recording, sampled, small_unet
+from support.small_models import POSITIVE, SKS, encode, mask_of, recording, sampled, warnings_in
 
 import nodes
 
@@ -15,18 +15,8 @@ NOBODY = {}
 
 
 @pytest.fixture(scope="module")
-def model():
-    with torch.inference_mode():
-        return small_unet()
-
-
-@pytest.fixture(scope="module")
 def masks(model):
     return [(mask_of(model, SKS, 1), 1.0)]
-
-
-def warnings_in(caplog):
-    return [record.message for record in caplog.records if record.name == "cones"]
 
 
 @pytest.mark.parametrize("what", ["mask", "area", "range", "combine", "concat", "strength"])

@@ -12,15 +12,9 @@ import torch
 from comfy_extras.nodes_model_merging import ModelMergeSimple, ModelSave
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import PREFIX
-from support.small_models import SKS, encode, mask_of, sampled, small_unet
+from support.small_models import SKS, encode, mask_of, sampled, small_unet, warnings_in
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def model():
-    with torch.inference_mode():
-        return small_unet()
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +26,6 @@ def other():
 @pytest.fixture(scope="module")
 def mask(model):
     return mask_of(model, SKS, 1)
-
-
-def warnings_in(caplog):
-    return [record.message for record in caplog.records if record.name == "cones"]
 
 
 def merged(first, second, ratio):

@@ -26,6 +26,7 @@ from support.small_models import (
     sampled,
     small_unet,
     traces,
+    warnings_in,
 )
 
 try:
@@ -123,19 +124,9 @@ def close(found, expected, scale, within):
 
 
 @pytest.fixture(scope="module")
-def model():
-    with torch.inference_mode():
-        return small_unet()
-
-
-@pytest.fixture(scope="module")
 def masks(model):
     concepts = (SKS, ZWX, ("qpd", "cross"), ("vbn", "circle"))
     return [(mask_of(model, concept, seed), 1.0) for seed, concept in enumerate(concepts)]
-
-
-def warnings_in(caplog):
-    return [record.message for record in caplog.records if record.name == "cones"]
 
 
 @pytest.mark.slow

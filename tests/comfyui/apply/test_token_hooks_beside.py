@@ -27,17 +27,12 @@ from support.small_models import (
     recording,
     sampled,
     small_unet,
+    warnings_in,
 )
 
 pytestmark = pytest.mark.slow  # the whole file: it builds models
 
 BLOCK = ("input", 1)
-
-
-@pytest.fixture(scope="module")
-def model():
-    with torch.inference_mode():
-        return small_unet()
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +43,6 @@ def masks(model):
 @pytest.fixture
 def text():
     return encode(), encode({}, seed=1)
-
-
-def warnings_in(caplog):
-    return [record.message for record in caplog.records if record.name == "cones"]
 
 
 def changed(before, after, name):

@@ -18,12 +18,6 @@ pytestmark = pytest.mark.slow  # the whole file: it builds models
 
 
 @pytest.fixture(scope="module")
-def model():
-    with torch.inference_mode():
-        return small_unet()
-
-
-@pytest.fixture(scope="module")
 def mask(model):
     return replace(mask_of(model, SKS, 4), where="everywhere")
 

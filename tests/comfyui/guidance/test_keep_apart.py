@@ -12,19 +12,13 @@ from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.guidance.keep_apart import keep_apart
 from cones_concept_neurons.nodes.host.guidance.recording import settings_of
 from cones_concept_neurons.nodes.host.parameters import PREFIX
-from support.small_models import DEVICE, POSITIVE, SKS, ZWX, encode, mask_of, sampled, small_unet, traces
+from support.small_models import DEVICE, POSITIVE, SKS, ZWX, encode, mask_of, sampled, traces
 
 pytestmark = pytest.mark.slow  # the whole file: it builds models
 
 LEFT = torch.zeros(2, 8, 8)
 LEFT[0, :, :4], LEFT[1, :, 4:] = 1.0, 1.0  # sks star in the left half, zwx heart in the right one
 WORDS = ("sks star", "zwx heart")
-
-
-@pytest.fixture(scope="module")
-def model():
-    with torch.inference_mode():
-        return small_unet()
 
 
 @pytest.fixture

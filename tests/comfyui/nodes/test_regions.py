@@ -7,17 +7,11 @@ import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.nodes.host.guidance.recording import RecordedPrompt, mean_over_prompts
 from cones_concept_neurons.nodes.regions import ConesKeepApart, ConesSeeConcepts, overview
-from support.small_models import encode, sampled, small_unet
+from support.small_models import encode, sampled
 
 pytestmark = pytest.mark.slow  # the whole file: it builds models
 
 PICTURES = torch.rand(2, 32, 48, 3, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def model():
-    with torch.inference_mode():
-        return small_unet()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from cones_concept_neurons.nodes.host.text.token_positions import (
     token_positions_of,
 )
 from support.newer_layers import TOKENS, WIDTH, K, Network, V, inputs, make_dense
+from support.small_models import warnings_in
 
 pytestmark = pytest.mark.newer_hosts
 SKS = ("sks", "star")
@@ -104,10 +105,6 @@ def test_a_masked_layer_with_a_residual_is_refused(case):
 def test_a_masked_layer_with_an_unknown_argument_is_refused():
     with pytest.raises(ConesError, match="calls the layer with segments"):
         called(Network("unknown"), run_of())
-
-
-def warnings_in(caplog):
-    return [record.message for record in caplog.records if record.name == "cones"]
 
 
 @pytest.mark.parametrize("same", [False, True])

@@ -82,8 +82,8 @@ def test_positions_count_start_end_and_padding_of_every_chunk() -> None:
 
 def test_a_phrase_over_several_chunks_with_weights() -> None:
     # start a big sks end pad | start star on the end pad | start left and more end pad
-    found = own_positions(chunks, "a big sks star on the left and more", "sks", "star", "phrase")
-    assert found.nonzero().flatten().tolist() == [3, 7, 8, 9, 13]
+    own = own_positions(chunks, "a big sks star on the left and more", "sks", "star", "phrase")
+    assert own.nonzero().flatten().tolist() == [3, 7, 8, 9, 13]
     weighted = own_positions(words, "a (sks:1.2) star (on the left:1.1), b", "sks", "star", "phrase")
     assert weighted.nonzero().flatten().tolist() == [2, 3, 4, 5, 6]
 
