@@ -7,7 +7,7 @@ are unloaded and the disk is full; then the server is killed with -9 and started
 failed for the full disk or was under way when the server died is queued again until it ends. Afterwards each prompt
 runs alone on a second server whose models and caches are freed before it: pictures and files must be the same, bit for
 bit. Prints JSON: prompts, events, errors of ours and of the host, pictures that differ, files lost, and the server's
-memory after each part of the load (glibc is told to give freed memory back at once, so that holes between what is used
+memory after each part of the load (glibc gives freed memory back at once, so that holes between what is used
 do not count). Exit code 1 if anything is wrong. The full disk needs Linux (soak_faults.py).
 """
 

@@ -69,9 +69,7 @@ def load_judge(path: Path | None = None) -> Judge:
     """The shipped judge, in eval mode."""
     path = path or SHIPPED
     if not path.is_file():
-        raise ConesError(
-            f"{path}: no such file; `python -m cones_ops.laboratory.training judge` makes it"
-        )
+        raise ConesError(f"{path}: no such file; `python -m cones_ops.laboratory.training judge` makes it")
     judge = Judge()
     judge.load_state_dict({key: value.float() for key, value in load_file(path).items()})
     return judge.eval().requires_grad_(False)

@@ -22,7 +22,7 @@ from ..hosts.diffusers.host_model import DiffusersModel, TextTokens, alphas_cump
 from ..hosts.diffusers.regions import kept_apart
 from ..masks.concept_mask import ConceptMask, Where
 from ..models.own_tokens import own_positions
-from ..models.phrases import OwnWords
+from ..models.phrases import PHRASE, OwnWords
 from ..models.targets import TargetChoice
 from ..search.host_model import Key
 from ..search.objective import Examples
@@ -31,7 +31,6 @@ from ..toy_world.world import SHAPES
 from .gradient_guidance import GradientGuidance
 
 STEPS, GUIDANCE, BATCH = 20, 3.0, 32
-PHRASE: OwnWords = "phrase"  # the rule of new searches: the toy world's text encoder is causal
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ..errors import ConesError
 
 OwnWords = Literal["identifier + class word", "identifier", "identifier + class word + end", "phrase"]
 OWN_WORDS: tuple[OwnWords, ...] = get_args(OwnWords)  # the first: of masks whose file names no rule
+PHRASE: OwnWords = "phrase"  # the rule of new searches
 Span = tuple[int, int]  # start and end in a text
 
 _LETTER = r"[0-9A-Za-z\u00c0-\u024f]"  # what continues a Latin word; other scripts write words without gaps
@@ -123,7 +124,7 @@ def other_things(text: str | PromptText, own: Sequence[Span]) -> list[Span]:
 def class_word_apart(text: str | PromptText, identifier: str, class_word: str, words: OwnWords) -> bool:
     """Whether an identifier outside brackets stands where no class word belongs to it, and so acts alone."""
     prompt = PromptText(text) if isinstance(text, str) else text
-    most = _MOST_WORDS if words == "phrase" else 0
+    most = _MOST_WORDS if words == PHRASE else 0
     return any(
         not _class_word(_words_apart(prompt.text), end, class_word, most)
         for start, end in own_spans(prompt.text, identifier, "", "identifier")
@@ -135,8 +136,8 @@ def _belonging(plain: str, position: int, class_word: str, words: OwnWords) -> l
     """The spans that belong to the identifier that ends at `position`."""
     if words == "identifier":
         return []
-    spans = _class_word(plain, position, class_word, _MOST_WORDS if words == "phrase" else 0)
-    if words != "phrase":
+    spans = _class_word(plain, position, class_word, _MOST_WORDS if words == PHRASE else 0)
+    if words != PHRASE:
         return spans
     return [*spans, *_following(plain, spans[-1][1] if spans else position)]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...errors import ConesError
 from ...images.collages import ZOOM, collages
 from ...masks.concept_mask import ConceptMask, Where
-from ...models.phrases import OwnWords
+from ...models.phrases import PHRASE, OwnWords
 from ...models.targets import TargetChoice
 from ...search.estimate import OnEstimate
 from ...search.find import SearchResult, find_concept_neurons
@@ -27,7 +27,7 @@ from ...search.ranks import ALONE, Ranks, SharedModel
 from ...search.resume import Resume
 from ...search.settings import OnStep, SearchSettings, recommended
 from .pictures import PICTURES, read_pictures
-from .pipeline import PHRASE, Words, examples, host_model, load, own_words_in, sample
+from .pipeline import Words, examples, host_model, load, own_words_in, sample
 
 __all__ = ["PICTURES", "Concept", "find", "load", "read_pictures", "sample", "tune"]
 

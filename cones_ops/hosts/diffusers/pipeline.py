@@ -17,14 +17,13 @@ from torch import Tensor
 from ...errors import ConesError
 from ...masks.concept_mask import Where
 from ...models.own_tokens import own_positions
-from ...models.phrases import OWN_WORDS, OwnWords, PromptText, own_spans, own_text, read_brackets
+from ...models.phrases import OWN_WORDS, PHRASE, OwnWords, PromptText, own_spans, own_text, read_brackets
 from ...models.targets import TargetChoice
 from ...search.objective import Examples
 from .apply_masks import Strengths, applied
 from .host_model import DiffusersModel, TextTokens
 
 Words = tuple[str, str]  # identifier, class word
-PHRASE: OwnWords = "phrase"  # the rule of new searches: the text encoders of SD 1.x and SD 2.x are causal
 INSTALL = "pip install cones-concept-neurons[diffusers]"
 
 

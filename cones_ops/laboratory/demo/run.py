@@ -22,6 +22,7 @@ from ...hosts.diffusers.apply_masks import Strengths
 from ...masks.concept_mask import ConceptMask, Where
 from ...masks.fingerprint import fingerprint
 from ...masks.mask_file import load_mask, save_mask
+from ...models.phrases import PHRASE
 from ...search.find import find_concept_neurons
 from ...search.joint import tune_concept_masks, tuning
 from ...search.resume import Resume, resuming
@@ -34,7 +35,7 @@ from ..measure import Measuring, all_described, all_shown, class_leak, measure, 
 from ..picture_grid import GridRow, save_grid
 from ..progress import steps_on
 from ..references import Captioned, references, together
-from ..sampling import PHRASE, examples, model_of
+from ..sampling import examples, model_of
 from .report import ByMeasure, DemoConcept, DemoResults, brief, grid_rows, save_report, versions
 
 WHERES: tuple[Where, ...] = ("own tokens", "everywhere")

@@ -18,6 +18,7 @@ from torch import Tensor
 from ...hosts.diffusers.apply_masks import Strengths
 from ...hosts.diffusers.host_model import DiffusersModel
 from ...masks.concept_mask import multipliers
+from ...models.phrases import PHRASE
 from ...search.objective import draw, per_draw_loss
 from ...toy_world.bundle import ToyPipeline
 from ...toy_world.captions import describe
@@ -28,7 +29,7 @@ from ..averages import Average, mean_with_error
 from ..judge import Reading
 from ..measure import Measured, Measuring
 from ..references import Captioned, class_references, references
-from ..sampling import PHRASE, examples, model_of
+from ..sampling import examples, model_of
 from ..scenes import random_scene
 from .inputs import Budget, Implanted
 

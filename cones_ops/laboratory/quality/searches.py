@@ -17,13 +17,14 @@ from torch import Tensor
 from ...hosts.diffusers.host_model import DiffusersModel
 from ...masks.concept_mask import ConceptMask, Where, multipliers
 from ...masks.mask_file import load_mask, save_mask
+from ...models.phrases import PHRASE
 from ...models.targets import TargetChoice
 from ...search.find import find_concept_neurons
 from ...search.host_model import Key
 from ...search.objective import Term, concept_implanting_loss, draw_terms
 from ...search.settings import recommended
 from ..baselines import FineTuning, descend
-from ..sampling import PHRASE, OwnWeights, model_of
+from ..sampling import OwnWeights, model_of
 from .inputs import HALF, Implanted, MethodInputs, text_weights
 
 Weights = Mapping[Key, Tensor]
