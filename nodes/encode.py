@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..cones_ops.errors import ConesError
 from ..cones_ops.masks.concept_mask import ConceptMask
-from ..cones_ops.models.phrases import OWN_WORDS, OwnWords, class_word_apart
+from ..cones_ops.models.phrases import OWN_WORDS, PHRASE, OwnWords, class_word_apart
 from .host.inputs import ALIASES, CATEGORY, connected_masks, mask_inputs
 from .host.notices import warn
 from .host.text.encode import EncodedPrompt, encode_prompt
@@ -59,7 +59,7 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
                 io.Combo.Input(
                     "own_tokens",
                     options=list(OWN_WORDS),
-                    default="phrase",
+                    default=PHRASE,
                     optional=True,
                     advanced=True,
                     tooltip=(
@@ -116,7 +116,7 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
 
 def rule_for(mask: ConceptMask, own_tokens: OwnWords) -> OwnWords:
     """Which words are a mask's own: as it was found; one whose file says nothing follows the node, but for phrases."""
-    return mask.own_words if mask.own_words != OWN_WORDS[0] or own_tokens == "phrase" else own_tokens
+    return mask.own_words if mask.own_words != OWN_WORDS[0] or own_tokens == PHRASE else own_tokens
 
 
 def concept_words(concepts: str) -> list[ConceptWords]:

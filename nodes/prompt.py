@@ -112,16 +112,13 @@ class ConesPromptWithConcepts(io.ComfyNode):  # type: ignore[misc]
         applied = [*((mask, strength) for _, mask, strength in prompts.masks), *((mask, 1.0) for mask in connected)]
         rules = {(mask.identifier, mask.class_word): mask.own_words for mask, _ in applied}
         positive, other = (encode_prompt(clip, prompt, list(rules), rules=rules) for prompt in prompts.texts)
-        here = [token_report(positive, concept)[0] for concept in rules if len(positive.positions[concept])]
-        notes = [
-            token_report(positive, concept)[1]
-            for concept in rules
-            if len(positive.positions[concept]) or not len(other.positions[concept])
-        ]
-        if missing := [note for note in notes if note]:
-            warn("\n".join(missing))
+        reports = {concept: token_report(positive, concept) for concept in rules}
+        here = [line for concept, (line, _) in reports.items() if len(positive.positions[concept])]
+        elsewhere = {c for c in rules if len(other.positions[c]) and not len(positive.positions[c])}
+        if notes := [note for concept, (_, note) in reports.items() if note and concept not in elsewhere]:
+            warn("\n".join(notes))
         files = [f"{file}: strength {strength:g}" for file, _, strength in prompts.masks]
-        report = "\n".join([prompts.texts[0], *files, *here, *missing])
+        report = "\n".join([prompts.texts[0], *files, *here, *notes])
         patched = apply_masks(model, applied, apply_anyway) if applied else model
         if keep_apart and len(here) > 1:
             patched = regions.keep_apart(patched, ())

@@ -17,7 +17,7 @@ from ..cones_ops.guidance.overlay import density, overlay
 from ..cones_ops.reports.figures import labelled_grid
 from .host.guidance.keep_apart import keep_apart
 from .host.guidance.recording import mean_over_prompts, settings_of
-from .host.inputs import ALIASES, CATEGORY, LOOK, as_image, as_pixels, drawn, preview
+from .host.inputs import ALIASES, CATEGORY, LOOK, as_image, as_pixels, comma_separated, drawn, preview
 
 ATTENTION, REGIONS = "attention", "regions"
 
@@ -83,8 +83,7 @@ class ConesKeepApart(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def execute(cls, model: Any, things: str, strength: float, regions: Tensor | None = None) -> io.NodeOutput:
-        words = tuple(" ".join(thing.split()) for thing in things.replace("\n", ",").split(",") if thing.strip())
-        return io.NodeOutput(keep_apart(model, words, strength, regions))
+        return io.NodeOutput(keep_apart(model, tuple(comma_separated(things)), strength, regions))
 
 
 class ConesSeeConcepts(io.ComfyNode):  # type: ignore[misc]

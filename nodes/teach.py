@@ -13,14 +13,14 @@ from comfy_api.latest import io
 from ..cones_ops.errors import ConesError
 from ..cones_ops.images.collages import layout_caption
 from ..cones_ops.masks.concept_mask import ConceptMask
-from ..cones_ops.masks.mask_file import read_mask_metadata
+from ..cones_ops.models.phrases import PHRASE
 from ..cones_ops.models.rare_words import rare_word, with_article
 from ..cones_ops.reports.figures import labelled_grid
 from ..cones_ops.reports.text import summary_text
 from ..cones_ops.search.find import SearchResult
 from ..cones_ops.search.settings import recommended
 from .host.apply.apply_masks import apply_masks
-from .host.files.folders import FOLDER, SUFFIX, mask_names, path_of
+from .host.files.folders import FOLDER, SUFFIX
 from .host.files.model_info import base_facts
 from .host.files.save_mask import keep_mask
 from .host.inputs import (
@@ -35,7 +35,7 @@ from .host.inputs import (
     preview,
     seed_input,
 )
-from .host.lessons import RULE, Artist, Lesson, beside_others, fitted, other_things, own_captions
+from .host.lessons import Artist, Lesson, beside_others, fitted, other_things, own_captions, taken_identifiers
 from .host.notices import warn
 from .host.search.example_inputs import only
 from .host.search.find import SearchInputs, search
@@ -45,7 +45,6 @@ from .host.text.token_positions import ConceptWords, phrase
 from .pictures import safe_covers
 
 DEFAULTS = {"identifier": "", "steps": 300, "beside": 24, "other_things": "", "size": 0, "cfg": 0.0}
-MASKS_READ = 500  # of a large folder, for the identifiers that are taken
 
 
 class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
@@ -184,13 +183,13 @@ class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
             cover, no_cover = safe_covers(subject)
             name, trouble = keep_mask(result.mask, choice.name, choice.if_exists == "overwrite", cover)
             notes = "\n".join(filter(None, (trouble, no_cover)))
+        words = with_article(phrase(concept))
         figure, no_figure = drawn(lambda: before_after(artist, subject, result.mask, concept, things))
         progress.finish(figure)
-        report = "\n".join(filter(None, (verdict(name, concept), notes, no_figure, "", summary_text(result))))
+        report = "\n".join(filter(None, (verdict(name, words), notes, no_figure, "", summary_text(result))))
         if notes or not name:
             warn(report)
         picture = as_image(figure)
-        words = with_article(phrase(concept))
         return io.NodeOutput(result.mask, name, words, picture, report, ui=preview(cls, picture, report))
 
     @classmethod
@@ -208,21 +207,10 @@ def concept_of(choice: Any, artist: Artist) -> ConceptWords:
     return choice.identifier.strip() or rare_word(artist.tokens_of, taken_identifiers(replaced)), class_word
 
 
-def taken_identifiers(replaced: str = "") -> set[str]:
-    """Identifiers of saved concepts but the one to be replaced; files that cannot be read have none."""
-    words: set[str] = set()
-    for name in [name for name in mask_names() if name != replaced][:MASKS_READ]:
-        try:
-            words.update(read_mask_metadata(path_of(name)).get("cones.identifier", "").split("+"))
-        except (ConesError, OSError):
-            continue
-    return words
-
-
 def taught(artist: Artist, lesson: Lesson, concept: ConceptWords, steps: int, progress: SearchProgress) -> SearchResult:
     """The search at own tokens on the pictures of a lesson."""
     latents = {"samples": artist.vae.encode(lesson.pictures)}
-    prompts = [encode_prompt(artist.clip, caption, [concept], RULE) for caption in lesson.captions]
+    prompts = [encode_prompt(artist.clip, caption, [concept], PHRASE) for caption in lesson.captions]
     conditioning = [entry for prompt in prompts for entry in prompt.conditioning]
     settings = replace(recommended("own tokens", seed=artist.seed), steps=steps)
     inputs = SearchInputs(latents, conditioning, None, None, *concept)
@@ -246,9 +234,8 @@ def before_after(
     return labelled_grid([as_pixels(view)[0] for view in views.values()], list(views))
 
 
-def verdict(name: str, concept: ConceptWords) -> str:
-    """The first line of the report."""
-    words = with_article(phrase(concept))
+def verdict(name: str, words: str) -> str:
+    """The first line of the report. words: what names the subject in a prompt."""
     if not name:
         return (
             f"NOT FOUND: no share of the weights makes the model draw {words}; use other pictures or more steps. "

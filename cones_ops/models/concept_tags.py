@@ -50,7 +50,7 @@ def strengths(tags: Iterable[Tag]) -> dict[str, float]:
     return by_name
 
 
-def concept_words(identifier: str, class_word: str) -> str:
+def prompt_words(identifier: str, class_word: str) -> str:
     """What stands in a prompt for a concept: "sks dog"; for a union of several, "sks dog and zwx cat"."""
     names, classes = identifier.split("+"), class_word.split("+")
     if len(classes) != len(names):

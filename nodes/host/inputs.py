@@ -105,6 +105,12 @@ def file_inputs(folder: str) -> list[io.Input]:
     ]
 
 
+def comma_separated(text: str) -> list[str]:
+    """The entries of a text box, with commas or new lines between them and single spaces inside."""
+    entries = (" ".join(entry.split()) for entry in text.replace("\n", ",").split(","))
+    return [entry for entry in entries if entry]
+
+
 def check_file_name(name: str | None, folder: str = FOLDER) -> bool | str:
     """For validate_inputs: True, or why `name` cannot be a file. A connected name is None here and checked later."""
     try:

@@ -19,14 +19,17 @@ from torch import Tensor
 
 from ...cones_ops.errors import ConesError
 from ...cones_ops.images.collages import collages
-from ...cones_ops.models.phrases import OwnWords, own_spans
+from ...cones_ops.masks.mask_file import read_mask_metadata
+from ...cones_ops.models.phrases import PHRASE, own_spans
 from ...cones_ops.models.rare_words import THINGS, told_apart, with_article
+from .files.folders import mask_names, path_of
 from .files.model_info import usual_settings
+from .inputs import comma_separated
 from .text.encode import encode_prompt, flat_tokens, is_tokens
 from .text.token_positions import ConceptWords, phrase
 
 DRAWING_STEPS = 20
-RULE: OwnWords = "phrase"  # which words are the concept's own
+MASKS_READ = 500  # of a large folder, for the identifiers that are taken
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ class Artist:
         """The latents of no picture: zeros in the shape that the VAE gives."""
         return torch.zeros_like(self.vae.encode(torch.zeros(1, self.side, self.side, 3)))
 
+    @cached_property
+    def negative(self) -> list[Any]:
+        """The CONDITIONING of no text."""
+        return encode_prompt(self.clip, "", ()).conditioning
+
     def tokens_of(self, word: str) -> Hashable:
         """A word's tokens in every text encoder."""
         result = self.clip.tokenize(word, return_word_ids=True)
@@ -68,10 +76,9 @@ class Artist:
         """One IMAGE (1, side, side, 3), by default of the model as it is; `number` counts other noise."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         model = model or self.model
-        positive = encode_prompt(self.clip, text, concepts, RULE).conditioning
-        negative = encode_prompt(self.clip, "", ()).conditioning
+        positive = encode_prompt(self.clip, text, concepts, PHRASE).conditioning
         noise = comfy.sample.prepare_noise(self.empty, self.seed + number)
-        sampling = (DRAWING_STEPS, self.cfg, "euler", "normal", positive, negative, self.empty)
+        sampling = (DRAWING_STEPS, self.cfg, "euler", "normal", positive, self.negative, self.empty)
         samples = comfy.sample.sample(model, noise, *sampling, disable_pbar=True, seed=self.seed + number)
         pictures: Tensor = self.vae.decode(samples)
         return pictures.reshape(-1, *pictures.shape[-3:])[:1, ..., :3].float().cpu()
@@ -85,6 +92,17 @@ def fitted(images: Sequence[Tensor], side: int) -> Tensor:
         comfy.utils.common_upscale(batch[..., :3].movedim(-1, 1), side, side, "lanczos", "center") for batch in images
     ]
     return torch.cat(squares).movedim(1, -1).float()
+
+
+def taken_identifiers(replaced: str = "") -> set[str]:
+    """Identifiers of saved concepts but the one to be replaced; files that cannot be read have none."""
+    words: set[str] = set()
+    for name in [name for name in mask_names() if name != replaced][:MASKS_READ]:
+        try:
+            words.update(read_mask_metadata(path_of(name)).get("cones.identifier", "").split("+"))
+        except (ConesError, OSError):
+            continue
+    return words
 
 
 def own_captions(lines: Sequence[str], pictures: int, concept: ConceptWords) -> list[str]:
@@ -113,8 +131,8 @@ def beside_others(artist: Artist, subject: Tensor, concept: ConceptWords, things
     for k in range(-(-count // 2) if things else 0):
         thing = with_article(things[k % len(things)])
         neighbour = artist.draw(thing, number=k).movedim(-1, 1)
-        one = subject[k % len(subject)].movedim(-1, 0)[None]
-        laid, words = collages([one, neighbour], [with_article(phrase(concept)), thing])
+        portrait = subject[k % len(subject)].movedim(-1, 0)[None]
+        laid, words = collages([portrait, neighbour], [with_article(phrase(concept)), thing])
         pictures.append(laid.movedim(1, -1))
         captions += words
     return Lesson(torch.cat(pictures) if pictures else subject[:0], captions)
@@ -122,7 +140,7 @@ def beside_others(artist: Artist, subject: Tensor, concept: ConceptWords, things
 
 def other_things(artist: Artist, wanted: str, class_word: str) -> list[str]:
     """What may stand beside the subject: the user's list, or common things that the text encoder tells apart."""
-    if listed := [thing.strip() for thing in wanted.replace("\n", ",").split(",") if thing.strip()]:
-        return listed
+    if things := comma_separated(wanted):
+        return things
     words = told_apart(THINGS, artist.tokens_of)
     return [word for word in words if word.lower() != class_word.lower()][:8]

@@ -22,3 +22,15 @@ def tell(text: str, level: int = logging.INFO) -> None:
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if context is not None and server is not None:
         server.send_progress_text(text, context.node_id)
+
+
+class WarnsOnce:
+    """A run that shows each of its warnings once; `warnings` are those it has shown, a field of the run's own."""
+
+    warnings: set[str]
+
+    def warn_once(self, text: str, *covered: str) -> None:
+        """Show a warning that this run has not shown; covered: others that it makes superfluous."""
+        if text not in self.warnings:
+            self.warnings |= {text, *covered}
+            warn(text)

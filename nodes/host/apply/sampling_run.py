@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ....cones_ops.errors import ConesError
 from ....cones_ops.masks.concept_mask import ConceptMask
-from ..notices import warn
+from ..notices import WarnsOnce
 from ..text.token_positions import PromptTokens
 from .token_groups import OwnTokens
 
@@ -40,7 +40,7 @@ class Computed:
 
 
 @dataclass
-class SamplingRun:
+class SamplingRun(WarnsOnce):
     """One sampling run: its masks, its conditionings, and what has been computed for them so far."""
 
     masks: Strengths
@@ -51,12 +51,6 @@ class SamplingRun:
     def computed_on(self, device: torch.device) -> Computed:
         """What this thread has computed on a device."""
         return self.computed.setdefault((device, threading.get_ident()), Computed())
-
-    def warn_once(self, text: str, *covered: str) -> None:
-        """Show a warning that this run has not shown; covered: others that it makes superfluous."""
-        if text not in self.warnings:
-            self.warnings |= {text, *covered}
-            warn(text)
 
 
 @dataclass(frozen=True)

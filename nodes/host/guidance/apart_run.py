@@ -12,7 +12,7 @@ from torch import Tensor
 from ....cones_ops.errors import ConesError
 from ....cones_ops.guidance.attention_maps import FINEST, AttentionMaps
 from ....cones_ops.guidance.regions import PROBE, Bias, at_grid, logit_bias, regions
-from ..notices import warn
+from ..notices import WarnsOnce
 from ..text.token_positions import PromptTokens
 from .attention_layout import AttentionLayout, layout_of
 
@@ -95,7 +95,7 @@ class GroupedRows:
 
 
 @dataclass
-class ApartRun:
+class ApartRun(WarnsOnce):
     """One sampling run: its groups by name and its prompts by uuid."""
 
     names: tuple[str, ...]
@@ -104,11 +104,6 @@ class ApartRun:
     projections: Sequence[str]  # K projections after which an attention reads the text
     read: set[str]  # those whose attention is read
     warnings: set[str] = field(default_factory=set)
-
-    def warn_once(self, text: str) -> None:
-        if text not in self.warnings:
-            self.warnings.add(text)
-            warn(text)
 
 
 @dataclass

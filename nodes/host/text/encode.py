@@ -19,6 +19,7 @@ from ....cones_ops.errors import ConesError, listed
 from ....cones_ops.models.own_tokens import own_positions, span_positions
 from ....cones_ops.models.phrases import (
     OWN_WORDS,
+    PHRASE,
     OwnWords,
     PromptText,
     Span,
@@ -64,7 +65,7 @@ def encode_prompt(
     if clip is None:
         raise ConesError("there is no CLIP: the checkpoint has no text encoder; load one and connect it")
     rules = {concept: (rules or {}).get(concept, words) for concept in concepts}
-    phrases = "phrase" in rules.values()
+    phrases = PHRASE in rules.values()
     prompt = read_brackets(text, [name for name, _ in concepts]) if phrases else PromptText(text)
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt.text))
     length = conditioning[0][0].shape[1] if conditioning and conditioning[0][0].ndim == 3 else 0
@@ -115,7 +116,7 @@ def tokens_of(
 
 def rule_in(encoder: str, rule: OwnWords) -> OwnWords:
     """The rule in one text encoder: phrases are of encoders whose words see only what is before them."""
-    return OWN_WORDS[0] if rule == "phrase" and any(part in encoder for part in BOTH_WAYS) else rule
+    return OWN_WORDS[0] if rule == PHRASE and any(part in encoder for part in BOTH_WAYS) else rule
 
 
 def things_in(prompt: PromptText, own: Mapping[ConceptWords, Sequence[Span]]) -> dict[str, list[Span]]:

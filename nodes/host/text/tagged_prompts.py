@@ -9,7 +9,7 @@ from pathlib import Path
 from ....cones_ops.errors import ConesError
 from ....cones_ops.masks.concept_mask import ConceptMask
 from ....cones_ops.masks.mask_file import load_mask
-from ....cones_ops.models.concept_tags import concept_words, file_named, strengths, tags_in, without_tags
+from ....cones_ops.models.concept_tags import file_named, prompt_words, strengths, tags_in, without_tags
 from ..files.folders import mask_names, path_of
 
 
@@ -51,7 +51,7 @@ def read_tags(prompts: Sequence[str]) -> TaggedPrompts:
 
     def words(name: str) -> str:
         mask, _ = masks[files[name][0]]
-        return concept_words(mask.identifier, mask.class_word)
+        return prompt_words(mask.identifier, mask.class_word)
 
     texts = [without_tags(prompt, words) for prompt in prompts]
     return TaggedPrompts(texts, [(file, mask, strength) for file, (mask, strength) in masks.items()])

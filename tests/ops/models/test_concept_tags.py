@@ -3,7 +3,7 @@
 import pytest
 
 from cones_ops.errors import ConesError
-from cones_ops.models.concept_tags import Tag, concept_words, file_named, strengths, tags_in, without_tags
+from cones_ops.models.concept_tags import Tag, file_named, prompt_words, strengths, tags_in, without_tags
 
 FILES = ["rex.safetensors", "people/Tom Cat.safetensors", "old/rex2.safetensors", "toys/bear.safetensors"]
 
@@ -63,7 +63,7 @@ def test_one_name_has_one_strength():
     ],
 )
 def test_the_words_of_a_concept(identifier, class_word, words):
-    assert concept_words(identifier, class_word) == words
+    assert prompt_words(identifier, class_word) == words
 
 
 @pytest.mark.parametrize(
