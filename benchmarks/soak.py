@@ -44,6 +44,7 @@ DISK = 64_000_000  # bytes, and 200 kB per prompt
 KILLS, PARTS, EACH = 3, 8, 12  # at most, and prompts of a part at least
 LOAD = 0.8  # of the prompts; the others run while the server is killed
 CLIENTS = 2
+COLLECTED = 12.0  # seconds in which an idle host has collected its garbage
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 PATIENCE = 1200.0  # seconds for a start on a busy machine
 WARM = 2  # parts of the load after which nothing is new to the server
@@ -139,6 +140,7 @@ def resident(server: Server) -> float:
     """MB of memory of the server without models, caches and history, as the system counts it."""
     free(server)
     server.request("/history", {"clear": True})
+    time.sleep(COLLECTED)
     status = Path(f"/proc/{server.process.pid}/status")
     if not status.is_file():
         return 0.0
