@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .models import add_guidance, add_model, check_model, defaults_of, load_model
 from .options import add_command, add_sampling
 from .values import printable, real, whole
 
@@ -17,13 +18,13 @@ def apply(options: argparse.Namespace) -> None:
     from 00. Each mask acts where it was found to act. The order of the masks does not matter.
 
     examples:
+      cones apply toy sks-star.safetensors --prompt "a sks star on a white background"
       cones apply sd15 sks-dog.safetensors --prompt "a sks dog on a beach" --device cuda
       cones apply sd15 tuned/sks-dog.safetensors tuned/ktn-cat.safetensors \\
           --prompt "a sks dog on the left and a ktn cat on the right" --out together
     """
     from ..hosts.diffusers import concepts as host
     from ..hosts.diffusers.apply_masks import check_masks
-    from ..hosts.diffusers.pipeline import check_model
     from ..masks.mask_file import load_mask
     from ..masks.whole_files import check_folder
     from ..models.phrases import own_spans
@@ -35,9 +36,10 @@ def apply(options: argparse.Namespace) -> None:
         for mask, _ in masks:
             if mask.where == "own tokens" and not own_spans(prompt, mask.identifier, mask.class_word):
                 print(printable(f"note: {prompt!r} does not name {mask.identifier!r}, whose mask does nothing there"))
-    pipeline = host.load(options.model, options.device)
+    pipeline = load_model(options.model, options.device)
     check_masks(pipeline.unet, [mask for mask, _ in masks], options.any_base)
-    settings = {"num_inference_steps": options.steps, "guidance_scale": options.guidance}
+    guidance = defaults_of(options.model).guidance if options.guidance is None else options.guidance
+    settings = {"num_inference_steps": options.steps, "guidance_scale": guidance}
     if options.size:
         settings |= {"height": options.size, "width": options.size}
     options.out.mkdir(parents=True, exist_ok=True)
@@ -51,12 +53,12 @@ def apply(options: argparse.Namespace) -> None:
 def describe(commands: Any) -> None:
     """Describe the command to argparse."""
     add = add_command(commands, apply).add_argument
-    add("model", type=Path, help="folder of the model the masks were found on, saved by diffusers")
+    add_model(add)
     add("masks", type=Path, nargs="+", help="concept masks, .safetensors")
     add("--prompt", action="append", required=True, help="what to draw, may be given several times")
     add("--strength", type=real(0, 1), default=1.0, help="of all masks, 0 to 1: 0 = untouched, bit for bit, 1 = shut")
     add("--steps", type=whole(1, 10_000), default=30, help="sampling steps of the model's own scheduler")
-    add("--guidance", type=real(0, 1000), default=7.5, help="classifier-free guidance scale; 1 = none")
+    add_guidance(add)
     add("--any-base", action="store_true", help="apply masks found on other weights too, instead of refusing them")
     add("--out", type=Path, default=Path("samples"), help="folder for the pictures; existing ones are overwritten")
     add_sampling(add, "side of the pictures in pixels, a multiple of 8 (default: the model's own)")

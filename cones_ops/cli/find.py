@@ -1,4 +1,4 @@
-"""`cones find`: from a subject's pictures to a concept mask, on a Stable Diffusion model in a diffusers folder."""
+"""`cones find`: from a subject's pictures to a concept mask."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from ..models.targets import TARGET_CHOICES
 from ..search.find import SearchResult
 from ..search.resume import resuming
 from ..search.settings import MethodName, recommended
-from .options import SIDE, add_command, add_sampling, if_exists, save, say, shown_on, with_steps
+from .models import add_model, check_model, defaults_of, load_model, read_pictures
+from .options import SIDE, add_choice, add_command, add_sampling, if_exists, save, say, shown_on, with_steps
 from .values import real, whole, word
-
-MODEL = "folder of a Stable Diffusion 1.x or 2.x model saved by diffusers (it holds model_index.json)"
 
 
 def find(options: argparse.Namespace) -> None:
@@ -31,6 +30,7 @@ def find(options: argparse.Namespace) -> None:
     each batch and the statistics among processes; such a search does not resume.
 
     examples:
+      cones find toy sks --class-word star --out sks-star.safetensors
       cones find sd15 pictures/dog --class-word dog --out sks-dog.safetensors --device cuda
       cones find sd15 pictures/dog --class-word dog --where everywhere --out sks-dog-all.safetensors
     """
@@ -38,16 +38,15 @@ def find(options: argparse.Namespace) -> None:
 
     from ..engine.torchrun import joined
     from ..hosts.diffusers import concepts as host
-    from ..hosts.diffusers.pipeline import check_model
     from ..masks.fingerprint import fingerprint
 
     check_new_file(options.out, ".safetensors", if_exists(options))
     check_model(options.model)
-    pictures = host.read_pictures(options.pictures, options.size)
-    concept = host.Concept(options.identifier, options.class_word, pictures)
+    pictures = read_pictures(options.model, options.pictures, options.size)
+    concept = host.Concept(options.identifier, options.class_word, pictures, defaults_of(options.model).caption)
     settings = with_steps(recommended(options.where, options.method, options.seed), options)
     with joined(options.device) as (ranks, device):
-        pipeline = host.load(options.model, device)
+        pipeline = load_model(options.model, device)
         with resuming(options.out.parent, fingerprint(dict(pipeline.unet.named_parameters()))) as resume:
             with tqdm(total=settings.steps, desc=f"find {concept.phrase}", disable=ranks.rank > 0) as bar:
                 search = {"targets": options.targets, "density": options.density, "settings": settings, **shown_on(bar)}
@@ -69,23 +68,26 @@ def _report(result: SearchResult, options: argparse.Namespace) -> None:
 def describe(commands: Any) -> None:
     """Describe the command to argparse."""
     add = add_command(commands, find).add_argument
-    add("model", type=Path, help=MODEL)
-    add("pictures", type=Path, help="folder with 3 to 6 pictures of the subject (.png, .jpg, .jpeg, .webp, .bmp)")
+    add_model(add)
+    add("pictures", type=Path, help="folder with 3 to 6 pictures of the subject (.png, .jpg, .jpeg, .webp, "
+        ".bmp); with toy also one of its subjects by its word, such as sks (a star) or zwx (a heart)")  # fmt: skip
     add("--class-word", type=word, required=True, help="what the subject is, in the model's own words, e.g. dog")
     add("--out", type=Path, required=True, help="the concept mask to write, .safetensors")
     add("--identifier", type=word, default="sks", help="the rare word that will name the subject")
-    add(
+    add_choice(
+        add,
         "--where",
-        choices=get_args(Where),
-        default="own tokens",
+        get_args(Where),
+        default="own-tokens",
         help="where the mask acts: in the K and V of its own words only, which leaves every other prompt's "
         "picture as it is, or in the weights themselves, for every token, as in the paper",
     )
     add("--method", choices=get_args(MethodName), default="learned", help="the search; see docs/explanation/method.md")
-    add(
+    add_choice(
+        add,
         "--targets",
-        choices=TARGET_CHOICES,
-        default="text K+V",
+        TARGET_CHOICES,
+        default="text-K+V",
         help="the projections searched: K and V, or one of them, of the layers that read the text, or of "
         "self-attention too (everywhere only)",
     )

@@ -21,11 +21,11 @@ from ..engine.manifest import Record
 from ..engine.run import results
 from ..engine.tasks import Workers
 from ..errors import ConesError, listed
-from ..hosts.diffusers.pipeline import check_model
 from ..masks.concept_mask import Where
 from ..masks.whole_files import check_folder
 from ..search.settings import MethodName
-from .options import add_command, add_sampling, say
+from .models import add_model, check_model, defaults_of, load_model, resolved, weights_of
+from .options import SIDE, add_choice, add_command, add_sampling, say
 from .values import real, whole, word
 
 
@@ -48,9 +48,10 @@ def find_many(options: argparse.Namespace) -> None:
     check_model(options.model)
     workers = _workers(options)
     names = concept_names(options.root)
-    root, out, model = (path.resolve() for path in (options.root, options.out, options.model))
+    root, out, model = options.root.resolve(), options.out.resolve(), resolved(options.model)
     device = options.device if workers.in_this_process else options.device.partition(":")[0]  # Ray gives each its own
-    job = Job(root, out, model, model_key(model), device, _defaults(options), options.sheet_steps)
+    key, defaults = model_key(weights_of(model)), _defaults(options)
+    job = Job(root, out, model, key, device, defaults, options.sheet_steps, load_model)
     kept = manifest.read(out)
     records = {name: record for name in names if (record := finished(job, name, kept))}
     for name, record in records.items():
@@ -84,7 +85,9 @@ def _defaults(options: argparse.Namespace) -> ConceptPlan:
     chosen = {name: getattr(options, name) for name in ("method", "steps", "batch", "seed")}
     changed = tuple(sorted((name, value) for name, value in chosen.items() if value is not None))
     words = {"class_word": options.class_word or "", "identifier": options.identifier, "where": options.where}
-    return ConceptPlan(**words, density=options.density, size=options.size or 512, changed=changed)
+    defaults = defaults_of(options.model)
+    words["caption"], size = defaults.caption, options.size or defaults.size
+    return ConceptPlan(**words, density=options.density, size=size, changed=changed)
 
 
 def _run(job: Job, names: Sequence[str], workers: Workers) -> dict[str, Record]:
@@ -132,11 +135,11 @@ def describe(commands: Any) -> None:
     """Describe the command to argparse."""
     add = add_command(commands, find_many).add_argument
     add("root", type=Path, help="folder with a subfolder of 3 to 6 pictures for each concept")
-    add("--model", type=Path, required=True, help="folder of a Stable Diffusion 1.x or 2.x model saved by diffusers")
+    add_model(add, "--model", required=True)
     add("--out", type=Path, required=True, help="folder for masks, manifest.jsonl and contact sheets")
     add("--class-word", type=word, help="what the subjects are, where no concept.toml says it, e.g. dog")
     add("--identifier", type=word, default="sks", help="the rare word, where no concept.toml has one")
-    add("--where", choices=get_args(Where), default="own tokens", help="where masks act, see cones find")
+    add_choice(add, "--where", get_args(Where), default="own-tokens", help="where masks act, see cones find")
     add("--method", choices=get_args(MethodName), default="learned", help="the search, see cones find")
     add("--density", type=real(0, 1), help="share of neurons to shut (default: chosen on held-out noise)")
     add("--steps", type=whole(1, 1_000_000), help="gradient steps of each search (default: as cones find)")
@@ -148,4 +151,4 @@ def describe(commands: Any) -> None:
     add("--cores", type=whole(1, 1024), default=1, help="CPU cores of each worker; another number rounds otherwise")
     add("--address", help="run on the Ray cluster at this address, or `auto` on one of its machines")
     add("--retries", type=whole(0, 100), default=2, help="how often a concept is tried again when its worker dies")
-    add_sampling(add, "side to which the pictures are scaled, in pixels; a multiple of 8 (default: 512)")
+    add_sampling(add, SIDE)

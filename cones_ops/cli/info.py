@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from ..engine.shelf import ShelfEntry, duplicates, fits, read_shelf
 from ..masks.concept_mask import Where
-from .options import add_command, say
+from .options import add_choice, add_command, say
 from .values import word
 
 
@@ -94,7 +94,7 @@ def _describe_shelf(commands: Any) -> None:
     add = add_command(commands, shelf).add_argument
     add("folder", type=Path, help="a folder with concept masks in it, or in folders below")
     add("--word", type=word, help="only masks whose identifier or class word contains this")
-    add("--where", choices=get_args(Where), help="only masks that act there")
+    add_choice(add, "--where", get_args(Where), help="only masks that act there")
     add("--since", type=date, metavar="DAY", help="only masks from this day on, YYYY-MM-DD")
     add("--base", type=Path, metavar="MODEL", help="only masks that fit this checkpoint or diffusers folder")
     add("--not-for", type=Path, metavar="MODEL", help="only masks that do not fit it")

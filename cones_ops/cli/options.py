@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from ..masks.concept_mask import ConceptMask
 from ..masks.mask_file import save_mask_anyhow
 from ..masks.whole_files import IfExists
 from ..search.settings import SearchSettings
-from .values import LARGEST_SEED, device, printable, side, whole
+from .values import LARGEST_SEED, dashed, device, printable, side, spaced, whole
 
-SIDE = "side to which the pictures are scaled, in pixels; a multiple of 8 (default: 512)"
+SIDE = "side to which the pictures are scaled, in pixels; a multiple of 8 (default: 512, for toy 64)"
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -75,6 +75,12 @@ def save(mask: ConceptMask, file: Path, options: argparse.Namespace) -> None:
 def shown_on(bar: Any) -> dict[str, Any]:
     """Callbacks of a search that show its steps on a progress bar, and its estimate above."""
     return {"on_step": steps_on(bar), "on_estimate": lambda expected: bar.write(str(expected))}
+
+
+def add_choice(add: Callable[..., Any], name: str, choices: Sequence[str], **more: Any) -> None:
+    """An option with a choice of values; one with spaces in it, which shells split, may be written with dashes."""
+    metavar = f"{{{','.join(map(dashed, choices))}}}"
+    add(name, type=spaced(choices), choices=choices, metavar=metavar, **more)
 
 
 def add_sampling(add: Callable[..., Any], size: str) -> None:

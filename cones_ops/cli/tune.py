@@ -11,7 +11,8 @@ from ..masks.whole_files import check_new_file
 from ..models.targets import TARGET_CHOICES
 from ..search.joint import tuning
 from ..search.resume import resuming
-from .options import SIDE, add_command, add_sampling, if_exists, save, say, shown_on, with_steps
+from .models import add_model, check_model, defaults_of, load_model, read_pictures
+from .options import SIDE, add_choice, add_command, add_sampling, if_exists, save, say, shown_on, with_steps
 from .values import real, whole
 
 
@@ -24,13 +25,13 @@ def tune(options: argparse.Namespace) -> None:
     is saved and the report says so.
 
     examples:
+      cones tune toy --concept sks-star.safetensors sks --concept zwx-heart.safetensors zwx --out tuned
       cones tune sd15 --concept sks-dog.safetensors pictures/dog \\
           --concept ktn-cat.safetensors pictures/cat --out tuned --device cuda
     """
     from tqdm import tqdm
 
     from ..hosts.diffusers import concepts as host
-    from ..hosts.diffusers.pipeline import check_model
     from ..masks.fingerprint import fingerprint
     from ..masks.mask_file import load_mask
     from ..reports.text import tuning_text
@@ -43,11 +44,12 @@ def tune(options: argparse.Namespace) -> None:
         check_new_file(file, ".safetensors", if_exists(options))
     check_model(options.model)
     masks = [load_mask(mask) for mask, _ in sources]
+    caption = defaults_of(options.model).caption
     concepts = [
-        host.Concept(mask.identifier, mask.class_word, host.read_pictures(folder, options.size))
+        host.Concept(mask.identifier, mask.class_word, read_pictures(options.model, folder, options.size), caption)
         for mask, (_, folder) in zip(masks, sources, strict=True)
     ]
-    pipeline = host.load(options.model, options.device)
+    pipeline = load_model(options.model, options.device)
     settings = with_steps(tuning(options.seed), options)
     with resuming(options.out, fingerprint(dict(pipeline.unet.named_parameters()))) as resume:
         with tqdm(total=settings.steps, desc=f"tune {' and '.join(concept.phrase for concept in concepts)}") as bar:
@@ -61,7 +63,7 @@ def tune(options: argparse.Namespace) -> None:
 def describe(commands: Any) -> None:
     """Describe the command to argparse."""
     add = add_command(commands, tune).add_argument
-    add("model", type=Path, help="folder of the model the masks were found on, saved by diffusers")
+    add_model(add)
     add(
         "--concept",
         action="append",
@@ -77,7 +79,7 @@ def describe(commands: Any) -> None:
         default=0.6,
         help="scale of each picture where several share one, above 0 to 1",
     )
-    add("--targets", choices=TARGET_CHOICES, default="text K+V", help="the projections the masks were searched in")
+    add_choice(add, "--targets", TARGET_CHOICES, default="text-K+V", help="the projections the masks were searched in")
     add("--steps", type=whole(1, 1_000_000), help=f"joint gradient steps (default: {tuning().steps})")
     add(
         "--batch", type=whole(1, 4096), help=f"noisy pictures per step and term of the loss (default: {tuning().batch})"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -82,6 +82,16 @@ def word(text: str) -> str:
     if not re.search(r"\w", text):
         raise ArgumentTypeError(f"{shortened(text)} has no word in it")
     return text.strip()
+
+
+def dashed(text: str) -> str:
+    """A value with spaces as it is shown: with dashes, which need no quotes in a shell."""
+    return text.replace(" ", "-")
+
+
+def spaced(choices: Sequence[str]) -> Callable[[str], str]:
+    """One of `choices`, also where it is written with dashes in place of spaces; other texts as they are."""
+    return lambda text: next((choice for choice in choices if dashed(choice) == dashed(text)), text)
 
 
 def pattern(text: str) -> str:

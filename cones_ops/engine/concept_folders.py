@@ -144,10 +144,11 @@ def content_key(folder: Path, plan: ConceptPlan, base: str) -> str:
 
 
 def model_key(model: Path) -> str:
-    """Of all files of a diffusers model that a search reads."""
+    """Of all files of a model that a search reads: a folder saved by diffusers, or one file."""
     sha = hashlib.sha256()
     parts = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
-    for file in sorted(file for part in parts for file in (model / part).rglob("*") if file.is_file()):
+    files = [model] if model.is_file() else [file for part in parts for file in (model / part).rglob("*")]
+    for file in sorted(file for file in files if file.is_file()):
         sha.update(file.relative_to(model).as_posix().encode() + b"\0")
         with file.open("rb") as content:
             while block := content.read(2**24):

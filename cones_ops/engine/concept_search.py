@@ -40,7 +40,10 @@ SAID = 1.0  # seconds between two words on progress
 
 @dataclass(frozen=True)
 class Job:
-    """What the tasks of one run share. base: the model's key; sheet_steps: of each picture, 0 for no pictures."""
+    """What the tasks of one run share.
+
+    base: the model's key; sheet_steps: of each picture, 0 for no pictures; load: makes a pipeline of `model`.
+    """
 
     root: Path
     out: Path
@@ -49,6 +52,7 @@ class Job:
     device: str
     defaults: ConceptPlan
     sheet_steps: int
+    load: Callable[[Path, str], Any] = concepts.load
 
 
 def mask_file(out: Path, name: str) -> Path:
@@ -100,7 +104,7 @@ def _search(job: Job, name: str, claim: Claim) -> Record:
     pictures = concepts.read_pictures(folder, plan.size)
     concept = concepts.Concept(plan.identifier, plan.class_word, pictures, captions(folder, plan))
     claim.say("loading the model")
-    pipeline, weights = _loaded(job.model, job.device)
+    pipeline, weights = _loaded(job.load, job.model, job.device)
     settings = plan.settings
     search = {"targets": plan.targets, "density": plan.density, "settings": settings, "on_step": _saying(claim)}
     with resuming(job.out / STATES, weights) as resume:
@@ -126,9 +130,9 @@ def _check_replaceable(file: Path) -> None:
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: Path, device: str) -> tuple[Any, str]:
+def _loaded(load: Callable[[Path, str], Any], model: Path, device: str) -> tuple[Any, str]:
     """The model and the fingerprint of all its weights, once a process."""
-    pipeline = concepts.load(model, device)
+    pipeline = load(model, device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, fingerprint(dict(pipeline.unet.named_parameters()))
 

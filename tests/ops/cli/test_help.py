@@ -58,4 +58,4 @@ def test_defaults_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     told = " ".join(capsys.readouterr().out.split())
     assert ended.value.code == 0
     steps = f"(default: {recommended('own tokens').steps} at own tokens, {recommended('everywhere').steps} everywhere)"
-    assert steps in told and "(default: own tokens)" in told and "(default: 0)" in told
+    assert steps in told and "(default: own-tokens)" in told and "(default: 0)" in told

@@ -6,7 +6,7 @@ from argparse import ArgumentTypeError
 
 import pytest
 
-from cones_ops.cli import main
+from cones_ops.cli import main, parser
 from cones_ops.cli.values import device, pattern, printable, real, side, whole, word
 
 
@@ -45,6 +45,22 @@ def test_values_that_fit(parse, text: str, value: object) -> None:
 def test_values_that_do_not_fit_are_named(parse, text: str, message: str) -> None:
     with pytest.raises(ArgumentTypeError, match=message):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [("own-tokens", "own tokens"), ("own tokens", "own tokens"), ("everywhere", "everywhere"), (None, "own tokens")],
+)
+def test_a_choice_with_spaces_may_have_dashes(text: str | None, where: str) -> None:
+    find = ["find", "toy", "sks", "--class-word", "star", "--out", "m.safetensors"]
+    options = parser().parse_args([*find, *(["--where", text] if text else [])])
+    assert (options.where, options.targets) == (where, "text K+V")
+
+
+def test_another_choice_is_refused_with_those_there_are(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["shelf", "masks", "--where", "own-token"])
+    assert "invalid choice: 'own-token' (choose from" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConesError
-from ..masks.whole_files import write_whole
+from ...errors import ConesError
+from ...masks.whole_files import write_whole
+from ..options import Formatter, add_command
+from ..values import pattern
 from . import dreambench
-from .options import Formatter, add_command
-from .values import pattern
 
 
 def quality(options: argparse.Namespace) -> None:
@@ -29,10 +29,10 @@ def quality(options: argparse.Namespace) -> None:
       cones bench quality --list
       cones bench quality --only learned --json quality.jsonl --markdown quality.md
     """
-    from ..laboratory.quality import run as bench
-    from ..laboratory.quality.grid import draw_grid
-    from ..laboratory.quality.inputs import budget_of
-    from ..laboratory.quality.summary import markdown, summary
+    from ...laboratory.quality import run as bench
+    from ...laboratory.quality.grid import draw_grid
+    from ...laboratory.quality.inputs import budget_of
+    from ...laboratory.quality.summary import markdown, summary
 
     names = bench.names_of(options.only, options.smoke)
     if options.list:
@@ -68,10 +68,10 @@ def several(options: argparse.Namespace) -> None:
       cones bench several --only "/0$"
       cones bench several --only "^$" --with regions.json --json several_subjects.json
     """
-    from ..laboratory.judge import load_judge
-    from ..laboratory.quality.inputs import FULL, World
-    from ..laboratory.several import cells, results
-    from ..toy_world.bundle import load_pipeline
+    from ...laboratory.judge import load_judge
+    from ...laboratory.quality.inputs import FULL, World
+    from ...laboratory.several import cells, results
+    from ...toy_world.bundle import load_pipeline
 
     names = [name for name in cells.plan() if options.only is None or re.search(options.only, name)]
     if options.list:
@@ -97,7 +97,7 @@ def speed(options: argparse.Namespace) -> None:
       cones bench speed --quick
       cones bench speed --comfyui ~/comfy/ComfyUI --only search apply --json speed.json
     """
-    from ..laboratory.comfyui.checkout import PACK, find_host, find_python
+    from ...laboratory.comfyui.checkout import PACK, find_host, find_python
 
     benchmark, host = PACK / "benchmarks" / "speed.py", find_host(options.comfyui)
     if not benchmark.is_file():

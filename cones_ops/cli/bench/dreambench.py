@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..laboratory.dreambench import plan, scores, tasks
-from ..laboratory.dreambench.protocol import read_protocol
-from ..search.settings import recommended
-from .options import add_command
-from .values import whole
+from ...laboratory.dreambench import plan, scores, tasks
+from ...laboratory.dreambench.protocol import read_protocol
+from ...search.settings import recommended
+from ..options import add_command
+from ..values import whole
 
 
 def dreambench(options: argparse.Namespace) -> None:

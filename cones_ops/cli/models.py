@@ -1,0 +1,104 @@
+"""Models as the commands take them: the word `toy`, or what the diffusers host loads.
+
+`toy` is the small model that ships with the pack. Its pictures are 64 pixels wide, and it knows neither "photo" nor
+much guidance, so a command's defaults depend on the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import ConesError
+from .values import real
+
+TOY = "toy"
+KINDS = (
+    "the folder of a Stable Diffusion 1.x or 2.x model saved by diffusers, or the word toy: the model that ships with "
+    "the pack"
+)
+
+
+@dataclass(frozen=True)
+class ModelDefaults:
+    """What an option is worth that was not given. size: side of pictures in pixels; caption: with {} for the words."""
+
+    size: int
+    caption: str
+    guidance: float
+
+
+OF_TOY = ModelDefaults(64, "a {}", 3.0)
+OF_OTHERS = ModelDefaults(512, "a photo of a {}", 7.5)
+
+
+def is_toy(model: Path) -> bool:
+    """Whether a command's model is the one that ships; a model's folder of that name in the working folder is not."""
+    return model == Path(TOY) and not (model / "model_index.json").exists()
+
+
+def defaults_of(model: Path) -> ModelDefaults:
+    """The defaults that fit a model."""
+    return OF_TOY if is_toy(model) else OF_OTHERS
+
+
+def check_model(model: Path) -> None:
+    """ConesError unless a command's model is of a supported kind; reads its small index alone."""
+    from ..hosts.diffusers.pipeline import check_model
+
+    if not is_toy(model):
+        check_model(model)
+
+
+def resolved(model: Path) -> Path:
+    """A path that means the same in other working folders."""
+    return model if is_toy(model) else model.resolve()
+
+
+def weights_of(model: Path) -> Path:
+    """The folder or file whose contents a search depends on."""
+    from ..toy_world.bundle import SHIPPED
+
+    return SHIPPED if is_toy(model) else model
+
+
+def load_model(model: Path, device: str) -> Any:
+    """A command's model as a diffusers pipeline, in fp32."""
+    from ..hosts.diffusers.pipeline import load
+    from ..laboratory.stable_diffusion import toy_pipeline
+
+    return toy_pipeline().to(device) if is_toy(model) else load(model, device)
+
+
+def read_pictures(model: Path, pictures: Path, size: int | None) -> Tensor:
+    """The pictures in a folder, or of the toy world's subject of that word: (n, 3, size, size) in [0, 1]."""
+    from ..hosts.diffusers.pictures import read_pictures
+    from ..laboratory.stable_diffusion import save_pictures
+    from ..toy_world.subjects import IDENTIFIERS
+
+    side = size or defaults_of(model).size
+    if is_toy(model) and not pictures.exists():
+        if str(pictures) not in IDENTIFIERS:
+            subjects = ", ".join(IDENTIFIERS)
+            raise ConesError(
+                f"{pictures}: no such folder; give a folder of pictures, or one of toy's subjects: {subjects}"
+            )
+        with TemporaryDirectory() as folder:
+            return read_pictures(save_pictures(str(pictures), folder), side)
+    return read_pictures(pictures, side)
+
+
+def add_model(add: Callable[..., Any], name: str = "model", **more: Any) -> None:
+    """The argument `model`, or an option that names one."""
+    add(name, type=Path, help=KINDS, **more)
+
+
+def add_guidance(add: Callable[..., Any]) -> None:
+    """The option --guidance."""
+    default = f"(default: {OF_OTHERS.guidance:g}, for toy {OF_TOY.guidance:g})"
+    add("--guidance", type=real(0, 1000), help=f"classifier-free guidance scale; 1 = none {default}")
