@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cones_ops import cli
 from cones_ops.errors import ConesError
+from cones_ops.hosts.diffusers.loading import check_model
 from cones_ops.hosts.diffusers.pictures import read_picture
-from cones_ops.hosts.diffusers.pipeline import check_model
 from cones_ops.hosts.diffusers.weight_files import weight_reader
 from cones_ops.laboratory.quality.run import collect
 from cones_ops.masks.concept_mask import ConceptMask

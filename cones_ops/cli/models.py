@@ -19,8 +19,8 @@ from .values import real
 
 TOY = "toy"
 KINDS = (
-    "the folder of a Stable Diffusion 1.x or 2.x model saved by diffusers, or the word toy: the model that ships with "
-    "the pack"
+    "a Stable Diffusion 1.x, 2.x or XL model: a folder saved by diffusers, or a checkpoint (.safetensors) with its "
+    "configuration beside it"
 )
 
 
@@ -49,7 +49,7 @@ def defaults_of(model: Path) -> ModelDefaults:
 
 def check_model(model: Path) -> None:
     """ConesError unless a command's model is of a supported kind; reads its small index alone."""
-    from ..hosts.diffusers.pipeline import check_model
+    from ..hosts.diffusers.loading import check_model
 
     if not is_toy(model):
         check_model(model)
@@ -69,7 +69,7 @@ def weights_of(model: Path) -> Path:
 
 def load_model(model: Path, device: str) -> Any:
     """A command's model as a diffusers pipeline, in fp32."""
-    from ..hosts.diffusers.pipeline import load
+    from ..hosts.diffusers.loading import load
     from ..laboratory.stable_diffusion import toy_pipeline
 
     return toy_pipeline().to(device) if is_toy(model) else load(model, device)
@@ -95,7 +95,7 @@ def read_pictures(model: Path, pictures: Path, size: int | None) -> Tensor:
 
 def add_model(add: Callable[..., Any], name: str = "model", **more: Any) -> None:
     """The argument `model`, or an option that names one."""
-    add(name, type=Path, help=KINDS, **more)
+    add(name, type=Path, help=f"{KINDS}; or the word toy: the small model that ships with the pack", **more)
 
 
 def add_guidance(add: Callable[..., Any]) -> None:

@@ -28,6 +28,7 @@ else:
     import tomli as tomllib
 
 FILE = "concept.toml"
+PARTS = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")  # of a model
 VERSION = 1  # of keys; a new one makes every mask anew
 WORDS = {"class": str, "identifier": str, "caption": str, "where": str, "targets": str, "density": float, "size": int}
 SETTINGS = {field.name: type(field.default) for field in fields(SearchSettings)}
@@ -146,8 +147,7 @@ def content_key(folder: Path, plan: ConceptPlan, base: str) -> str:
 def model_key(model: Path) -> str:
     """Of all files of a model that a search reads: a folder saved by diffusers, or one file."""
     sha = hashlib.sha256()
-    parts = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
-    files = [model] if model.is_file() else [file for part in parts for file in (model / part).rglob("*")]
+    files = [model] if model.is_file() else [file for part in PARTS for file in (model / part).rglob("*")]
     for file in sorted(file for file in files if file.is_file()):
         sha.update(file.relative_to(model).as_posix().encode() + b"\0")
         with file.open("rb") as content:

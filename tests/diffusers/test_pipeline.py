@@ -15,6 +15,7 @@ from PIL import Image
 from cones_ops import cli
 from cones_ops.errors import ConesError
 from cones_ops.hosts.diffusers import pipeline as host
+from cones_ops.hosts.diffusers.loading import load
 from cones_ops.masks.concept_mask import ConceptMask
 from cones_ops.masks.mask_file import load_mask, save_mask
 from cones_ops.search.joint import TuneResult
@@ -25,15 +26,15 @@ pytest.importorskip("transformers")
 
 
 def test_own_tokens_of_a_caption(model: Path) -> None:
-    (row,) = host.conditioning(host.load(model), ["a photo of a sks star"], [("sks", "star")])
-    ids = host.token_ids(host.load(model), "a photo of a sks star")
+    (row,) = host.conditioning(load(model), ["a photo of a sks star"], [("sks", "star")])
+    ids = host.token_ids(load(model), "a photo of a sks star")
     assert [ids[i] for i in row.own[0].nonzero().flatten().tolist()] == [53, 56]
     with pytest.raises(ConesError, match="does not contain"):
-        host.conditioning(host.load(model), ["a star"], [("sks", "star")])
+        host.conditioning(load(model), ["a star"], [("sks", "star")])
 
 
 def test_a_phrase_brackets_and_the_old_rule(model: Path) -> None:
-    pipeline, concept = host.load(model), [("sks", "star")]
+    pipeline, concept = load(model), [("sks", "star")]
     text = "a photo of a sks star on the left"
     (phrase,) = host.conditioning(pipeline, [text], concept)
     (old,) = host.conditioning(pipeline, [text], concept, ["identifier + class word"])
@@ -119,7 +120,7 @@ def test_a_stopped_command_resumes_and_ends_with_the_same_mask(
     [
         (None, "no model_index.json"),
         ("{", "not the index of a model"),
-        ('{"_class_name": "StableDiffusionXLPipeline"}', "a StableDiffusionXLPipeline; SD 1.x and SD 2.x"),
+        ('{"_class_name": "FluxPipeline"}', "a FluxPipeline; SD 1.x, SD 2.x and SDXL"),
         (
             '{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}',
             "cannot be loaded",
@@ -130,12 +131,12 @@ def test_a_broken_model_folder_is_named(tmp_path: Path, index: str | None, messa
     if index:
         (tmp_path / "model_index.json").write_text(index)
     with pytest.raises(ConesError, match=message):
-        host.load(tmp_path)
+        load(tmp_path)
 
 
 def test_a_prompt_without_the_masks_words_is_said(model: Path, tmp_path: Path, capsys: Any) -> None:
     """Also before the vanilla picture is sampled: the mask is of other weights, so nothing is written."""
-    shapes = {name: tuple(w.shape) for name, w in host.host_model(host.load(model)).base_weights.items()}
+    shapes = {name: tuple(w.shape) for name, w in host.host_model(load(model)).base_weights.items()}
     file = save_mask(ConceptMask({}, shapes, "sks", "star", "own tokens", "0" * 64), tmp_path / "other.safetensors")
     prompts = ["--prompt", "a sks star", "--prompt", "a star", "--out", str(tmp_path / "out")]
     assert cli.main(["apply", str(model), str(file), *prompts]) == 2
@@ -145,7 +146,7 @@ def test_a_prompt_without_the_masks_words_is_said(model: Path, tmp_path: Path, c
 
 
 def test_masks_of_another_model_are_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shapes = {name: tuple(w.shape) for name, w in host.host_model(host.load(model)).base_weights.items()}
+    shapes = {name: tuple(w.shape) for name, w in host.host_model(load(model)).base_weights.items()}
     file = tmp_path / "other.safetensors"
     save_mask(ConceptMask({}, shapes, "sks", "star", "own tokens", "0" * 64), file)
     assert cli.main(["apply", str(model), str(file), "--prompt", "a sks star", "--out", str(tmp_path)]) == 2

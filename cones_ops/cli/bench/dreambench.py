@@ -14,6 +14,7 @@ from typing import Any
 from ...laboratory.dreambench import plan, scores, tasks
 from ...laboratory.dreambench.protocol import read_protocol
 from ...search.settings import recommended
+from ..models import KINDS
 from ..options import add_command
 from ..values import whole
 
@@ -51,7 +52,7 @@ def dreambench(options: argparse.Namespace) -> None:
 def describe(kinds: Any) -> None:
     """Describe the command to argparse, below `cones bench`."""
     add = add_command(kinds, dreambench).add_argument
-    add("--model", type=Path, required=True, help="folder of a Stable Diffusion 1.x or 2.x model saved by diffusers")
+    add("--model", type=Path, required=True, help=KINDS)
     add("--data", type=Path, required=True, help="folder with a folder of pictures per subject")
     add("--dino", type=Path, required=True, help="folder of the ViT that judges likeness, dino-vits16")
     add("--clip", type=Path, required=True, help="folder of the CLIP model that judges likeness and prompts")

@@ -1,4 +1,4 @@
-"""All steps with a diffusers `StableDiffusionPipeline`: read pictures, find, tune, sample (docs/tutorials/python.md).
+"""All steps with a diffusers pipeline: read pictures, find, tune, sample (docs/tutorials/python.md).
 
 A `Concept` is what the user knows of one: its two words, its pictures, how they are captioned. `find` and `tune` make
 of it what the search needs; `cones find`, `tune` and `apply` are these functions with files around them. The pipeline
@@ -26,8 +26,9 @@ from ...search.joint import TuneResult, UnionModel, tune_concept_masks, tuning
 from ...search.ranks import ALONE, Ranks, SharedModel
 from ...search.resume import Resume
 from ...search.settings import OnStep, SearchSettings, recommended
+from .loading import load
 from .pictures import PICTURES, read_pictures
-from .pipeline import Words, examples, host_model, load, own_words_in, sample
+from .pipeline import Words, examples, host_model, own_words_in, sample
 
 __all__ = ["PICTURES", "Concept", "find", "load", "read_pictures", "sample", "tune"]
 

@@ -1,4 +1,4 @@
-"""A diffusers `StableDiffusionPipeline` (SD 1.x, SD 2.x) from a local folder: examples, host model, samples.
+"""A diffusers `StableDiffusionPipeline` (SD 1.x, SD 2.x) or `StableDiffusionXLPipeline`: examples, model, samples.
 
 Pictures become latents by its VAE (times scaling_factor), captions become tokens by its tokenizer and text encoder;
 own tokens are found in the tokenised caption. Nothing is downloaded, and the pipeline is given back unchanged.
@@ -6,9 +6,7 @@ own tokens are found in the tokenised caption. Nothing is downloaded, and the pi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,37 +22,6 @@ from .apply_masks import Strengths, applied
 from .host_model import DiffusersModel, TextTokens
 
 Words = tuple[str, str]  # identifier, class word
-INSTALL = "pip install cones-concept-neurons[diffusers]"
-
-
-def load(folder: str | Path, device: str = "cpu") -> Any:
-    """The pipeline saved in `folder` (a diffusers directory with model_index.json), in fp32."""
-    folder = Path(folder)
-    check_model(folder)
-    try:
-        from diffusers import StableDiffusionPipeline
-    except ImportError as error:
-        raise ConesError(f"{error}; models on disk need diffusers and transformers: {INSTALL}") from error
-    options = {"safety_checker": None, "requires_safety_checker": False, "local_files_only": True}
-    try:
-        pipeline = StableDiffusionPipeline.from_pretrained(folder, **options)
-        return pipeline.to(device, torch.float32)
-    except Exception as error:  # a damaged folder brings out any kind
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConesError(f"{folder}: the model cannot be loaded ({lines[0][:200]}); is the folder whole?") from error
-
-
-def check_model(folder: Path) -> None:
-    """ConesError unless a folder says that it holds a model of a supported kind; reads its small index alone."""
-    index = folder / "model_index.json"
-    try:
-        kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
-    except OSError:
-        raise ConesError(f"{folder}: no model_index.json; give the folder of a model saved by diffusers") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ConesError(f"{index}: not the index of a model; is the folder whole?") from None
-    if kind != "StableDiffusionPipeline":
-        raise ConesError(f"{folder}: a {kind}; SD 1.x and SD 2.x pipelines are supported")
 
 
 def host_model(
@@ -86,20 +53,25 @@ def own_row(pipeline: Any, text: str | PromptText, concept: Words, words: OwnWor
 
 
 def conditioning(
-    pipeline: Any, texts: Sequence[str], concepts: Sequence[Words] = (), rules: Sequence[OwnWords] = ()
+    pipeline: Any,
+    texts: Sequence[str],
+    concepts: Sequence[Words] = (),
+    rules: Sequence[OwnWords] = (),
+    size: tuple[int, int] | None = None,
 ) -> list[TextTokens]:
     """One TextTokens per text, with the own tokens of each of `concepts`, or of one that has none.
 
-    rules: which words are own, one per concept; default the phrase of each.
+    rules: which words are own, one per concept; default the phrase of each. size: of pictures, as for `encoded`.
     """
     rows, rules = [], rules or [PHRASE] * len(concepts)
     for text in texts:
         prompt = bracketed(text, concepts, rules)
-        hidden = encoded(pipeline, prompt.text)
+        hidden, added = encoded(pipeline, prompt.text, size)
         own = [own_row(pipeline, prompt, *named) for named in zip(concepts, rules, strict=True)]
         if concepts and not any(bool(row.any()) for row in own):
             raise ConesError(f"caption {text!r} does not contain {named(concepts)}; put the words there")
-        rows.append(TextTokens(hidden, torch.stack(own) if own else torch.zeros(1, len(hidden), dtype=torch.bool)))
+        positions = torch.stack(own) if own else torch.zeros(1, len(hidden), dtype=torch.bool)
+        rows.append(TextTokens(hidden, positions, added))
     return rows
 
 
@@ -121,11 +93,19 @@ def named(concepts: Sequence[Words]) -> str:
 
 
 @torch.no_grad()
-def encoded(pipeline: Any, text: str) -> Tensor:
-    """A prompt's hidden states (L, D)."""
-    ids = torch.tensor([token_ids(pipeline, text)], device=pipeline.text_encoder.device)
-    hidden: Tensor = pipeline.text_encoder(ids)[0][0]
-    return hidden
+def encoded(pipeline: Any, text: str, size: tuple[int, int] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """A prompt's hidden states (L, D), and what SDXL gets beside them.
+
+    size: height and width of the pictures in pixels, which SDXL is told; default the model's own.
+    """
+    if not hasattr(pipeline, "text_encoder_2"):
+        ids = torch.tensor([token_ids(pipeline, text)], device=pipeline.text_encoder.device)
+        return pipeline.text_encoder(ids)[0][0], {}
+    hidden, _, pooled, _ = pipeline.encode_prompt(text, do_classifier_free_guidance=False)
+    side = pipeline.default_sample_size * pipeline.vae_scale_factor
+    height, width = size or (side, side)
+    times = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)  # nothing is cropped
+    return hidden[0], {"text_embeds": pooled[0], "time_ids": times.to(hidden.device)}
 
 
 def examples(
@@ -136,7 +116,8 @@ def examples(
     rules: Sequence[OwnWords] = (),
 ) -> Examples:
     """Pictures (n, 3, H, W) in [0, 1] and their captions (n, or one for all) as latents and conditioning."""
-    return Examples(latents(pipeline, pictures), conditioning(pipeline, texts, concepts, rules))
+    height, width = pictures.shape[-2:]
+    return Examples(latents(pipeline, pictures), conditioning(pipeline, texts, concepts, rules, (height, width)))
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ def weight_reader(base: Path) -> Callable[[str], Tensor]:
 
 def _in_checkpoint(path: Path) -> dict[str, tuple[Path, str]]:
     """Canonical name -> (file, name in it)."""
-    names = _names(path)
+    names = stored_names(path)
     prefix = next(p for p in PREFIXES if any(name.startswith(p) for name in names) or not p)
     return {name.removeprefix(prefix): (path, name) for name in names if name.startswith(prefix)}
 
@@ -50,7 +50,8 @@ def _in_folder(folder: Path) -> dict[str, tuple[Path, str]]:
             f"{folder}: no unet/config.json with .safetensors beside it; give a model folder saved by diffusers, or a "
             "checkpoint file"
         )
-    stored = {name: file for file in reversed(files) for name in _names(file)}  # the plain file before its variants
+    by_file = {file: stored_names(file) for file in reversed(files)}  # the plain file last, so that it wins
+    stored = {name: file for file, names in by_file.items() for name in names}
     try:
         names = canonical_names(json.loads(config.read_text(encoding="utf-8")), stored)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -60,7 +61,7 @@ def _in_folder(folder: Path) -> dict[str, tuple[Path, str]]:
     return {name: (stored[in_file], in_file) for name, in_file in names.items()}
 
 
-def _names(path: Path) -> list[str]:
+def stored_names(path: Path) -> list[str]:
     if path.suffix != ".safetensors" or not path.is_file():
         raise ConesError(f"{path}: no such .safetensors file; give a checkpoint, or a model folder saved by diffusers")
     try:

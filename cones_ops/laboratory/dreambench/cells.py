@@ -44,7 +44,7 @@ class Bench:
 def load(options: argparse.Namespace) -> Bench:
     """Model and judges, all three before the first search."""
     both = judges.load_judges(options.dino, options.clip, options.device)
-    model = pipeline.load(options.model, options.device)
+    model = concepts.load(options.model, options.device)
     model.set_progress_bar_config(disable=True)
     return Bench(model, both, options)
 

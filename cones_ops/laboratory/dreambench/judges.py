@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ConesError
-from ...hosts.diffusers.pipeline import INSTALL
+from ...hosts.diffusers.loading import INSTALL
 
 BATCH = 32
 
