@@ -1,7 +1,8 @@
 """`cones shelf` and the Load node's list over many masks: generates them in a temporary folder, prints JSON.
 
 Masks are as those of SD 1.5 (16 layers, text K+V), 100 to a subfolder, each with words of its own. `first` reads every
-header, `later` none. With COMFYUI_PATH, `list_first` and `list_later` are the host's list of that folder.
+header, `later` none. With COMFYUI_PATH, the host's list of that folder: `list_at_start` is its walk over the folder,
+which the pack asks for when it is loaded, `list_request` the slowest of ten later requests, as the page makes them.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def host_list(folder: Path) -> dict[str, float]:
     import folder_paths
 
     folder_paths.folder_names_and_paths["concept_masks"] = ([str(folder)], {".safetensors"})
-    times = [seconds(lambda: folder_paths.get_filename_list("concept_masks"))[0] for _ in range(5)]
-    return {"list_first": times[0], "list_later": min(times[1:])}
+    times = [seconds(lambda: folder_paths.get_filename_list("concept_masks"))[0] for _ in range(11)]
+    return {"list_at_start": times[0], "list_request": max(times[1:])}
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from .apply import ConesApplyConceptMasks, ConesConceptMaskHook
 from .encode import ConesEncodePrompt
 from .export import ConesExportAsLora
 from .find import ConesFindConceptNeurons
-from .host.files.folders import register
+from .host.files.folders import mask_names
 from .inspect import ConesCompareConceptMasks, ConesInspectConceptMask, ConesSplitConceptMask
 from .masks import ConesCombineConceptMasks, ConesLoadConceptMask, ConesSaveConceptMask
 from .pictures import ConesLabelPictures, ConesLayPictures
@@ -47,6 +47,6 @@ class ConesExtension(ComfyExtension):  # type: ignore[misc]
     """Cones: Concept Neurons."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """The nodes, with the concept_masks folder made known to the host first."""
-        register()
+        """The nodes. The host knows and has listed concept_masks by then, so that the first page need not wait."""
+        mask_names()
         return NODES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import folder_paths
@@ -10,6 +11,7 @@ import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.masks.concept_mask import ConceptMask
 from cones_concept_neurons.cones_ops.masks.mask_file import load_mask
+from cones_concept_neurons.nodes import ConesExtension
 from cones_concept_neurons.nodes.host.files import extra_paths, folders
 from cones_concept_neurons.nodes.host.files.save_mask import keep_mask
 
@@ -34,6 +36,12 @@ def test_the_users_folders_stay_and_only_masks_are_listed(own):
     paths, extensions = folder_paths.folder_names_and_paths[folders.FOLDER]
     assert paths == [str(own / "models" / "concept_masks"), str(own / "users"), str(own / "pack")]
     assert extensions == {".safetensors"}
+
+
+def test_the_folder_has_been_walked_when_the_nodes_are_known(own):
+    asyncio.run(ConesExtension().get_node_list())
+    names = folder_paths.filename_list_cache[folders.FOLDER][0]  # what a request for the list is answered from
+    assert sorted(names) == [str(Path("deep/a.safetensors")), "example.safetensors"]
 
 
 def test_names_lead_to_files(own):
