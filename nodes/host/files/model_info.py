@@ -24,7 +24,8 @@ OTHERS = (1024, 4.0)
 def usual_settings(model: Any) -> tuple[int, float]:
     """Pixels of a picture's side, and cfg, with which this kind of model usually draws."""
     config = getattr(model.model, "model_config", None)
-    settings: tuple[int, float] = getattr(config, "usual_settings", USUAL.get(type(config).__name__, OTHERS))
+    own = getattr(config, "__dict__", {})  # the host's configurations answer None for whatever they do not have
+    settings: tuple[int, float] = own.get("usual_settings", USUAL.get(type(config).__name__, OTHERS))
     return settings
 
 
