@@ -15,7 +15,7 @@ from ..cones_ops.reports.figures import density_figure
 from ..cones_ops.reports.text import layer_table, summary_text
 from ..cones_ops.search.methods import METHODS
 from ..cones_ops.search.settings import recommended
-from .host.files.model_info import base_facts
+from .host.files.model_info import base_facts, usual_settings
 from .host.inputs import (
     ALIASES,
     CATEGORY,
@@ -24,9 +24,11 @@ from .host.inputs import (
     as_image,
     drawn,
     preview,
+    sample_input,
     training_inputs,
     where_input,
 )
+from .host.samples import Samples, without_text
 from .host.search.example_inputs import joined_latents, joined_prompts, only
 from .host.search.find import SearchInputs, search
 from .host.search.progress import SearchProgress
@@ -100,6 +102,12 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     "prompts stay as they were, several masks can be loaded without disturbing each other, and a step "
                     "takes half as long. everywhere: the weights are shut for every word, as in the paper.",
                 ),
+                sample_input(0),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Only for sample pictures: the VAE of the checkpoint. Without it they are coarse previews.",
+                ),
             ],
             outputs=[
                 ConceptMaskSocket.Output(
@@ -129,7 +137,7 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
         where: Sequence[Where] = WHERES[:1],
         **others: list[Any],
     ) -> io.NodeOutput:
-        choice = SimpleNamespace(**only(where=where, **others))
+        choice = SimpleNamespace(**{"sample_every": 0, "vae": None} | only(where=where, **others))
         latents = joined_latents(subject_latents)
         inputs = SearchInputs(
             latents,
@@ -154,6 +162,7 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
             choice.where,
             progress.expect,
             base_facts(choice.model, latents),
+            samples_of(choice, inputs, progress),
         )
         figure, trouble = drawn(lambda: density_figure(result))
         summary = "\n\n".join(filter(None, (summary_text(result), trouble)))
@@ -161,6 +170,15 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
         curve = as_image(figure)
         report = f"{summary}\n\n{layer_table(result.mask)}"
         return io.NodeOutput(result.mask, curve, report, ui=preview(cls, curve, summary))
+
+
+def samples_of(choice: SimpleNamespace, inputs: SearchInputs, progress: SearchProgress) -> Samples | None:
+    """The sample pictures that the user wants during the search."""
+    if not choice.sample_every:
+        return None
+    negative = without_text(inputs.subject_conditioning)
+    cfg, class_prompt = usual_settings(choice.model)[1], (inputs.class_conditioning or [])[:1]
+    return Samples(choice.sample_every, cfg, negative, progress.show, choice.seed, class_prompt, choice.vae)
 
 
 def subject_inputs() -> list[io.Input]:
@@ -193,8 +211,9 @@ def subject_inputs() -> list[io.Input]:
             "class_conditioning",
             optional=True,
             tooltip=(
-                "Not used for own tokens, because other prompts cannot change there. Required for everywhere: the "
-                'prompt without the identifier, such as "a star"; the search tries to keep its pictures as they are.'
+                "For own tokens only shown in sample pictures, because other prompts cannot change there. Required for "
+                'everywhere: the prompt without the identifier, such as "a star"; the search tries to keep its '
+                "pictures as they are."
             ),
         ),
         io.String.Input(

@@ -33,10 +33,12 @@ from .host.inputs import (
     drawn,
     file_inputs,
     preview,
+    sample_input,
     seed_input,
 )
 from .host.lessons import Artist, Lesson, beside_others, fitted, other_things, own_captions, taken_identifiers
 from .host.notices import warn
+from .host.samples import Samples
 from .host.search.example_inputs import only
 from .host.search.find import SearchInputs, search
 from .host.search.progress import SearchProgress
@@ -44,7 +46,7 @@ from .host.text.encode import encode_prompt
 from .host.text.token_positions import ConceptWords, phrase
 from .pictures import safe_covers
 
-DEFAULTS = {"identifier": "", "steps": 300, "beside": 24, "other_things": "", "size": 0, "cfg": 0.0}
+DEFAULTS = {"identifier": "", "steps": 300, "beside": 24, "other_things": "", "size": 0, "cfg": 0.0, "sample_every": 25}
 
 
 class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
@@ -86,8 +88,9 @@ class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
                     force_input=True,
                     optional=True,
                     tooltip=(
-                        "Optional: what each picture shows, as one text with a line per picture or as a list from a "
-                        "dataset node. Use the word from class_word. Not connected: only the subject is named."
+                        "Optional: what each picture shows, as one text with a line per picture, or as the list that "
+                        "Load Image-Text (from Folder) reads from .txt files beside the pictures. Use the word from "
+                        "class_word. Without a caption, only the subject is named."
                     ),
                 ),
                 io.String.Input(
@@ -152,6 +155,7 @@ class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
                     tooltip="Guidance (cfg, up to 100) of the pictures drawn here. 0: usual for this kind of model.",
                 ),
                 seed_input("Seed of the noise. The same seed and inputs give the same concept."),
+                sample_input(DEFAULTS["sample_every"]),
             ],
             outputs=[
                 ConceptMaskSocket.Output(display_name="concept_mask", tooltip="The concept, also saved as a file."),
@@ -170,14 +174,14 @@ class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
         choice = SimpleNamespace(**DEFAULTS | only(**others))
         artist = Artist.of(choice.model, choice.clip, choice.vae, choice.size, choice.cfg, choice.seed)
         concept = concept_of(choice, artist)
-        lines = [line for text in captions for line in text.splitlines() if line.strip()]
         subject = fitted(images, artist.side)
-        alone = own_captions(lines, len(subject), concept)
+        alone = own_captions(captions, len(subject), concept)
         things = other_things(artist, choice.other_things, concept[1])
+        progress = SearchProgress(before=-(-choice.beside // 2) if things else 0, after=2 + bool(things))
+        artist = replace(artist, drew=progress.drew)
         beside = beside_others(artist, subject, concept, things, choice.beside)
         lesson = Lesson(torch.cat([subject, beside.pictures]), [*alone, *beside.captions])
-        progress = SearchProgress()
-        result = taught(artist, lesson, concept, choice.steps, progress)
+        result = taught(artist, lesson, concept, choice, progress)
         name, notes = "", ""
         if result.mask.count:
             cover, no_cover = safe_covers(subject)
@@ -207,15 +211,25 @@ def concept_of(choice: Any, artist: Artist) -> ConceptWords:
     return choice.identifier.strip() or rare_word(artist.tokens_of, taken_identifiers(replaced)), class_word
 
 
-def taught(artist: Artist, lesson: Lesson, concept: ConceptWords, steps: int, progress: SearchProgress) -> SearchResult:
+def taught(
+    artist: Artist, lesson: Lesson, concept: ConceptWords, choice: Any, progress: SearchProgress
+) -> SearchResult:
     """The search at own tokens on the pictures of a lesson."""
     latents = {"samples": artist.vae.encode(lesson.pictures)}
     prompts = [encode_prompt(artist.clip, caption, [concept], PHRASE) for caption in lesson.captions]
     conditioning = [entry for prompt in prompts for entry in prompt.conditioning]
-    settings = replace(recommended("own tokens", seed=artist.seed), steps=steps)
+    settings = replace(recommended("own tokens", seed=artist.seed), steps=choice.steps)
     inputs = SearchInputs(latents, conditioning, None, None, *concept)
     facts = base_facts(artist.model, latents)
-    return search(artist.model, inputs, "text K+V", settings, None, 1.0, progress, "own tokens", progress.expect, facts)
+    samples = None
+    if choice.sample_every:
+        class_prompt = encode_prompt(artist.clip, with_article(concept[1]), ()).conditioning
+        shown = (artist.negative, progress.show, artist.seed, class_prompt, artist.vae)
+        samples = Samples(choice.sample_every, artist.cfg, *shown)
+    return search(
+        *(artist.model, inputs, "text K+V", settings, None, 1.0, progress, "own tokens", progress.expect, facts),
+        samples=samples,
+    )
 
 
 def before_after(

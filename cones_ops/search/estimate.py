@@ -33,16 +33,18 @@ class Estimate:
     seconds_choosing: float = 0.0  # of the density, after the steps
 
     def __str__(self) -> str:
-        choosing = f" and {_length(self.seconds_choosing)} to choose the density" if self.seconds_choosing else ""
-        length = _length(self.seconds_per_step * self.steps)
+        choosing = f" and {duration(self.seconds_choosing)} to choose the density" if self.seconds_choosing else ""
+        searching = self.seconds_per_step * self.steps
         return (
-            f"about {self.seconds_per_step:.2g} s a step, {length} for {self.steps} steps{choosing}; "
+            f"about {duration(searching + self.seconds_choosing)} in all: "
+            f"{self.seconds_per_step:.2g} s a step, {duration(searching)} for {self.steps} steps{choosing}; "
             f"memory beyond the model: {self.kept / 1e6:,.0f} MB for the backward pass, "
             f"{self.statistics / 1e6:,.0f} MB for the statistics"
         )
 
 
-def _length(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words."""
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 

@@ -28,12 +28,16 @@ SampleLoss = Callable[[int], Callable[[], Tensor]]
 
 @dataclass(frozen=True)
 class Step:
-    """Progress: `step` of `total` done in this phase; `loss` of the batch, or of the density tried."""
+    """Progress: `step` of `total` done in this phase; `loss` of the batch, or of the density tried.
+
+    multiplier: gives what the weights are multiplied with after this step; None where a method changes none of them.
+    """
 
     step: int
     total: int
     loss: float
     phase: Phase
+    multiplier: Callable[[], Multiplier] | None = None
 
 
 OnStep = Callable[[Step], None]

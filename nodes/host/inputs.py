@@ -88,6 +88,22 @@ def training_inputs(steps: int, batch: int, batch_tooltip: str) -> list[io.Input
     ]
 
 
+def sample_input(default: int) -> io.Input:
+    """How often a search draws a sample picture."""
+    return io.Int.Input(
+        "sample_every",
+        default=default,
+        min=0,
+        max=10000,
+        optional=True,
+        advanced=True,
+        tooltip=(
+            "While the search runs, show a sample picture every so many steps, such as 25. 0: none. Samples do not "
+            "change the result."
+        ),
+    )
+
+
 def file_inputs(folder: str) -> list[io.Input]:
     """The name of a file to save in models/<folder>, and what happens to a file of the same name."""
     return [

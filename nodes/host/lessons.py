@@ -6,8 +6,8 @@ that was stopped resumes.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -42,7 +42,10 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Artist:
-    """A model with its text encoder and VAE, and how it draws: pixels of a side, guidance, seed."""
+    """A model with its text encoder and VAE, and how it draws: pixels of a side, guidance, seed.
+
+    drew: called after each picture.
+    """
 
     model: Any
     clip: Any
@@ -50,6 +53,7 @@ class Artist:
     side: int
     cfg: float
     seed: int
+    drew: Callable[[], None] = field(default=lambda: None)
 
     @classmethod
     def of(cls, model: Any, clip: Any, vae: Any, side: int, cfg: float, seed: int) -> Artist:
@@ -81,6 +85,7 @@ class Artist:
         sampling = (DRAWING_STEPS, self.cfg, "euler", "normal", positive, self.negative, self.empty)
         samples = comfy.sample.sample(model, noise, *sampling, disable_pbar=True, seed=self.seed + number)
         pictures: Tensor = self.vae.decode(samples)
+        self.drew()
         return pictures.reshape(-1, *pictures.shape[-3:])[:1, ..., :3].float().cpu()
 
 
@@ -105,13 +110,22 @@ def taken_identifiers(replaced: str = "") -> set[str]:
     return words
 
 
-def own_captions(lines: Sequence[str], pictures: int, concept: ConceptWords) -> list[str]:
-    """A caption for each picture that names the concept: `lines` with its words in them, else "a sks dog"."""
-    if not lines:
-        return [with_article(phrase(concept))] * pictures
-    if len(lines) != pictures:
-        raise ConesError(f"{len(lines)} captions for {pictures} pictures; write one line per picture, or none")
-    return [named(line, k + 1, concept) for k, line in enumerate(lines)]
+def own_captions(texts: Sequence[str], pictures: int, concept: ConceptWords) -> list[str]:
+    """A caption for each picture that names the concept: the user's with its words in them, else "a sks dog".
+
+    texts: one per picture, as dataset nodes read them from files, where an empty one means that there is no file; or
+    one text with a line per picture.
+    """
+    if len(texts) == pictures > 1:
+        captions = [" ".join(text.split()) for text in texts]
+    else:
+        captions = [line for text in texts for line in text.splitlines() if line.strip()]
+    if not any(captions):
+        captions = [""] * pictures
+    if len(captions) != pictures:
+        raise ConesError(f"{len(captions)} captions for {pictures} pictures; write one line per picture, or none")
+    alone = with_article(phrase(concept))
+    return [named(caption, k + 1, concept) if caption else alone for k, caption in enumerate(captions)]
 
 
 def named(caption: str, number: int, concept: ConceptWords) -> str:

@@ -42,7 +42,7 @@ def cones(
             theta_g = m * a[name]  # theta_k * g_k
             score[name].add_(theta_g, alpha=1 / settings.steps)
             m.sub_(rho * m * theta_g).clamp_(0, 2)
-        progress.step(Step(k + 1, settings.steps, loss, "search"), tensors, rho=rho)
+        progress.step(Step(k + 1, settings.steps, loss, "search", lambda: multiplier), tensors, rho=rho)
     return score
 
 

@@ -35,14 +35,17 @@ def learned(
     v = {name: model.new_statistic(score).zero_() for name, score in s.items()}
     pushed = {name: model.new_statistic(score).zero_() for name, score in s.items()}
     progress, tensors = progress or Progress(), {"s": s, "v": v, "pushed": pushed}
+
+    def left_on() -> dict[Key, Tensor]:
+        return {name: score > 0.5 for name, score in s.items()}
+
     first, numbers = progress.resumed("search", tensors)
     rms, ranks = numbers.get("rms", 0.0), ranks_of(model)
     if start and not first:
         rms = root_mean_square(measured(model, sample_loss(0), None)[1], ranks)
     for i in range(first, settings.steps):
-        on = {name: score > 0.5 for name, score in s.items()}
         with progress.keeping("search", i, tensors, rms=rms):
-            loss, a = measured(model, sample_loss(i), on)
+            loss, a = measured(model, sample_loss(i), left_on())
         rms = max(rms, root_mean_square(a, ranks)) if i == 0 else rms
         pace = 0.01 * settings.rate * (1 - i / settings.steps)
         for name in s:
@@ -50,7 +53,7 @@ def learned(
             push = pace * (v[name] / rms - settings.sparsity)
             s[name].sub_(push).clamp_(0, 1)
             pushed[name].add_(push)
-        progress.step(Step(i + 1, settings.steps, loss, "search"), tensors, rms=rms)
+        progress.step(Step(i + 1, settings.steps, loss, "search", left_on), tensors, rms=rms)
     return {name: score.copy_(_ranked(score, pushed[name])) for name, score in s.items()}
 
 

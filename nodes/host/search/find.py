@@ -19,6 +19,7 @@ from ....cones_ops.search.find import SearchResult, find_concept_neurons
 from ....cones_ops.search.objective import Examples
 from ....cones_ops.search.settings import OnStep, SearchSettings
 from ..parameters import parameter_shapes
+from ..samples import SampleDrawer, Samples
 from ..text.captions import captioned, check_prompts, prompt_name
 from ..text.token_positions import ConceptWords, named, phrase, rule_of, token_positions_of
 from .borrow import borrow
@@ -53,12 +54,13 @@ def search(
     where: Where = "everywhere",
     on_estimate: OnEstimate | None = None,
     facts: Mapping[str, str] | None = None,
+    samples: Samples | None = None,
 ) -> SearchResult:
     """Find the concept's neurons; the model is the same afterwards. At own tokens the class inputs are not used.
 
     A search that is cancelled or killed resumes where it was when it is called with the same inputs.
 
-    facts: what else the mask's provenance should hold.
+    facts: what else the mask's provenance should hold. samples: pictures to draw during the search.
     """
     shapes = parameter_shapes(model)
     names = select_targets(shapes, choice)
@@ -76,6 +78,9 @@ def search(
     def body(host: BorrowedModel) -> SearchResult:
         prior_latents = host.latents.get(CLASS, host.latents[SUBJECT])
         prior = Examples(prior_latents, [CLASS], class_weights) if CLASS in host.conds else None
+        drawer = on_step
+        if samples is not None:
+            drawer = SampleDrawer(samples, host, next(iter(captions)), host.latents[SUBJECT][0], on_step)
         return find_concept_neurons(
             host,
             Examples(host.latents[SUBJECT], list(captions), subject_weights),
@@ -88,7 +93,7 @@ def search(
             distill=prior is not None and CLASS not in host.latents,
             own_words=own_words,
             provenance=provenance,
-            on_step=on_step,
+            on_step=drawer,
             on_estimate=on_estimate,
             resume=resume,
         )
@@ -96,7 +101,7 @@ def search(
     with kept_state(model, captions, prior_inputs[1], words) as resume:
         return borrow(
             model,
-            captions | prior_inputs[1],
+            captions | prior_inputs[1] | (samples.conditionings if samples else {}),
             latents,
             names,
             body,

@@ -14,11 +14,14 @@ from cones_concept_neurons.cones_ops.masks.concept_mask import same_neurons
 from cones_concept_neurons.cones_ops.search.estimate import Estimate
 from cones_concept_neurons.cones_ops.search.settings import SearchSettings, Step
 from cones_concept_neurons.nodes import encode
+from cones_concept_neurons.nodes.host.search import progress as progress_module
 from cones_concept_neurons.nodes.host.search.find import SearchInputs, search
 from cones_concept_neurons.nodes.host.search.host_model import BorrowedModel
 from cones_concept_neurons.nodes.host.search.progress import SearchProgress
+from PIL import Image
 
 TEXT = "a sks star on the left and a zwx heart on the right"
+CURVE = Image.new("RGB", (progress_module.WIDTH, progress_module.HEIGHT), "white")
 SETTINGS = SearchSettings("learned", steps=2, batch=4, held_out=64)
 
 
@@ -79,6 +82,56 @@ def test_another_concept_of_the_same_prompt_does_not_take_up_the_state(checkpoin
         found(checkpoint, replace(inputs, identifier="zwx", class_word="heart"))
     assert steps == [1]  # its own first step
     assert len(list((tmp_path / "cones-searches").iterdir())) == 2
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_bar_and_the_time_left_cover_all_that_a_node_does(monkeypatch):
+    """Two pictures at 5 s each, 30 steps at 1 s, 2 densities at 5 s, two more pictures: 10 + 30 + 10 + 10 s."""
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", None)
+    clock, values, left = Clock(), [], []
+    progress = SearchProgress(before=2, after=2, clock=clock)
+    for now in (5.0, 10.0):
+        clock.now = now
+        progress.drew()
+        values.append(progress.bar.current)
+    progress.expect(Estimate(kept=0, statistics=0, seconds_per_step=1.0, steps=30, seconds_choosing=10.0))
+    for now, step in (
+        (11.0, Step(1, 30, 1.0, "search")),
+        (41.0, Step(16, 30, 1.0, "search")),  # 15 steps took 30 s
+        (70.0, Step(30, 30, 1.0, "search")),
+        (74.0, Step(1, 2, 1.0, "choose")),
+        (78.0, Step(2, 2, 1.0, "choose")),
+    ):
+        clock.now = now
+        progress(step)
+        values.append(progress.bar.current)
+        left.append(progress.seconds_left(step))
+    for _ in range(2):
+        progress.drew()
+        values.append(progress.bar.current)
+    assert left == [29 + 20, 14 * 2 + 20, 20, 5 + 10, 10]
+    assert values == [50, 100, 118, 388, 640, 730, 820, 910, 1000]  # a tenth for what is drawn before, 18 per second
+
+
+def test_a_preview_says_the_time_left_above_the_latest_sample(monkeypatch):
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", None)
+    words: list[str] = []
+    monkeypatch.setattr(progress_module, "curve_picture", lambda losses, step, left: words.append(left) or CURVE)
+    progress = SearchProgress(clock=Clock())
+    assert progress.picture(Step(1, 30, 1.0, "search")) is CURVE  # nothing was measured
+    progress.expect(Estimate(kept=0, statistics=0, seconds_per_step=10.0, steps=30, seconds_choosing=10.0))
+    progress.show(Image.new("RGB", (progress_module.WIDTH, 100), "red"))
+    picture = progress.picture(Step(0, 30, 1.0, "search"))
+    assert words == ["", ", about 5 min left"]  # 310 s
+    assert picture.height == CURVE.height + 100 and picture.getpixel((5, CURVE.height + 50)) == (255, 0, 0)
 
 
 def test_the_bar_holds_the_measured_share_of_the_choice_of_density(monkeypatch):
