@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import ConesError
-from . import apply, bench, demo, export, find, find_many, info, tune
+from . import apply, bench, demo, export, find, find_many, info, prompt, tune
 from .values import check_device, printable
 
 
@@ -31,10 +31,10 @@ def parser() -> argparse.ArgumentParser:
     """All commands and options."""
     top = argparse.ArgumentParser(
         prog="cones",
-        description="Concept neurons for diffusion models: find, tune, apply, inspect and export concept masks.",
+        description="Concept neurons for diffusion models: find, tune, apply, prompt, inspect and export masks.",
         epilog="`cones COMMAND --help` has examples. Exit code: 0 = done, 2 = something you can put right.",
     )
     commands = top.add_subparsers(required=True, metavar="command")
-    for command in (demo, find, find_many, tune, apply, info, export, bench):
+    for command in (demo, find, find_many, tune, apply, prompt, info, export, bench):
         command.describe(commands)
     return top

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .models import add_guidance, add_model, check_model, defaults_of, load_model
+from .models import add_model, add_sampler, check_model, load_model, sampler_of
 from .options import add_command, add_sampling
-from .values import printable, real, whole
+from .values import printable, real
 
 
 def apply(options: argparse.Namespace) -> None:
@@ -38,10 +38,7 @@ def apply(options: argparse.Namespace) -> None:
                 print(printable(f"note: {prompt!r} does not name {mask.identifier!r}, whose mask does nothing there"))
     pipeline = load_model(options.model, options.device)
     check_masks(pipeline.unet, [mask for mask, _ in masks], options.any_base)
-    guidance = defaults_of(options.model).guidance if options.guidance is None else options.guidance
-    settings = {"num_inference_steps": options.steps, "guidance_scale": guidance}
-    if options.size:
-        settings |= {"height": options.size, "width": options.size}
+    settings = sampler_of(options)
     options.out.mkdir(parents=True, exist_ok=True)
     for name, shut in (("vanilla", []), ("masked", masks)):
         pictures = host.sample(pipeline, options.prompt, shut, seed=options.seed, any_base=options.any_base, **settings)
@@ -57,8 +54,6 @@ def describe(commands: Any) -> None:
     add("masks", type=Path, nargs="+", help="concept masks, .safetensors")
     add("--prompt", action="append", required=True, help="what to draw, may be given several times")
     add("--strength", type=real(0, 1), default=1.0, help="of all masks, 0 to 1: 0 = untouched, bit for bit, 1 = shut")
-    add("--steps", type=whole(1, 10_000), default=30, help="sampling steps of the model's own scheduler")
-    add_guidance(add)
-    add("--any-base", action="store_true", help="apply masks found on other weights too, instead of refusing them")
+    add_sampler(add)
     add("--out", type=Path, default=Path("samples"), help="folder for the pictures; existing ones are overwritten")
     add_sampling(add, "side of the pictures in pixels, a multiple of 8 (default: the model's own)")

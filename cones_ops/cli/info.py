@@ -1,4 +1,4 @@
-"""`cones info`: what a concept mask file holds; `cones shelf`: the same, in short, of all files below a folder."""
+"""`cones info`: what a concept mask file holds; `cones show`: drawn; `cones shelf`: in short, all below a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any, get_args
 
 from ..engine.shelf import ShelfEntry, duplicates, fits, read_shelf
 from ..masks.concept_mask import Where
-from .options import add_choice, add_command, say
+from ..masks.whole_files import check_new_file
+from .options import add_choice, add_command, if_exists, say
 from .values import word
 
 
@@ -37,6 +38,34 @@ def info(options: argparse.Namespace) -> None:
         line = f"{name}: {value}".replace("\n", "\\n")
         say(f"  {line}")
     say(layer_table(mask))
+
+
+def show(options: argparse.Namespace) -> None:
+    """Draw where concept masks have their neurons: one mask by layer, or what several share, as a picture.
+
+    Needs the files alone, no model. Above, the share of each weight that is shut; below, the
+    neurons of each block. Of several masks: the share of its neurons that each has in common
+    with each other, and in which layers.
+
+    examples:
+      cones show sks-dog.safetensors --figure sks-dog-layers.png
+      cones show sks-dog.safetensors ktn-cat.safetensors --figure shared.png
+    """
+    from PIL import Image
+
+    from ..masks.mask_file import load_mask
+    from ..reports.figures import layer_figure, overlap_figure
+
+    check_new_file(options.figure, ".png", if_exists(options))
+    masks = [load_mask(file) for file in options.files]
+    names = [
+        f"{mask.identifier} {mask.class_word}".strip() or file.stem
+        for mask, file in zip(masks, options.files, strict=True)
+    ]
+    figure = layer_figure(masks[0]) if len(masks) == 1 else overlap_figure(masks, names)
+    options.figure.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(figure).save(options.figure)
+    say(f"saved {options.figure}")
 
 
 def shelf(options: argparse.Namespace) -> None:
@@ -105,4 +134,8 @@ def describe(commands: Any) -> None:
     """Describe the commands to argparse."""
     add = add_command(commands, info).add_argument
     add("file", type=Path, help="a concept mask, .safetensors")
+    add = add_command(commands, show).add_argument
+    add("files", type=Path, nargs="+", help="concept masks, .safetensors")
+    add("--figure", type=Path, required=True, help="the picture to write, .png")
+    add("--overwrite", action="store_true", help="replace the picture if it exists")
     _describe_shelf(commands)

@@ -6,6 +6,7 @@ much guidance, so a command's defaults depend on the model.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import ConesError
-from .values import real
+from .values import real, whole
 
 TOY = "toy"
 KINDS = (
@@ -98,7 +99,16 @@ def add_model(add: Callable[..., Any], name: str = "model", **more: Any) -> None
     add(name, type=Path, help=f"{KINDS}; or the word toy: the small model that ships with the pack", **more)
 
 
-def add_guidance(add: Callable[..., Any]) -> None:
-    """The option --guidance."""
+def add_sampler(add: Callable[..., Any]) -> None:
+    """The options --steps, --guidance and --any-base of commands that sample."""
     default = f"(default: {OF_OTHERS.guidance:g}, for toy {OF_TOY.guidance:g})"
+    add("--steps", type=whole(1, 10_000), default=30, help="sampling steps of the model's own scheduler")
     add("--guidance", type=real(0, 1000), help=f"classifier-free guidance scale; 1 = none {default}")
+    add("--any-base", action="store_true", help="apply masks found on other weights too, instead of refusing them")
+
+
+def sampler_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The pipeline's own arguments for the options of a command that samples."""
+    guidance = defaults_of(options.model).guidance if options.guidance is None else options.guidance
+    settings = {"num_inference_steps": options.steps, "guidance_scale": guidance}
+    return settings | ({"height": options.size, "width": options.size} if options.size else {})

@@ -7,5 +7,6 @@ sample(pipeline, ["a photo of a sks dog on the beach"], [(dog, 1.0)])[0].save("d
 
 from .apply_masks import applied
 from .concepts import Concept, find, load, read_pictures, sample, tune
+from .prompts import prompt
 
-__all__ = ["Concept", "applied", "find", "load", "read_pictures", "sample", "tune"]
+__all__ = ["Concept", "applied", "find", "load", "prompt", "read_pictures", "sample", "tune"]

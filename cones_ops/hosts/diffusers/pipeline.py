@@ -7,12 +7,14 @@ own tokens are found in the tokenised caption. Nothing is downloaded, and the pi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import ConesError
+from ...guidance.regions import PROBE
 from ...masks.concept_mask import Where
 from ...models.own_tokens import own_positions
 from ...models.phrases import OWN_WORDS, PHRASE, OwnWords, PromptText, own_spans, own_text, read_brackets
@@ -20,6 +22,7 @@ from ...models.targets import TargetChoice
 from ...search.objective import Examples
 from .apply_masks import Strengths, applied
 from .host_model import DiffusersModel, TextTokens
+from .regions import kept_apart
 
 Words = tuple[str, str]  # identifier, class word
 
@@ -133,25 +136,33 @@ def sample(
     prompts: Sequence[str],
     masks: Strengths = (),
     *,
+    negative: str = "",
+    keep_apart: bool = False,
     seed: int = 0,
     any_base: bool = False,
     **options: Any,
 ) -> list[Any]:
     """One PIL picture per prompt by the pipeline's own scheduler; picture i starts from seed + i.
 
+    keep_apart: where a prompt names two of the concepts or more, each stays in a region of its own.
     options go to the pipeline, e.g. num_inference_steps, guidance_scale, height, width.
     """
     guided = options.get("guidance_scale", 7.5) > 1  # then diffusers puts as many negative rows first
     pictures: list[Any] = []
     concepts = [(mask.identifier, mask.class_word) for mask, _ in masks]
-    for i, text in enumerate(prompts):
-        prompt = bracketed(text, concepts, [mask.own_words for mask, _ in masks])
-        own: list[Tensor | None] = []
-        for (mask, _), concept in zip(masks, concepts, strict=True):
-            row = own_row(pipeline, prompt, concept, mask.own_words)[None]
-            rows = torch.cat([torch.zeros_like(row), row]) if guided else row
-            own.append(rows if mask.where == "own tokens" else None)
+    rules = [mask.own_words for mask, _ in masks]
+    for i, prompt in enumerate(prompts):
+        rows = [bracketed(text, concepts, rules) for text in ([negative, prompt] if guided else [prompt])]
+        positions = [
+            torch.stack([own_row(pipeline, row, *named) for row in rows]) for named in zip(concepts, rules, strict=True)
+        ]  # (rows, L) for each concept
+        own = [p if mask.where == "own tokens" else None for (mask, _), p in zip(masks, positions, strict=True)]
+        apart: AbstractContextManager[Any] = nullcontext()
+        if keep_apart and positions:
+            probe = max(1, round(PROBE * options.get("num_inference_steps", 50)))
+            apart = kept_apart(pipeline.unet, torch.stack(positions, 1), probe=probe)
+        texts = {"prompt": rows[-1].text, "negative_prompt": (rows[0].text if guided else negative) or None}
         generator = torch.Generator().manual_seed(seed + i)
-        with applied(pipeline.unet, masks, own, any_base=any_base):
-            pictures += pipeline(prompt.text, generator=generator, **options).images
+        with applied(pipeline.unet, masks, own, any_base=any_base), apart:
+            pictures += pipeline(**texts, generator=generator, **options).images
     return pictures

@@ -27,7 +27,7 @@ ALL = dict(commands(parser()))
 
 def test_there_are_as_many_commands_as_the_readme_says() -> None:
     bench = {"cones bench quality", "cones bench dreambench", "cones bench several", "cones bench speed"}
-    names = ("demo", "find", "find-many", "tune", "apply", "info", "shelf", "export")
+    names = ("demo", "find", "find-many", "tune", "apply", "prompt", "info", "show", "shelf", "export")
     assert set(ALL) == {f"cones {name}" for name in names} | bench
 
 

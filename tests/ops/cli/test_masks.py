@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from cones_ops import ConceptMask, save_mask
@@ -93,3 +94,18 @@ def test_info(mask: ConceptMask, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "sks star: 2 of 24 searched neurons" in told and "method: learned" in told
     assert f"Cover picture: {file.with_suffix('.png')}, inside the file" in told
     assert f"| {NAME.format('v')} | 2 | 12 | 16.67% |" in told
+
+
+def test_show(mask: ConceptMask, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One mask by layer; two with what they share, a figure of another height."""
+    pytest.importorskip("matplotlib")
+    files = [
+        str(save_mask(replace(mask, identifier=name), tmp_path / f"{name}.safetensors")) for name in ("sks", "zwx")
+    ]
+    pictures = [tmp_path / "figures" / "layers.png", tmp_path / "figures" / "shared.png"]
+    assert main(["show", files[0], "--figure", str(pictures[0])]) == 0
+    assert main(["show", *files, "--figure", str(pictures[1])]) == 0
+    assert [Image.open(picture).size for picture in pictures] == [(640, 540), (640, 644)]
+    assert capsys.readouterr().out == f"saved {pictures[0]}\nsaved {pictures[1]}\n"
+    assert main(["show", files[0], "--figure", str(pictures[0])]) == 2
+    assert "exists already" in capsys.readouterr().err
