@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.model_management
+import folder_paths
 import pytest
 import torch
 from cones_concept_neurons.cones_ops.masks.concept_mask import same_neurons
@@ -88,7 +89,8 @@ def test_a_sample_that_fails_is_one_warning_and_the_last_of_its_search(checkpoin
     assert same_neurons(broken.mask, plain.mask) and broken.history == plain.history
 
 
-def test_cancel_acts_within_a_sample(checkpoint, inputs, monkeypatch):
+def test_cancel_acts_within_a_sample(checkpoint, inputs, monkeypatch, tmp_path):
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path))  # or the next test resumes here
     calls: list[str] = []
     guided = SampleDrawer.guided
 
