@@ -18,6 +18,7 @@ from .host.inputs import (
     ALIASES,
     CATEGORY,
     SLOTS,
+    USING,
     WHERES,
     ConceptMaskSocket,
     apply_anyway_input,
@@ -43,7 +44,7 @@ class ConesApplyConceptMasks(io.ComfyNode):  # type: ignore[misc]
                 "model draws as before. The order of masks does not matter. Put this node after LoRA loaders. "
                 "Sampling takes almost no extra time."
             ),
-            search_aliases=[*ALIASES, "compose", "multi subject", "apply mask"],
+            search_aliases=[*ALIASES, *USING, "compose", "multi subject", "apply mask"],
             inputs=[
                 io.Model.Input(
                     "model",
@@ -62,6 +63,7 @@ class ConesApplyConceptMasks(io.ComfyNode):  # type: ignore[misc]
                     "as found: each mask acts where it was searched for. own tokens: each mask acts only at the words "
                     "that name its concept, in prompts from Encode Prompt with Concepts. everywhere: the weights "
                     "themselves are shut, for every word and prompt.",
+                    advanced=True,
                 ),
             ],
             outputs=[

@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from ..cones_ops.errors import ConesError
 from ..cones_ops.masks.concept_mask import ConceptMask
 from ..cones_ops.models.phrases import OWN_WORDS, PHRASE, OwnWords, class_word_apart
-from .host.inputs import ALIASES, CATEGORY, connected_masks, mask_inputs
+from .host.inputs import ALIASES, CATEGORY, USING, connected_masks, mask_inputs
 from .host.notices import warn
 from .host.text.encode import EncodedPrompt, encode_prompt
 from .host.text.token_positions import ConceptWords, phrase
@@ -30,7 +30,15 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
                 "that masks at own tokens act there and nowhere else. Use it for the subject's prompt of Find Concept "
                 "Neurons and for every prompt that names a concept."
             ),
-            search_aliases=[*ALIASES, "clip text encode", "prompt", "text encode", "own tokens", "trigger word"],
+            search_aliases=[
+                *ALIASES,
+                *USING,
+                "clip text encode",
+                "prompt",
+                "text encode",
+                "own tokens",
+                "trigger word",
+            ],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the checkpoint, as for CLIP Text Encode."),
                 io.String.Input(
@@ -131,14 +139,14 @@ def token_report(prompt: EncodedPrompt, concept: ConceptWords) -> tuple[str, str
     text, tokens, name = prompt.text.text, prompt.tokens, phrase(concept)
     positions = ", ".join(str(position) for position in tokens.positions[concept].tolist())
     if not positions:
-        line = f'not in the prompt: {name} (the prompt is "{text}")'
+        line = f'not in the prompt: {name}. Write it in "{text}"'
         return line, line
     line = f'{name}: tokens {positions} of {prompt.length} ("{tokens.own_words[concept]}") in "{text}"'
     if not concept[1]:
-        return line, f'{name} has no class word; write it behind the identifier, as in "{name} star"'
+        return line, f'Write a class word, as in "{name} star": {name} has no class word'
     if class_word_apart(prompt.text, *concept, tokens.rules[concept]):
         return (
             line,
-            f'"{concept[0]}" stands without "{concept[1]}" behind it in "{text}" and acts alone: write "{name}"',
+            f'Write "{name}": "{concept[0]}" stands without "{concept[1]}" behind it in "{text}" and acts alone',
         )
     return line, ""

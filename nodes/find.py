@@ -19,6 +19,7 @@ from .host.files.model_info import base_facts, usual_settings
 from .host.inputs import (
     ALIASES,
     CATEGORY,
+    TEACHING,
     WHERES,
     ConceptMaskSocket,
     as_image,
@@ -48,7 +49,7 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                 "pictures when they are shut. Needs 4-5 pictures and a prompt with a rare identifier, from Encode "
                 "Prompt with Concepts. The model itself is not changed."
             ),
-            search_aliases=[*ALIASES, "train", "train lora", "fine-tune", "learn subject", "find neurons"],
+            search_aliases=[*ALIASES, *TEACHING, "fine-tune", "find neurons"],
             is_output_node=True,
             is_input_list=True,
             inputs=[
@@ -64,6 +65,7 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     "method",
                     options=list(METHODS),
                     default="learned",
+                    advanced=True,
                     tooltip=(
                         "learned: trains a score for every weight (best). cones: Algorithm 1 of the paper. taylor: "
                         "scores the unchanged model only (a simple baseline)."
@@ -73,6 +75,7 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     "targets",
                     options=list(TARGET_CHOICES),
                     default=TARGET_CHOICES[0],
+                    advanced=True,
                     tooltip=(
                         "Which projections to search: text K and V (cross-attention, the default), only one of them, "
                         "or self-attention too."
@@ -80,14 +83,16 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                 ),
                 io.Float.Input(
                     "density",
+                    display_name="density (0 = automatic)",
+                    advanced=True,
                     default=0.0,
                     min=0.0,
                     max=1.0,
                     step=0.0001,
                     round=0.000001,
                     tooltip=(
-                        "Share of the searched weights to shut, 0 to 1; 0.04 is 4 %. 0: the search chooses the "
-                        "smallest share that helps on held-out noise (recommended)."
+                        "0 (recommended): the search chooses the smallest share of the weights that helps on held-out "
+                        "noise. Above 0, up to 1: shut this share; 0.04 is 4 %."
                     ),
                 ),
                 *training_inputs(
@@ -122,7 +127,8 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
                     tooltip="The held-out loss for each share of weights shut, with the chosen share marked.",
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="The result in words, and a table of neurons per layer."
+                    display_name="report",
+                    tooltip="The result in words: first what to type in a prompt; last the neurons of each layer.",
                 ),
             ],
         )

@@ -44,9 +44,7 @@ class ConesInspectConceptMask(io.ComfyNode):  # type: ignore[misc]
                     display_name="summary",
                     tooltip="How many neurons there are, where most of them are, and how they were found.",
                 ),
-                io.String.Output(
-                    display_name="table", tooltip="The neurons of every searched weight, as a Markdown table."
-                ),
+                io.String.Output(display_name="table", tooltip="The neurons of every searched weight, a line each."),
             ],
         )
 

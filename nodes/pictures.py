@@ -58,6 +58,7 @@ class ConesLayPictures(io.ComfyNode):  # type: ignore[misc]
                     min=0.1,
                     max=1.0,
                     step=0.05,
+                    advanced=True,
                     tooltip=(
                         "Scale of each picture, 0.1 to 1. 0.5 shows whole pictures, two in a row. Higher values cut "
                         "off the sides; lower values extend the edges."

@@ -13,7 +13,7 @@ from .encode import token_report
 from .host.apply.apply_masks import apply_masks
 from .host.files.folders import folder_times
 from .host.guidance import keep_apart as regions
-from .host.inputs import ALIASES, CATEGORY, SLOTS, ConceptMaskSocket, apply_anyway_input, connected_masks
+from .host.inputs import ALIASES, CATEGORY, SLOTS, USING, ConceptMaskSocket, apply_anyway_input, connected_masks
 from .host.notices import warn
 from .host.text.encode import encode_prompt
 from .host.text.tagged_prompts import paths_of_tags, read_tags, tagged_files
@@ -33,7 +33,15 @@ class ConesPromptWithConcepts(io.ComfyNode):  # type: ignore[misc]
                 "<concept:people/tom:0.8> on a beach. The node loads each concept, applies it to the model and puts "
                 "its words into the prompt. Without tags and masks it does what CLIP Text Encode does."
             ),
-            search_aliases=[*ALIASES, "clip text encode", "prompt", "text encode", "trigger word", "lora loader"],
+            search_aliases=[
+                *ALIASES,
+                *USING,
+                "clip text encode",
+                "prompt",
+                "text encode",
+                "trigger word",
+                "lora loader",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model that the concepts were found on, with or without LoRA."),
                 io.Clip.Input("clip", tooltip="The text encoder of the checkpoint, as for CLIP Text Encode."),

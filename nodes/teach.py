@@ -16,7 +16,7 @@ from ..cones_ops.masks.concept_mask import ConceptMask
 from ..cones_ops.models.phrases import PHRASE
 from ..cones_ops.models.rare_words import rare_word, with_article
 from ..cones_ops.reports.figures import labelled_grid
-from ..cones_ops.reports.text import summary_text
+from ..cones_ops.reports.text import facts_text
 from ..cones_ops.search.find import SearchResult
 from ..cones_ops.search.settings import recommended
 from .host.apply.apply_masks import apply_masks
@@ -26,6 +26,7 @@ from .host.files.save_mask import keep_mask
 from .host.inputs import (
     ALIASES,
     CATEGORY,
+    TEACHING,
     ConceptMaskSocket,
     as_image,
     as_pixels,
@@ -63,7 +64,7 @@ class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
                 "encodes the pictures, writes captions, draws other things beside the subject, searches with the "
                 "recommended settings, and shows the result. Then use the concept in Prompt with Concepts."
             ),
-            search_aliases=[*ALIASES, "train", "train lora", "fine-tune", "learn subject"],
+            search_aliases=[*ALIASES, *TEACHING, "fine-tune"],
             is_output_node=True,
             is_input_list=True,
             inputs=[
@@ -136,6 +137,7 @@ class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
                 ),
                 io.Int.Input(
                     "size",
+                    display_name="size (0 = usual)",
                     default=0,
                     min=0,
                     max=4096,
@@ -146,6 +148,7 @@ class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
                 ),
                 io.Float.Input(
                     "cfg",
+                    display_name="cfg (0 = usual)",
                     default=0.0,
                     min=0.0,
                     max=100.0,
@@ -190,7 +193,7 @@ class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
         words = with_article(phrase(concept))
         figure, no_figure = drawn(lambda: before_after(artist, subject, result.mask, concept, things))
         progress.finish(figure)
-        report = "\n".join(filter(None, (verdict(name, words), notes, no_figure, "", summary_text(result))))
+        report = "\n".join(filter(None, (verdict(name, words), notes, no_figure, "", facts_text(result))))
         if notes or not name:
             warn(report)
         picture = as_image(figure)
@@ -252,8 +255,8 @@ def verdict(name: str, words: str) -> str:
     """The first line of the report. words: what names the subject in a prompt."""
     if not name:
         return (
-            f"NOT FOUND: no share of the weights makes the model draw {words}; use other pictures or more steps. "
-            "Nothing was saved"
+            "NOT FOUND. Use other pictures or more steps\n"
+            f"No share of the weights makes the model draw {words}; nothing was saved"
         )
     tag = name.removesuffix(SUFFIX)
-    return f'FOUND. Write "a <concept:{tag}>" in Prompt with Concepts, or "{words}" where the concept is applied'
+    return f"FOUND. Type: a <concept:{tag}> in Prompt with Concepts\nOr type: {words}, where the concept is applied"

@@ -36,7 +36,14 @@ class ConesTuneConceptMasks(io.ComfyNode):  # type: ignore[misc]
                 "all their subjects. Each concept keeps its own mask. Connect pictures that show the subjects together "
                 "(Lay Pictures Side by Side makes them); without them, only masks that act everywhere improve."
             ),
-            search_aliases=[*ALIASES, "joint tuning", "collaborative capturing", "multi subject", "fine-tune", "train"],
+            search_aliases=[
+                *ALIASES,
+                "joint tuning",
+                "collaborative capturing",
+                "multi subject",
+                "multi concept",
+                "fine-tune",
+            ],
             is_input_list=True,
             inputs=[
                 io.Model.Input(

@@ -8,18 +8,30 @@ from math import prod
 from ..errors import listed
 from ..masks.concept_mask import ConceptMask, intersection
 from ..models.phrases import OWN_WORDS
+from ..models.rare_words import with_article
 from ..models.weight_names import SearchedWeight, searched_weights, words_for
 from ..search.find import SearchResult
 from ..search.joint import TuneResult
 
 
 def summary_text(result: SearchResult) -> str:
-    """What a user wants to know after a search, in a few lines."""
+    """What a user wants to know after a search, in a few lines; the first says what to type, or what to do."""
+    if result.found:
+        return f"FOUND. Type: {words_of(result.mask)}\n{facts_text(result)}"
+    why = f"{result.mask.provenance['found']}: the held-out loss does not fall by two standard errors"
+    return f"NOT FOUND. Use more steps or other pictures\n{why}\n{facts_text(result)}"
+
+
+def words_of(mask: ConceptMask) -> str:
+    """How a prompt names a mask's concept: "a sks star"."""
+    return with_article(f"{mask.identifier} {mask.class_word}".strip())
+
+
+def facts_text(result: SearchResult) -> str:
+    """How a search went, in a few lines."""
     mask, curve, chosen = result.mask, result.curve, result.curve.chosen_at
     facts = mask.provenance
-    lines = [f"Concept '{mask.identifier} {mask.class_word}', acting {acting(mask)}, method {facts['method']}"]
-    if not result.found:
-        lines.append(f"NOT FOUND ({facts['found']}): the held-out loss does not fall by two standard errors")
+    lines = [f"Acting {acting(mask)}, method {facts['method']}"]
     if "own_tokens" in facts:
         lines.append(f"own tokens: {facts['own_tokens']}")
     lines += [
@@ -40,10 +52,11 @@ def tuning_text(result: TuneResult, originals: Sequence[ConceptMask]) -> str:
         f"joint held-out loss {result.before:.5f} -> {result.after:.5f} "
         f"(gain {result.gain:.5f} +- {result.standard_error:.5f})",
     ]
-    if not result.tuned:
-        lines.insert(
-            0, "NOT TUNED: the joint held-out loss does not fall by two standard errors; the masks are unchanged"
-        )
+    if result.tuned:
+        lines.insert(0, f"TUNED. Type: {' and '.join(map(words_of, result.masks))}")
+    else:
+        why = "The joint held-out loss does not fall by two standard errors; the masks are unchanged"
+        lines[:0] = ["NOT TUNED. Use more steps, or pictures of the subjects together", why]
     for before, after in zip(originals, result.masks, strict=True):
         kept = intersection(before, after).count
         lines.append(
@@ -117,9 +130,9 @@ def _parts(mask: ConceptMask) -> str:
 
 
 def layer_table(mask: ConceptMask) -> str:
-    """Neurons and density of each searched weight, as a Markdown table."""
-    rows = ["| weight | neurons | of | density |", "|---|---|---|---|"]
+    """Neurons and density of each searched weight, a line each, and of all."""
+    rows = []
     for name, shape in mask.shapes.items():
         count = count_in(mask, name)
-        rows.append(f"| {name} | {count} | {prod(shape)} | {count / max(prod(shape), 1):.2%} |")
-    return "\n".join([*rows, f"| all | {mask.count} | {mask.size} | {mask.density:.2%} |"])
+        rows.append(f"{name}: {count} of {prod(shape)} ({count / max(prod(shape), 1):.2%})")
+    return "\n".join([*rows, f"all: {mask.count} of {mask.size} ({mask.density:.2%})"])

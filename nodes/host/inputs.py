@@ -20,10 +20,12 @@ WHERES: tuple[Where, ...] = get_args(Where)[::-1]  # own tokens first: what user
 ConceptMaskSocket = io.Custom("CONES_CONCEPT_MASK")  # a ConceptMask: plain data, CPU tensors and strings
 CATEGORY = "Cones"
 LOOK = f"{CATEGORY}/look"
-ALIASES = [
-    *("cones", "concept neurons", "personalization", "personalisation", "subject", "custom subject", "multi concept"),
-    *("dreambooth", "lora alternative", "textual inversion", "custom diffusion"),
+ALIASES = ["cones", "concept neurons"]  # of every node
+TEACHING = [  # of the two nodes that make a concept from pictures, and of no other
+    *("dreambooth", "train", "train lora", "lora", "lora training", "textual inversion", "custom diffusion"),
+    *("personalization", "personalisation", "learn subject", "custom subject"),
 ]
+USING = ["subject", "multi concept", "lora alternative"]  # of nodes that put concepts into a picture
 SLOTS = 8
 
 
@@ -43,9 +45,10 @@ def strength_input(name: str, tooltip: str, **options: Any) -> io.Input:
     return io.Float.Input(name, default=1.0, min=0.0, max=1.0, step=0.05, round=0.001, tooltip=tooltip, **options)
 
 
-def where_input(options: Sequence[str], tooltip: str) -> io.Input:
+def where_input(options: Sequence[str], tooltip: str, advanced: bool = False) -> io.Input:
     """Where masks act; the first option is the default."""
-    return io.Combo.Input("where", options=list(options), default=options[0], optional=True, tooltip=tooltip)
+    shown = {"default": options[0], "optional": True, "advanced": advanced, "tooltip": tooltip}
+    return io.Combo.Input("where", options=list(options), **shown)
 
 
 def apply_anyway_input(tooltip: str) -> io.Input:
@@ -72,13 +75,14 @@ def training_inputs(steps: int, batch: int, batch_tooltip: str) -> list[io.Input
                 f"docs/results/quality.md used {steps}."
             ),
         ),
-        io.Int.Input("batch", default=batch, min=1, max=256, tooltip=batch_tooltip),
+        io.Int.Input("batch", default=batch, min=1, max=256, advanced=True, tooltip=batch_tooltip),
         io.Float.Input(
             "prior_weight",
             default=1.0,
             min=0.0,
             max=100.0,
             step=0.1,
+            advanced=True,
             tooltip=(
                 "Only for everywhere: how important it is to keep pictures of the class as they are, compared to "
                 "drawing the subject. 0: not at all; 1: equally; higher: more. Not used for own tokens."

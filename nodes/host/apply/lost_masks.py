@@ -33,16 +33,17 @@ def watch(patcher: Any) -> None:
         this = reference()
         if filter_prefix is not None:  # without one, the host asks for its own hooks
             warn(
-                f"merging loses concept masks of this model: {WHY}. Merge the models first, then use Apply Concept "
-                "Masks on the merged one"
+                f"Merge the models first, then use Apply Concept Masks: merging loses concept masks of this model, "
+                f"because {WHY}"
             )
         return type(this).get_key_patches(this, filter_prefix)
 
     def state_dict_for_saving(*state_dicts: Any, **more: Any) -> Any:
         this = reference()
         warn(
-            f"the saved file does not hold concept masks of this model: {WHY}. Save the masks with Save Concept Mask, "
-            "and apply them to the saved model; or choose where = everywhere, for weights that are not quantised"
+            f"Save the masks too, with Save Concept Mask: the saved file does not hold concept masks of this model, "
+            f"because {WHY}. Apply them to the saved model; or choose where = everywhere, for weights that are not "
+            "quantised"
         )
         return type(this).state_dict_for_saving(this, *state_dicts, **more)
 

@@ -24,9 +24,9 @@ from .token_groups import OwnTokens
 Strengths = tuple[tuple[ConceptMask, float], ...]
 
 OTHER_TEXT = (
-    "another node gives attention layers other text than the prompt's (attention couple does that), and concept masks "
-    "have no effect in it; for a concept in a region use ComfyUI's own regions: Conditioning (Set Area) or (Set Mask) "
-    "of each prompt, and Conditioning (Combine)"
+    "Use ComfyUI's own regions for concepts in regions: another node gives attention layers other text than the "
+    "prompt's (attention couple does that), and concept masks have no effect in it. ComfyUI's own are Conditioning "
+    "(Set Area) or (Set Mask) of each prompt, and Conditioning (Combine)"
 )
 
 

@@ -39,6 +39,10 @@ from .sampling_run import OTHER_TEXT, ModelCall, SamplingRun, Strengths, forget_
 from .token_groups import own_tokens
 
 KEY = "cones_own_tokens"
+SECOND_TEXT = (
+    "Remove the node that adds a second text: it gives layers a second text in one step, and concept masks have no "
+    "effect in it"
+)
 
 
 def add_masks(model: Any, masks: Strengths) -> None:
@@ -65,27 +69,27 @@ def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     run = SamplingRun(masks, positions_by_prompt(guider.conds, [(m.identifier, m.class_word) for m, _ in masks]))
     idle = [mask for k, (mask, _) in enumerate(masks) if not any(len(p.positions[k]) for p in run.by_uuid.values())]
     if idle and patches_text(options):
-        run.warn_once(f"no prompt of this run contains {words_of(idle)}; {OTHER_TEXT}", OTHER_TEXT)
+        run.warn_once(f"Write {words_of(idle)} in a prompt: no prompt of this run names it. {OTHER_TEXT}", OTHER_TEXT)
     else:
         for mask in idle:
             run.warn_once(no_effect(mask, any_encoded(guider.conds)))
     for mask in (mask for mask, _ in masks if mask.own_words != OWN_WORDS[0]):
         if other := rules_in(guider.conds, (mask.identifier, mask.class_word)) - {mask.own_words}:
             run.warn_once(
-                f'{words_of([mask])} was found with own_tokens "{mask.own_words}", but a prompt marks '
-                f'"{min(other)}"; connect the mask to Encode Prompt with Concepts, which then marks its words'
+                f"Connect the mask to Encode Prompt with Concepts: {words_of([mask])} was found with own_tokens "
+                f'"{mask.own_words}", but a prompt marks "{min(other)}"'
             )
     if appended := max((prompt.appended for prompt in run.by_uuid.values()), default=0):
         run.warn_once(
-            f"{appended} tokens were appended to a prompt after Encode Prompt with Concepts (Conditioning (Concat)); "
-            "concepts have no effect in the appended tokens: write the whole prompt in one node"
+            f"Write the whole prompt in one node: {appended} tokens were appended to a prompt after Encode Prompt with "
+            "Concepts (Conditioning (Concat)), and concepts have no effect in the appended tokens"
         )
     if any(prompt.noisy for prompt in run.by_uuid.values()):
         run.warn_once(NOISY)
     if merges(guider.model_patcher) > options.get(KEY + "_merges", 0):
         run.warn_once(
-            "another model was merged into this one behind Apply Concept Masks, and its masks at own tokens act on the "
-            "merged weights with their whole strength, whatever the ratio; put Apply Concept Masks behind the merge"
+            "Put Apply Concept Masks behind the merge: another model was merged into this one behind it, and its masks "
+            "at own tokens act on the merged weights with their whole strength, whatever the ratio"
         )
     options[KEY + "_run"] = run
     if run.by_uuid:
@@ -105,14 +109,17 @@ def words_of(masks: Sequence[ConceptMask]) -> str:
 
 def no_effect(mask: ConceptMask, encoded: bool) -> str:
     """What a user should know when a mask finds none of its tokens; encoded: prompts come from our encoder."""
-    why = (
-        "no prompt contains its words. Connect the mask to Encode Prompt with Concepts too, and write its words in the "
-        "text (in one text: Conditioning (Concat) drops the concepts of what it appends)"
-        if encoded
-        else "its prompts come from CLIP Text Encode, which does not record where words are; use Encode Prompt with "
-        "Concepts"
+    name = words_of([mask])
+    effect = f"the concept mask {name} has no effect in this run"
+    if encoded:
+        return (
+            f"Write {name} in the prompt: {effect}, because no prompt contains its words. Connect the mask to Encode "
+            "Prompt with Concepts too, and write one text (Conditioning (Concat) drops the concepts of what it appends)"
+        )
+    return (
+        f"Use Encode Prompt with Concepts, not CLIP Text Encode: {effect}, because its prompts come from CLIP Text "
+        "Encode, which does not record where words are"
     )
-    return f"the concept mask {words_of([mask])} has no effect in this run: {why}"
 
 
 def refuse_compiled(
@@ -197,7 +204,7 @@ def own_vectors(name: str, call: ModelCall, x: Tensor) -> list[Tensor] | None:
     vectors = [own.of(*text) for own in call.own]
     first = call.first.setdefault(name, vectors)
     if first is not vectors and not all(map(alike, vectors, first)):
-        call.run.warn_once("another node gives layers a second text in one step; concept masks have no effect in it")
+        call.run.warn_once(SECOND_TEXT)
         return None
     return vectors
 
@@ -219,4 +226,7 @@ def check_called(call: ModelCall, replaced_blocks: Iterable[Any]) -> None:
     call.computed.acted = True
     numbers = {str(key[-1]) for key in replaced_blocks if isinstance(key, tuple)}
     if unexpected := [name for name in missing if not numbers & set(name.split("."))]:
-        call.run.warn_once(f"{listed(unexpected)} were not called in a step; concept masks had no effect there")
+        call.run.warn_once(
+            f"Remove the node that skips layers: {listed(unexpected)} were not called in a step, and concept masks had "
+            "no effect there"
+        )

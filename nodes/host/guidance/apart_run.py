@@ -17,10 +17,10 @@ from ..text.token_positions import PromptTokens
 from .attention_layout import AttentionLayout, layout_of
 
 NOT_READ = (
-    "Keep Concepts Apart cannot see where this model's pixels look at the text, so it has no effect; remove it. "
+    "Remove Keep Concepts Apart: it cannot see where this model's pixels look at the text, so it has no effect. "
     "docs/reference/models.md lists the model families that work"
 )
-REARRANGED = "another node changes the batch while sampling (tiled sampling does that); remove Keep Concepts Apart"
+REARRANGED = "Remove Keep Concepts Apart: another node changes the batch while sampling (tiled sampling does that)"
 
 
 @dataclass

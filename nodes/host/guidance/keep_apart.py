@@ -94,16 +94,16 @@ def new_run(guider: Any, settings: Settings) -> ApartRun:
 def notes(run: ApartRun, encoded: bool, settings: Settings) -> Iterator[str]:
     """What a user should know of a run in which something has no effect."""
     if not encoded:
-        yield "Keep Concepts Apart has no effect: encode the prompt with Encode Prompt with Concepts"
+        yield "Use Encode Prompt with Concepts, not CLIP Text Encode: Keep Concepts Apart has no effect without it"
         return
     present = [prompt.present.tolist() for prompt in run.prompts.values()]
     missing = [name for k, name in enumerate(run.names) if not any(groups[k] for groups in present)]
     if missing:
-        yield f"Keep Concepts Apart: no prompt contains {', '.join(missing)}"
+        yield f"Write the things as in the prompt: no prompt contains {', '.join(missing)}, for Keep Concepts Apart"
     if settings.strength and run.prompts and not any(prompt.competes for prompt in run.prompts.values()):
         yield (
-            "Keep Concepts Apart has no effect: each prompt names one thing only. Write the other things of the prompt "
-            "in words, with commas between them"
+            'Write the other things of the prompt into "things": Keep Concepts Apart has no effect, because each '
+            "prompt names one thing only. Write commas between them"
         )
 
 

@@ -182,5 +182,5 @@ class BorrowedModel:
         """Say once which targets a pass has not used: their scores stay zero."""
         unused = {name for _, name in self.weights} - self.taps.called if self.taps.called else ()
         if unused and not self.warned:
-            warn(f"this model did not call {listed(unused)}; no concept neurons can be found there")
+            warn(f"Choose other targets: this model did not call {listed(unused)}, so nothing can be found there")
         self.warned |= bool(unused)

@@ -31,5 +31,8 @@ def statistics_store(size: int) -> NewStatistic:
             f"{needs}, and {left / 1e6:,.0f} MB of disk in {folder}; {LESS}, or "
             "start ComfyUI with --temp-directory on a larger disk"
         )
-    warn(f"{needs}: they are kept on disk, in {folder}, which is slow where memory cannot hold them; or {LESS}")
+    warn(
+        f"Wait, or search text V or text K alone: {needs}: they are kept on disk, in {folder}, which is slow where "
+        "memory cannot hold them. One of K and V needs half"
+    )
     return on_disk(folder)

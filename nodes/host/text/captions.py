@@ -84,6 +84,4 @@ def check_lines(label: str, prompts: Sequence[Any], pictures: int, concepts: Seq
                 f"{what}, for {pictures} pictures; turn on prompt_per_line in Encode Prompt with Concepts for one "
                 "caption per picture, or write one line that fits all pictures"
             )
-        warn(
-            f"{what} for {pictures} pictures; with prompt_per_line in Encode Prompt with Concepts it would be captions"
-        )
+        warn(f"Turn on prompt_per_line in Encode Prompt with Concepts: {what} for {pictures} pictures")

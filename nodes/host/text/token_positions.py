@@ -30,8 +30,8 @@ CHANGED = (
     "masks that act everywhere"
 )
 NOISY = (
-    "another node has changed the text of a conditioning a little after Encode Prompt with Concepts (noise does that); "
-    "the concept's tokens are taken to be where they were"
+    "Remove noise from the text if a concept is weak: another node has changed the text of a conditioning a little "
+    "after Encode Prompt with Concepts, and the concept's tokens are taken to be where they were"
 )
 NEAR = 0.25  # how far an own token may be off, as a share of its length; mixing two texts by halves is farther
 

@@ -42,7 +42,7 @@ def test_conditioning_nodes_keep_the_places(model, masks, what, caplog):
         [row, p + k] for row in rows for k in range(0, changed.shape[1], text[0][0][0].shape[1]) for p in POSITIVE[SKS]
     ]
     assert [warning.split(" after ")[0] for warning in warnings_in(caplog)] == [
-        "8 tokens were appended to a prompt"
+        "Write the whole prompt in one node: 8 tokens were appended to a prompt"
     ] * (what == "concat")
 
 

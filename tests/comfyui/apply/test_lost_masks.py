@@ -37,7 +37,7 @@ def test_a_merge_that_takes_the_weights_of_a_masked_model_says_that_masks_are_lo
     assert merged(other, applied.clone().clone(), 0.5).patches.keys() == merged(other, model, 0.5).patches.keys()
     applied.get_key_patches()  # as the host asks for its own hooks
     (warning,) = warnings_in(caplog)
-    assert warning.startswith("merging loses concept masks of this model: masks at their own tokens")
+    assert warning.startswith("Merge the models first, then use Apply Concept Masks: merging loses concept masks")
 
 
 def test_a_merge_into_a_masked_model_keeps_masks_whole_and_says_so(model, other, mask, caplog):
@@ -56,7 +56,7 @@ def test_a_saved_model_is_without_its_masks_and_says_so(model, mask, tmp_path, c
     node.output_dir = str(tmp_path)
     node.save(apply_masks(model, [(mask, 1.0)]).clone(), "masked")
     (warning,) = warnings_in(caplog)
-    assert warning.startswith("the saved file does not hold concept masks of this model")
+    assert warning.startswith("Save the masks too, with Save Concept Mask: the saved file does not hold concept masks")
     (path,) = tmp_path.glob("masked*.safetensors")
     saved = comfy.utils.load_torch_file(str(path))
     plain = model.model.state_dict()

@@ -219,7 +219,7 @@ def test_a_phrase_mask_whose_prompt_marks_less_says_so(model, masks, caplog):
     text = encode(), encode(NOBODY, seed=1)
     sampled(apply_masks(model, owning), *text)
     (said,) = warnings_in(caplog)
-    assert said.startswith('"sks star" was found with own_tokens "phrase", but a prompt marks')
+    assert 'Concepts: "sks star" was found with own_tokens "phrase", but a prompt marks' in said
     caplog.clear()
     for entry in text[0]:
         entry[1][KEY] = replace(entry[1][KEY], rules={SKS: "phrase"})

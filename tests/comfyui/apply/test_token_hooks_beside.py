@@ -113,7 +113,7 @@ def test_attention_couple_is_one_warning_that_names_native_regions(model, masks,
     (warning,) = warnings_in(caplog)
     assert "attention couple" in warning and "Conditioning (Set Area) or (Set Mask)" in warning
     idle = " or ".join(f'"{" ".join(concept)}"' for concept in (SKS, ZWX) if concept not in concepts)
-    assert warning.startswith(f"no prompt of this run contains {idle};" if idle else "another node gives")
+    assert warning.startswith(f"Write {idle} in a prompt: " if idle else "Use ComfyUI's own regions")
 
 
 def test_an_attention_replacement_sees_the_masked_k_and_v(model, masks, text):

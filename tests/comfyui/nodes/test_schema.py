@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 FILES = ("mask_name",)  # lists of files, different on each machine
+FIND, TEACH = "ConesFindConceptNeurons", "ConesTeachConcept"
 RECORD = Path(__file__).with_name("schemas.json")
 
 
@@ -71,10 +72,25 @@ def test_everything_is_explained(nodes):
                 assert re.search(r"\d", one.tooltip), f"{schema.node_id}.{one.id}: no range, no usual value"
 
 
-def test_nodes_are_found_by_the_words_of_users(nodes):
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("dreambooth", {FIND, TEACH}),
+        ("train", {FIND, TEACH}),
+        ("lora", {FIND, TEACH}),
+        ("textual inversion", {FIND, TEACH}),
+        ("lora alternative", {"ConesApplyConceptMasks", "ConesEncodePrompt", "ConesPromptWithConcepts"}),
+        ("trigger word", {"ConesEncodePrompt", "ConesPromptWithConcepts"}),
+    ],
+)
+def test_the_words_of_users_lead_to_the_nodes_that_do_it(nodes, words, found):
+    assert {node.GET_SCHEMA().node_id for node in nodes if words in node.GET_SCHEMA().search_aliases} == found
+
+
+def test_every_node_is_found_by_the_pack_s_name(nodes):
     for node in nodes:
         aliases = node.GET_SCHEMA().search_aliases
-        assert {"personalization", "dreambooth", "lora alternative", "multi concept"} < set(aliases)
+        assert {"cones", "concept neurons"} < set(aliases)
         assert len(aliases) == len(set(aliases)) and all(alias == alias.lower() for alias in aliases)
 
 

@@ -90,7 +90,7 @@ def test_a_plain_prompt_and_missing_words_are_told(server, masks):
         for kind, data in messages:
             if kind == "executing" and data.get("node") is None:
                 break
-    assert 'not in the prompt: sks star (the prompt is "a zwx heart again")' in server.log()
+    assert 'not in the prompt: sks star. Write it in "a zwx heart again"' in server.log()
 
 
 def test_where_can_be_chosen_against_the_file(server, masks):

@@ -31,7 +31,7 @@ def test_a_concept_is_taught_saved_and_named_with_a_word_that_is_free(server):
     run = server.run(lesson("taught/box"))
     assert run.text("words") == "a hta square"  # the shipped concepts have sks, zwx and mfj
     assert run.text("name") == "taught/box.safetensors"
-    assert run.text("report").startswith('FOUND. Write "a <concept:taught/box>" in Prompt with Concepts')
+    assert run.text("report").startswith("FOUND. Type: a <concept:taught/box> in Prompt with Concepts\n")
     mask = load_mask(server.base / "models" / "concept_masks" / "taught" / "box.safetensors")
     assert (mask.identifier, mask.class_word, mask.own_words) == ("hta", "square", "phrase")
     assert mask.where == "own tokens" and mask.count

@@ -141,7 +141,9 @@ def test_a_layer_that_is_not_called_is_reported_once(replaced, caplog):
     blocks = {("double_block", 0): None} if replaced else {}
     for _ in range(2):
         called(network, run, patches_replace={"dit": blocks})
-    expected = [] if replaced else [f"{V} were not called in a step; concept masks had no effect there"]
+    expected = [] if replaced else [
+        f"Remove the node that skips layers: {V} were not called in a step, and concept masks had no effect there"
+    ]
     assert warnings_in(caplog) == expected
 
 

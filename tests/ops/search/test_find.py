@@ -65,7 +65,8 @@ def test_the_prior_holds_back_what_changes_other_prompts(toy_host: type, names: 
     strict = find(model, subject, prior, settings=QUICK, prior_weight=10.0)
     assert lax.found and not strict.found and strict.mask.count == 0
     assert strict.mask.provenance["found"] == "no density helps" and strict.mask.size == lax.mask.size == 160
-    assert "NOT FOUND" in summary_text(strict) and "NOT FOUND" not in summary_text(lax)
+    assert summary_text(strict).startswith("NOT FOUND. Use more steps or other pictures\nno density helps: ")
+    assert "NOT FOUND" not in summary_text(lax)
 
 
 def test_distilling_equals_class_pictures_the_model_makes_itself(toy_host: type, names: tuple[str, str]) -> None:
@@ -148,7 +149,8 @@ def test_report_and_file_of_a_result(toy_host: type, names: tuple[str, str], tmp
     count = result.mask.count
     text = summary_text(result)
     assert f"{count} of 160 neurons" in text and "at its own tokens" in text and "60 steps" in text
+    assert text.startswith("FOUND. Type: a sks star\nActing at its own tokens")
     rows = layer_table(result.mask).splitlines()
-    assert rows[2].startswith(f"| {names[0]} |") and rows[-1] == f"| all | {count} | 160 | {count / 160:.2%} |"
+    assert rows[0].startswith(f"{names[0]}: ") and rows[-1] == f"all: {count} of 160 ({count / 160:.2%})"
     again = load_mask(save_mask(result.mask, tmp_path / "sks.safetensors"))
     assert same_neurons(again, result.mask) and again.provenance == result.mask.provenance

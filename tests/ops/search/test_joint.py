@@ -78,7 +78,8 @@ def test_joint_steps_make_masks_that_were_found_apart_agree(toy_host, names):
     assert result.masks[0].provenance["tuned_with"] == "1"
     assert all(mask.index[names[0]].numel() == 10 for mask in masks), "the given masks are not changed"
     assert all(torch.equal(host.weights[0, n], before[n]) for n in names) and host.multiplied_by is None
-    assert "200 joint steps on 2 masks" in tuning_text(result, masks)
+    text = tuning_text(result, masks)
+    assert text.startswith("TUNED. Type: a sks star and a zwx star\n200 joint steps on 2 masks")
 
 
 @pytest.mark.slow
@@ -88,7 +89,7 @@ def test_masks_come_back_as_they_were_when_the_joint_loss_does_not_fall(toy_host
     again = tune_concept_masks(UnionModel(host, 2), done, subjects, prior=prior, settings=QUICK)
     assert not again.tuned
     assert all(same_neurons(a, b) for a, b in zip(again.masks, done, strict=True))
-    assert tuning_text(again, done).startswith("NOT TUNED")
+    assert tuning_text(again, done).startswith("NOT TUNED. Use more steps, or pictures of the subjects together\n")
 
 
 def test_cancel_gives_the_model_back(toy_host, names):
