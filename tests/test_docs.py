@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
 
@@ -103,3 +104,45 @@ def test_messages_in_troubleshooting_are_those_of_the_linked_pages() -> None:
         (target,) = re.findall(r"\]\(([^)#]+)#troubleshooting\)", link)
         written = (page.parent / target).read_text(encoding="utf-8")
         assert all(part in written for part in message.strip("|* ").split("...")), message
+
+
+README_ROWS = {
+    "**concept neurons at own tokens**": "default",
+    "concept neurons everywhere": "default_everywhere",
+    "the paper's Algorithm 1 as we read it": "cones",
+    "LoRA, rank 4": "lora",
+    "DreamBooth": "dreambooth",
+    "textual inversion": "textual_inversion",
+}
+
+
+def percent(figure: dict[str, float]) -> str:
+    return f"{100 * figure['value']:.0f} ± {100 * figure['standard_error']:.0f} %"
+
+
+def size(value: float) -> str:
+    return f"{value / 1e6:.1f} MB" if value >= 1e6 else f"{value / 1e3:.{1 if value < 1e3 else 0}f} kB"
+
+
+def test_readmes_numbers_are_those_of_the_benchmark() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / "quality_summary.json").read_text(encoding="utf-8"))
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    for label, method in README_ROWS.items():
+        figures = results[method]
+        drift = figures["drift"]["value"]
+        change = f"{drift:.3f}" if drift else "0, same bits"
+        cells = (percent(figures["subject_share"]), percent(figures["second_object"]), change)
+        assert f"| {label} | {' | '.join(cells)} | {size(figures['file_bytes']['value'])} |" in lines
+    pairs = results["pairs"]
+    apart, tuned = (pairs[f"{name}, own tokens"]["all"]["value"] for name in ("union", "tuned"))
+    three, four = (results[name]["tuned, own tokens"]["all"]["value"] for name in ("triples", "quadruples"))
+    shares = [f"{100 * share:.0f} %" for share in (apart, tuned, three, four)]
+    (sentence,) = (line for line in lines if line.startswith("- **Several subjects.**"))
+    assert re.findall(r"\d+ %", sentence) == shares
+
+
+def test_readme_is_a_pitch() -> None:
+    """Short, with two pictures, limits before numbers."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 90 and text.count("![") == 2
+    assert text.index("\n## Limits\n") < text.index("\n## Numbers\n")

@@ -88,11 +88,11 @@ def views(object_info: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], Se
 
 
 @contextmanager
-def opened(server: Server) -> Iterator[Canvas]:
-    """The frontend of a server, loaded and idle; requests to other machines are refused."""
+def opened(server: Server, settings: dict[str, Any] | None = None) -> Iterator[Canvas]:
+    """The frontend of a server with these settings, loaded and idle; requests to other machines are refused."""
     from playwright.sync_api import sync_playwright
 
-    server.request("/settings", {**SETTINGS, **NO_FRILLS})
+    server.request("/settings", {**SETTINGS, **NO_FRILLS, **(settings or {})})
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)

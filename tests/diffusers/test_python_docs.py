@@ -49,7 +49,7 @@ def test_the_first_and_the_last_block_run(few_steps: Path, capsys: pytest.Captur
     names: dict[str, Any] = {}
     exec(TOY, names)  # noqa: S102 - the documentation's own text
     picture = Image.open(few_steps / "both.png")
-    assert picture.size == (64, 64) and np.asarray(picture).std() > 10
+    assert picture.size == (512, 512) and np.asarray(picture).std() > 10
     given = [mask if mask.count else some(mask) for mask in names["masks"]]  # two steps may find nothing
     names["masks"] = given
     exec(FILES, names)  # noqa: S102
