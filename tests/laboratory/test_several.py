@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from cones_ops.errors import ConesError
 from cones_ops.images.collages import SEARCH_FORMS
-from cones_ops.laboratory.judge import Reading
+from cones_ops.laboratory.judge import Judge, Reading
+from cones_ops.laboratory.quality.inputs import SMOKE, World, inputs_of
+from cones_ops.laboratory.sampling import model_of, sample
 from cones_ops.laboratory.several import cells, results
+from cones_ops.laboratory.several.figure import draw_looks, prompt_of, untouched_and_masked
 from cones_ops.laboratory.several.forms import PLACES, TWELVE, UNSEEN, bleeds, plain_things, prompts_of
+from cones_ops.masks.concept_mask import ConceptMask
+from cones_ops.masks.mask_file import save_mask
+from cones_ops.toy_world.bundle import random_pipeline
 from cones_ops.toy_world.subjects import subject_named
 from cones_ops.toy_world.world import Thing
 
@@ -75,3 +85,19 @@ def test_every_cell_is_planned_once() -> None:
     names = cells.plan()
     assert len(set(names)) == len(names) == 126
     assert names.index("pair/hta+bnk/0") < names.index("alone/hta/1") < names.index("tuned/hta+bnk/0")
+
+
+def test_where_words_look_without_the_mask_and_with_it(tmp_path: Path) -> None:
+    world = World(random_pipeline(0, (32, 64)), Judge(), replace(SMOKE, sampling_steps=2), tmp_path)
+    weights = model_of(world.pipeline).base_weights
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    index = {name: torch.arange(0, prod(shape), 2) for name, shape in shapes.items()}
+    mask = ConceptMask(index, shapes, "sks", "star", "own tokens", own_words="phrase")
+    save_mask(mask, inputs_of(world, STAR, 0).kept("learned-own tokens"))
+    (_, untouched, before), (_, masked, after) = untouched_and_masked(world, STAR, 0)
+    assert torch.equal(untouched, sample(world.pipeline, [prompt_of(STAR)], seeds=[0], steps=2)[0])
+    assert not torch.equal(masked, untouched) and not torch.equal(before, after)
+    assert before.mean().item() == pytest.approx(1) and after.mean().item() == pytest.approx(1)
+    draw_looks(world, tmp_path / "looks.webp", ["sks"])
+    with Image.open(tmp_path / "looks.webp") as figure:
+        assert figure.width == 800  # four cells

@@ -67,10 +67,12 @@ def several(options: argparse.Namespace) -> None:
       cones bench several --json benchmarks/results/several_subjects.json
       cones bench several --only "/0$"
       cones bench several --only "^$" --with regions.json --json several_subjects.json
+      cones bench several --only "^$" --looks looks.webp
     """
     from ...laboratory.judge import load_judge
     from ...laboratory.quality.inputs import FULL, World
     from ...laboratory.several import cells, results
+    from ...laboratory.several.figure import draw_looks
     from ...toy_world.bundle import load_pipeline
 
     names = [name for name in cells.plan() if options.only is None or re.search(options.only, name)]
@@ -79,6 +81,8 @@ def several(options: argparse.Namespace) -> None:
         return
     world = World(load_pipeline(), load_judge(), FULL, options.out)
     cells.run(world, names, _say)
+    if options.looks is not None:
+        draw_looks(world, options.looks, cells.HELD_OUT)
     figures = results.results(cells.cells_in(options.out), options.elsewhere)
     text = json.dumps(figures, indent=1)
     if options.json is not None:
@@ -149,6 +153,7 @@ def _add_several(kinds: Any) -> None:
     add("--only", type=pattern, metavar="PATTERN", help="only the cells whose name matches this regular expression")
     add("--list", action="store_true", help="print the names of the cells and stop")
     add("--with", type=Path, nargs="+", default=(), dest="elsewhere", metavar="FILE", help="JSON of other commands")
+    add("--looks", type=Path, metavar="PICTURE", help="also draw where each subject's words look, masked or not")
     add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
 
 
