@@ -153,10 +153,10 @@ def tuning(generator: random.Random) -> Case:
 def export(generator: random.Random) -> Case:
     """A mask as a LoRA file."""
     prompt = {"world": node("ConesToyWorld")} | loaded([generator.choice(EVERYWHERE)])
+    name = f"exported-{generator.randrange(10**9)}"  # else the host answers from its cache, with another prompt's file
     prompt["export"] = node(
-        "ConesExportAsLora", model=["world", 0], concept_mask=["mask 1", 0], name="exported", if_exists="keep both"
+        "ConesExportAsLora", model=["world", 0], concept_mask=["mask 1", 0], name=name, if_exists="keep both"
     )
-    prompt["turn"] = node("PreviewAny", source=str(generator.randrange(10**9)))  # no two prompts are the same
     prompt["name"] = node("PreviewAny", source=["export", 0])
     return Case("export", prompt, saved=("name", "loras"))
 
