@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cones_ops import cli
 from cones_ops.errors import ConesError
-from cones_ops.hosts.diffusers.loading import check_model
+from cones_ops.hosts.diffusers.loading import pipeline_of
 from cones_ops.hosts.diffusers.pictures import read_picture
 from cones_ops.hosts.diffusers.weight_files import weight_reader
 from cones_ops.laboratory.quality.run import collect
@@ -136,7 +136,7 @@ class Inputs:
             "mask.safetensors": read_mask,
             "checkpoint.safetensors": lambda file: weight_reader(file)("output_blocks.3.1.x"),
             "search.cones-state": read_state,
-            "model_index.json": lambda file: check_model(file.parent),
+            "model_index.json": lambda file: pipeline_of(file.parent),
             "cells.json": lambda file: collect(file.parent.parent),
         }
         return name, change(self.good[name], generator), readers.get(name, read_picture)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,6 +36,7 @@ class ModelDefaults:
 
 OF_TOY = ModelDefaults(64, "a {}", 3.0)
 OF_OTHERS = ModelDefaults(512, "a photo of a {}", 7.5)
+OF_SDXL = replace(OF_OTHERS, size=1024)
 
 
 def is_toy(model: Path) -> bool:
@@ -45,15 +46,16 @@ def is_toy(model: Path) -> bool:
 
 def defaults_of(model: Path) -> ModelDefaults:
     """The defaults that fit a model."""
-    return OF_TOY if is_toy(model) else OF_OTHERS
+    from ..hosts.diffusers.loading import pipeline_of
+
+    if is_toy(model):
+        return OF_TOY
+    return OF_SDXL if pipeline_of(model) == "StableDiffusionXLPipeline" else OF_OTHERS
 
 
 def check_model(model: Path) -> None:
-    """ConesError unless a command's model is of a supported kind; reads its small index alone."""
-    from ..hosts.diffusers.loading import check_model
-
-    if not is_toy(model):
-        check_model(model)
+    """ConesError unless a command's model is of a supported kind; reads no weights."""
+    defaults_of(model)
 
 
 def resolved(model: Path) -> Path:

@@ -44,13 +44,11 @@ PIPELINES: dict[str, dict[str, Any]] = {
 def load(model: str | Path, device: str = "cpu") -> Any:
     """The pipeline of a diffusers folder (it holds model_index.json) or of a checkpoint (.safetensors), in fp32."""
     model = Path(model)
-    check_model(model)
+    kind, folder = pipeline_of(model), configuration_of(model)
     try:
         import diffusers
     except ImportError as error:
         raise ConesError(f"{error}; models on disk need diffusers and transformers: {INSTALL}") from error
-    folder = configuration_of(model)
-    kind = _pipeline_of(folder)
     options = {**PIPELINES[kind], "local_files_only": True}
     try:
         if model == folder:
@@ -63,9 +61,21 @@ def load(model: str | Path, device: str = "cpu") -> Any:
         raise ConesError(f"{model}: the model cannot be loaded ({lines[0][:200]}); is it whole?") from error
 
 
-def check_model(model: Path) -> None:
-    """ConesError unless a folder or a checkpoint says that it holds a model of a supported kind; reads no weights."""
-    _pipeline_of(configuration_of(model))
+def pipeline_of(model: Path) -> str:
+    """The diffusers class of a folder or a checkpoint; ConesError unless it is supported. Reads no weights."""
+    folder = configuration_of(model)
+    index = folder / INDEX
+    try:
+        kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except OSError:
+        raise ConesError(
+            f"{folder}: no {INDEX}; give the folder of a model saved by diffusers, or a checkpoint (.safetensors)"
+        ) from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ConesError(f"{index}: not the index of a model; is the folder whole?") from None
+    if kind not in PIPELINES:
+        raise ConesError(f"{folder}: a {kind}; SD 1.x, SD 2.x and SDXL pipelines are supported")
+    return str(kind)
 
 
 def configuration_of(model: Path) -> Path:
@@ -97,19 +107,3 @@ def _cached(model: Path, kind: Kind) -> Path:
             f"without its weights beside it, as {model.with_suffix('')}, or get one (3 MB) once with: "
             f"hf download {kind.repository} --include {patterns}"
         ) from None
-
-
-def _pipeline_of(folder: Path) -> str:
-    """The class that a folder's index names; ConesError for one that is not supported."""
-    index = folder / INDEX
-    try:
-        kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
-    except OSError:
-        raise ConesError(
-            f"{folder}: no {INDEX}; give the folder of a model saved by diffusers, or a checkpoint (.safetensors)"
-        ) from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ConesError(f"{index}: not the index of a model; is the folder whole?") from None
-    if kind not in PIPELINES:
-        raise ConesError(f"{folder}: a {kind}; SD 1.x, SD 2.x and SDXL pipelines are supported")
-    return str(kind)

@@ -156,7 +156,8 @@ def sample(
         positions = [
             torch.stack([own_row(pipeline, row, *named) for row in rows]) for named in zip(concepts, rules, strict=True)
         ]  # (rows, L) for each concept
-        own = [p if mask.where == "own tokens" else None for (mask, _), p in zip(masks, positions, strict=True)]
+        pairs = zip(masks, positions, strict=True)
+        own = [tokens if mask.where == "own tokens" else None for (mask, _), tokens in pairs]
         apart: AbstractContextManager[Any] = nullcontext()
         if keep_apart and positions:
             probe = max(1, round(PROBE * options.get("num_inference_steps", 50)))

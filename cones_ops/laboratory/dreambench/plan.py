@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConesError, listed
-from ...hosts.diffusers.loading import check_model
+from ...hosts.diffusers.loading import pipeline_of
 from ...hosts.diffusers.pictures import read_pictures
 from ...masks.whole_files import write_whole
 from .cells import CellSubjects
@@ -30,7 +30,7 @@ def check(options: argparse.Namespace) -> None:
         raise ConesError(f"{', '.join(wrong)}: expected 1 or more")
     if len({word.lower() for word in options.identifiers}) < 2:
         raise ConesError(f"--identifiers {' '.join(options.identifiers)}: two subjects need two different words")
-    check_model(options.model)
+    pipeline_of(options.model)
     check_judge(options.dino, "vit", "a DINO ViT such as dino-vits16")
     check_judge(options.clip, "clip", "a CLIP model such as clip-vit-base-patch32")
 

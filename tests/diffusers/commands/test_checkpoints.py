@@ -14,7 +14,7 @@ from cones_ops.cli import main
 from cones_ops.engine.concept_folders import model_key
 from cones_ops.errors import ConesError
 from cones_ops.hosts.diffusers import pipeline as host
-from cones_ops.hosts.diffusers.loading import check_model, load
+from cones_ops.hosts.diffusers.loading import load, pipeline_of
 from cones_ops.hosts.diffusers.weight_files import weight_reader
 
 pytest.importorskip("diffusers")
@@ -67,10 +67,10 @@ def test_a_checkpoint_without_its_configuration_says_how_to_get_it(
     file = tmp_path / "sd15.safetensors"
     save_file({"cond_stage_model.transformer.text_model.final_layer_norm.bias": torch.zeros(2)}, file)
     with pytest.raises(ConesError, match=r"SD 1\.x checkpoint.*beside it, as .*sd15, or get one .*hf download stable"):
-        check_model(file)
+        pipeline_of(file)
     file.with_suffix("").mkdir()
     (file.with_suffix("") / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    check_model(file)
+    pipeline_of(file)
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,4 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes | str | None, me
     elif content:
         save_file({"model.diffusion_model.out.2.bias": torch.zeros(4)}, file)
     with pytest.raises(ConesError, match=message):
-        check_model(file)
+        pipeline_of(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,7 @@ def test_a_folder_with_a_model_named_toy_is_that_model(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy").mkdir()
     assert models.is_toy(Path("toy")) and not models.is_toy(Path("elsewhere/toy"))
-    (tmp_path / "toy" / "model_index.json").write_text("{}")
-    assert not models.is_toy(Path("toy"))
-    assert models.defaults_of(Path("toy")).size == 512
+    for kind, size in (("StableDiffusionPipeline", 512), ("StableDiffusionXLPipeline", 1024)):
+        (tmp_path / "toy" / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+        assert not models.is_toy(Path("toy"))
+        assert models.defaults_of(Path("toy")).size == size

@@ -93,7 +93,7 @@ def test_info(mask: ConceptMask, tmp_path: Path, capsys: pytest.CaptureFixture[s
     told = capsys.readouterr().out
     assert "sks star: 2 of 24 searched neurons" in told and "method: learned" in told
     assert f"Cover picture: {file.with_suffix('.png')}, inside the file" in told
-    assert f"| {NAME.format('v')} | 2 | 12 | 16.67% |" in told
+    assert f"{NAME.format('v')}: 2 of 12 (16.67%)" in told
 
 
 def test_show(mask: ConceptMask, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
