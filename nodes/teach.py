@@ -11,15 +11,11 @@ import torch
 from comfy_api.latest import io
 
 from ..cones_ops.errors import ConesError
-from ..cones_ops.images.collages import layout_caption
-from ..cones_ops.masks.concept_mask import ConceptMask
 from ..cones_ops.models.phrases import PHRASE
 from ..cones_ops.models.rare_words import rare_word, with_article
-from ..cones_ops.reports.figures import labelled_grid
 from ..cones_ops.reports.text import facts_text
 from ..cones_ops.search.find import SearchResult
 from ..cones_ops.search.settings import recommended
-from .host.apply.apply_masks import apply_masks
 from .host.files.folders import FOLDER, SUFFIX
 from .host.files.model_info import base_facts
 from .host.files.save_mask import keep_mask
@@ -29,7 +25,6 @@ from .host.inputs import (
     TEACHING,
     ConceptMaskSocket,
     as_image,
-    as_pixels,
     check_file_name,
     drawn,
     file_inputs,
@@ -37,7 +32,16 @@ from .host.inputs import (
     sample_input,
     seed_input,
 )
-from .host.lessons import Artist, Lesson, beside_others, fitted, other_things, own_captions, taken_identifiers
+from .host.lessons import (
+    Artist,
+    Lesson,
+    before_after,
+    beside_others,
+    fitted,
+    other_things,
+    own_captions,
+    taken_identifiers,
+)
 from .host.notices import warn
 from .host.samples import Samples
 from .host.search.example_inputs import only
@@ -47,7 +51,7 @@ from .host.text.encode import encode_prompt
 from .host.text.token_positions import ConceptWords, phrase
 from .pictures import safe_covers
 
-DEFAULTS = {"identifier": "", "steps": 300, "beside": 24, "other_things": "", "size": 0, "cfg": 0.0, "sample_every": 25}
+DEFAULTS = {"identifier": "", "steps": 300, "beside": 24, "other_things": "", "size": 0, "cfg": 0.0, "sample_every": 50}
 
 
 class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
@@ -233,22 +237,6 @@ def taught(
         *(artist.model, inputs, "text K+V", settings, None, 1.0, progress, "own tokens", progress.expect, facts),
         samples=samples,
     )
-
-
-def before_after(
-    artist: Artist, subject: torch.Tensor, mask: ConceptMask, concept: ConceptWords, things: Sequence[str]
-) -> Any:
-    """Labelled: a picture of the subject, the model without and with the concept, alone and beside a thing."""
-    words, masked = with_article(phrase(concept)), apply_masks(artist.model, [(mask, 1.0)])
-    views = {
-        "your picture": subject[:1],
-        f"before: {words}": artist.draw(words, 1000),
-        f"after: {words}": artist.draw(words, 1000, [concept], masked),
-    }
-    if things:
-        together = layout_caption([words, with_article(things[0])])
-        views[f"after: {together}"] = artist.draw(together, 1001, [concept], masked)
-    return labelled_grid([as_pixels(view)[0] for view in views.values()], list(views))
 
 
 def verdict(name: str, words: str) -> str:

@@ -102,7 +102,7 @@ def sample_input(default: int) -> io.Input:
         optional=True,
         advanced=True,
         tooltip=(
-            "While the search runs, show a sample picture every so many steps, such as 25. 0: none. Samples do not "
+            "While the search runs, show a sample picture every so many steps, such as 50. 0: none. Samples do not "
             "change the result."
         ),
     )

@@ -18,13 +18,16 @@ import torch
 from torch import Tensor
 
 from ...cones_ops.errors import ConesError
-from ...cones_ops.images.collages import collages
+from ...cones_ops.images.collages import collages, layout_caption
+from ...cones_ops.masks.concept_mask import ConceptMask
 from ...cones_ops.masks.mask_file import read_mask_metadata
 from ...cones_ops.models.phrases import PHRASE, own_spans
 from ...cones_ops.models.rare_words import THINGS, told_apart, with_article
+from ...cones_ops.reports.figures import labelled_grid
+from .apply.apply_masks import apply_masks
 from .files.folders import mask_names, path_of
 from .files.model_info import usual_settings
-from .inputs import comma_separated
+from .inputs import as_pixels, comma_separated
 from .text.encode import encode_prompt, flat_tokens, is_tokens
 from .text.token_positions import ConceptWords, phrase
 
@@ -158,3 +161,19 @@ def other_things(artist: Artist, wanted: str, class_word: str) -> list[str]:
         return things
     words = told_apart(THINGS, artist.tokens_of)
     return [word for word in words if word.lower() != class_word.lower()][:8]
+
+
+def before_after(
+    artist: Artist, subject: Tensor, mask: ConceptMask, concept: ConceptWords, things: Sequence[str]
+) -> Any:
+    """Labelled: a picture of the subject, the model without and with the concept, alone and beside a thing."""
+    words, masked = with_article(phrase(concept)), apply_masks(artist.model, [(mask, 1.0)])
+    views = {
+        "your picture": subject[:1],
+        f"before: {words}": artist.draw(words, 1000),
+        f"after: {words}": artist.draw(words, 1000, [concept], masked),
+    }
+    if things:
+        together = layout_caption([words, with_article(things[0])])
+        views[f"after: {together}"] = artist.draw(together, 1001, [concept], masked)
+    return labelled_grid([as_pixels(view)[0] for view in views.values()], list(views))

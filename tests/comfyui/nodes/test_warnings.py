@@ -1,4 +1,7 @@
-"""A node shows its warnings in a box of two lines, so each warning in the sources begins with what to do."""
+"""What users see first of a warning or an error.
+
+A node shows its warnings in a box of two lines, so each warning in the sources begins with what to do.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from cones_concept_neurons.cones_ops.errors import ConesError
+from execution import full_type_name
 
 NODES = Path(__file__).absolute().parents[3] / "nodes"
 FIRST = 60  # letters
@@ -60,3 +66,7 @@ def test_a_warning_begins_with_what_to_do():
     advice = {place: re.split(r"[:.;]( |$)", text)[0] for place, text in texts.items()}
     assert len(texts) >= 16
     assert not {place: text for place, text in advice.items() if len(text) > FIRST or text.split()[0] not in VERBS}
+
+
+def test_the_frontend_shows_a_short_name_of_our_errors():
+    assert full_type_name(ConesError) == "cones_ops.ConesError"

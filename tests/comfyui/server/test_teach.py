@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from cones_concept_neurons.cones_ops.laboratory.comfyui.server import PromptRefusedError
 from cones_concept_neurons.cones_ops.laboratory.comfyui.workflow import Prompt
 from cones_concept_neurons.cones_ops.masks.mask_file import load_mask
+from cones_concept_neurons.cones_ops.toy_world.subjects import subject_named
+from PIL import Image
 from support.prompts import node
 from support.server import failed
 
@@ -50,6 +53,23 @@ def test_pictures_of_any_sizes_and_captions_of_a_list(server):
     sizes["lines"] = node("PrimitiveStringMultiline", value=captions)
     run = server.run({**lesson("sized", ("all", 0), captions=["lines", 0]), **sizes})
     assert run.text("words") == "a bnk square"  # hta has been taken by the concept taught before
+
+
+def test_captions_are_read_from_files_beside_the_pictures(server):
+    """The second picture has no file, so only the subject is named; the others say what it looks like."""
+    folder = server.base / "input" / "captioned"
+    folder.mkdir()
+    pixels, _ = subject_named("hta").reference_pictures(3, 0)
+    for k, picture in enumerate(pixels):
+        Image.fromarray((picture.transpose(1, 2, 0) * 255).round().astype(np.uint8)).save(folder / f"{k}.png")
+        if k != 1:
+            (folder / f"{k}.txt").write_text("a plain\nsquare\n", encoding="utf-8")
+    dataset = {"files": node("LoadImageTextDataSetFromFolder", folder="captioned")}
+    wanted = lesson("read", ("files", 0), captions=["files", 1], identifier="qpd", beside=0, sample_every=3)
+    run = server.run({**wanted, **dataset})
+    mask = load_mask(server.base / "models" / "concept_masks" / run.text("name"))
+    places = mask.provenance["own_tokens"].removeprefix("phrase, at ").split("; ")
+    assert sorted(places) == ['"qpd square", 2, 3 of 48', '"qpd square", 3, 4 of 48']
 
 
 @pytest.mark.parametrize(
