@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .models import add_model, add_sampler, check_model, load_model, sampler_of
+from .models import add_model, add_sampler, check_model, load_model, sampler_of, save_picture
 from .options import add_command, add_sampling
 from .values import printable, real
 
@@ -39,12 +39,10 @@ def apply(options: argparse.Namespace) -> None:
     pipeline = load_model(options.model, options.device)
     check_masks(pipeline.unet, [mask for mask, _ in masks], options.any_base)
     settings = sampler_of(options)
-    options.out.mkdir(parents=True, exist_ok=True)
     for name, shut in (("vanilla", []), ("masked", masks)):
         pictures = host.sample(pipeline, options.prompt, shut, seed=options.seed, any_base=options.any_base, **settings)
         for i, picture in enumerate(pictures):
-            picture.save(options.out / f"{i:02}-{name}.png")
-            print(f"saved {options.out / f'{i:02}-{name}.png'}")
+            save_picture(options.model, picture, options.out / f"{i:02}-{name}.png")
 
 
 def describe(commands: Any) -> None:

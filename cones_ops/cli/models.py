@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from ..errors import ConesError
@@ -94,6 +95,15 @@ def read_pictures(model: Path, pictures: Path, size: int | None) -> Tensor:
         with TemporaryDirectory() as folder:
             return read_pictures(save_pictures(str(pictures), folder), side)
     return read_pictures(pictures, side)
+
+
+def save_picture(model: Path, picture: Any, file: Path) -> None:
+    """Write a sampled PIL picture; one of toy, 64 pixels wide, four times as large, to be seen on a screen."""
+    width, height = picture.size
+    larger = picture.resize((4 * width, 4 * height), Image.Resampling.NEAREST) if is_toy(model) else picture
+    file.parent.mkdir(parents=True, exist_ok=True)
+    larger.save(file)
+    print(f"saved {file}")
 
 
 def add_model(add: Callable[..., Any], name: str = "model", **more: Any) -> None:

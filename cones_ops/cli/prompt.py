@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..masks.whole_files import check_new_file
-from .models import add_model, add_sampler, check_model, load_model, sampler_of
+from .models import add_model, add_sampler, check_model, load_model, sampler_of, save_picture
 from .options import add_command, add_sampling, if_exists, say
 
 
@@ -37,9 +37,7 @@ def prompt(options: argparse.Namespace) -> None:
     check_masks(pipeline.unet, [mask for _, mask, _ in prompts.masks], options.any_base)
     choices = {"keep_apart": options.keep_apart, "seed": options.seed, "any_base": options.any_base}
     picture = sample_tagged(pipeline, prompts, **choices, **sampler_of(options))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(options.out)
-    print(f"saved {options.out}")
+    save_picture(options.model, picture, options.out)
 
 
 def describe(commands: Any) -> None:

@@ -75,7 +75,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         "toy-zwx-heart.safetensors: strength 0.5",
         f"saved {out}",
     ]
-    assert Image.open(out).size == (64, 64)
+    assert Image.open(out).size == (256, 256)
     assert main(command) == 2 and "exists already" in capsys.readouterr().err
 
 

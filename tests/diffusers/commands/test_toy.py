@@ -34,7 +34,7 @@ def test_find_tune_and_apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     prompts = ["--prompt", "a sks star and a zwx heart", "--prompt", "a star"]
     assert main(["apply", "toy", "tuned/sks.safetensors", "tuned/zwx.safetensors", *prompts, "--steps", "2"]) == 0
     pixels = {file.stem: np.asarray(Image.open(file)) for file in Path("samples").iterdir()}
-    assert pixels["00-vanilla"].shape == (64, 64, 3)
+    assert pixels["00-vanilla"].shape == (256, 256, 3)  # 64 pixels four times as large
     assert not np.array_equal(pixels["00-vanilla"], pixels["00-masked"])
     assert np.array_equal(pixels["01-vanilla"], pixels["01-masked"])
 
