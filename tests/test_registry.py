@@ -22,7 +22,7 @@ else:
 
 ROOT = Path(__file__).absolute().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-DATA = ("workflows", "web", "locales", "concept_masks")
+DATA = ("workflows/", "subgraphs/", "web/", "locales/", "concept_masks/")
 SHIPPED_BY_HOST = {"torch", "numpy", "safetensors", "einops", "pillow", "tqdm"}
 REACHING_OUT = {"subprocess", "socket", "urllib", "http", "requests", "httpx", "aiohttp", "pickle", "ctypes", "shelve"}
 RUNNING = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.load", "pickle.loads"}

@@ -2,7 +2,7 @@
 
     python tools/build_help_pictures.py [--only NODE ID ...] [PATH OF COMFYUI]
 
-Starts a ComfyUI server and a headless Chromium, opens an example workflow in which
+Starts a ComfyUI server and a headless Chromium, opens a workflow of docs/workflows in which
 the node is used, or a small graph around it, and cuts the node out. Nodes that show a figure and need no model are run
 first. Needs pytest, Playwright, Pillow, and a chromium or google-chrome on PATH.
 """
@@ -24,9 +24,9 @@ from typing import Any
 from PIL import Image
 
 ROOT = Path(__file__).absolute().parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "browser"), str(ROOT / "tools"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "tests" / "support" / "browser"), str(ROOT / "tools"), str(ROOT)]
 
-from conftest import FLAGS, SETTINGS, Canvas  # noqa: E402 - tests/browser, found through the line above
+from canvas import FLAGS, SETTINGS, Canvas  # noqa: E402 - tests/support/browser, found through the line above
 from workflow_graph import Graph  # noqa: E402
 from workflow_pieces import MASKS, load_masks  # noqa: E402
 
@@ -82,7 +82,7 @@ def small_graph(node_id: str) -> Graph:
 def views(object_info: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], Sequence[str]]]:
     """(name, workflow file, ids of the nodes to cut out of it)."""
     for name, nodes in EXAMPLES.items():
-        yield name, json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8")), nodes
+        yield name, json.loads((ROOT / "docs" / "workflows" / f"{name}.json").read_text(encoding="utf-8")), nodes
     for node_id in SMALL:
         yield node_id, small_graph(node_id).workflow(object_info), (node_id,)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).absolute().parent.parent.parent
-NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+NAMES = sorted(path.stem for path in (ROOT / "docs" / "workflows").glob("*.json"))
 NOTES = {"Note", "MarkdownNote"}
 
 

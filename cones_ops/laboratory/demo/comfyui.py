@@ -1,4 +1,4 @@
-"""`cones demo --comfyui`: the main job through a real ComfyUI server and the shipped workflow files.
+"""`cones demo --comfyui`: the main job through a real ComfyUI server and the workflow files of docs/workflows.
 
 `find-a-concept.json` runs once per subject (find, save, sample), `compose-two-concepts.json` samples with the saved
 masks, each alone and both together; all of it at own tokens and everywhere. The judge reads the pictures here.
@@ -40,7 +40,7 @@ BeforeAfter = tuple[Measured, Measured]  # without and with the masks, from the 
 
 @dataclass(frozen=True)
 class Session:
-    """A running server with the shipped workflows, and how to measure with them."""
+    """A running server with the workflow files, and how to measure with them."""
 
     server: Server
     workflows: Mapping[str, dict[str, Any]]
@@ -55,7 +55,7 @@ class Session:
         return 8 if self.quick else 32
 
     def prompt(self, name: str) -> Prompt:
-        """A shipped workflow, ready to be changed and run."""
+        """A workflow file, ready to be changed and run."""
         return to_prompt(self.workflows[name], self.server.object_info())
 
     def measured(self, request: PictureRequest, names: Sequence[str]) -> BeforeAfter:
@@ -88,7 +88,7 @@ def run(host: Path | None, out: Path, quick: bool = False) -> dict[str, Any]:
     """Run the demo in the ComfyUI at `host` (None: look for one); writes pictures, masks and JSON into `out`."""
     began = time.monotonic()
     judge, host = load_judge(), find_host(host)
-    files = {name: PACK / "workflows" / f"{name}.json" for name in (FIND, COMPOSE)}
+    files = {name: PACK / "docs" / "workflows" / f"{name}.json" for name in (FIND, COMPOSE)}
     workflows = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="cones-comfyui-") as folder, tqdm(desc="pictures from ComfyUI") as bar:

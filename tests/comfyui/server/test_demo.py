@@ -1,4 +1,4 @@
-"""The demo's side of the host: shipped workflows in API form, and one picture sampled by both hosts."""
+"""The demo's side of the host: its workflows in API form, and one picture sampled by both hosts."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def test_both_hosts_sample_the_same_picture(server: Any, pipeline: Any, mask: Co
 
 
 @pytest.mark.parametrize("name", [demo_comfyui.FIND, demo_comfyui.COMPOSE])
-def test_shipped_workflows_become_complete_prompts(server: Any, name: str) -> None:
+def test_its_workflows_become_complete_prompts(server: Any, name: str) -> None:
     info = server.object_info()
-    workflow = json.loads((checkout.PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    workflow = json.loads((checkout.PACK / "docs" / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
     prompt = to_prompt(workflow, info)
     for one in prompt.values():
         definition = info[one["class_type"]]["input"]

@@ -1,12 +1,12 @@
-"""The shipped workflow files: valid against the server's node definitions, in step with their description, runnable.
+"""The templates and blueprints: small enough to open readable, in step with their description, and they run.
 
-Their prompts come from the file and /object_info alone; the browser test makes them with the frontend's own code.
+Their prompts come from the file and /object_info alone; the browser test opens and runs them in the frontend.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,26 +16,30 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.prompts import Prompt, nodes_with, shortened
 
-from cones_ops.laboratory.comfyui.workflow import NOTES, input_specs, to_prompt, widget_values
+from cones_ops.laboratory.comfyui.workflow import NOTES, to_prompt
 
 ROOT = Path(__file__).absolute().parents[3]
 FILES = sorted((ROOT / "workflows").glob("*.json"))
-USERS_OWN = {"ckpt_name", "image"}  # choices that only the user's machine has
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
+WIDTH, HEIGHT = 1660, 910  # fits 75 % of a window of 1280 x 720 at 57 %, where the canvas still draws titles
 
-workflow_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+template = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem[:1])
 
 
 def read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def nodes_of(workflow: dict[str, Any]) -> list[dict[str, Any]]:
-    return [node for node in workflow["nodes"] if node["type"] not in NOTES]
+def prompt_of(server: Any, number: int) -> Prompt:
+    """The prompt of a template by its number."""
+    return to_prompt(read(FILES[number - 1]), server.object_info())
 
 
-def nodes_with(prompt: dict[str, dict[str, Any]], class_type: str) -> list[str]:
-    return [node_id for node_id, node in prompt.items() if node["class_type"] == class_type]
+def only(prompt: Prompt, class_type: str) -> str:
+    (node_id,) = nodes_with(prompt, class_type)
+    return node_id
 
 
 @pytest.fixture(scope="module")
@@ -48,176 +52,148 @@ def descriptions() -> Iterator[ModuleType]:
     sys.path.remove(str(ROOT / "tools"))
 
 
-@workflow_file
-def test_nodes_links_and_values_are_known_to_the_server(path, server):
-    workflow, info = read(path), server.object_info()
-    by_id = {node["id"]: node for node in nodes_of(workflow)}
-    for node in by_id.values():
-        definition, ours = info[node["type"]], node["type"].startswith("Cones")
-        assert node["properties"]["cnr_id"] == ("cones-concept-neurons" if ours else "comfy-core")
-        if ours:
-            assert [output["type"] for output in node["outputs"]] == definition["output"]
-        for name, value in widget_values(node, definition).items():
-            kind, options, _ = dict(input_specs(definition))[name]
-            choices = kind if isinstance(kind, list) else options.get("options")
-            if choices is not None and name not in USERS_OWN:
-                assert value in choices, f"{node['type']}.{name}"
-    for link_id, origin, slot, target, socket, kind in workflow["links"]:
-        output, entry = by_id[origin]["outputs"][slot], by_id[target]["inputs"][socket]
-        assert info[by_id[origin]["type"]]["output"][slot] == kind == output["type"]
-        assert link_id in output["links"] and entry["link"] == link_id and entry["type"] in (kind, "*")
+def test_names_are_numbered_titles():
+    assert [path.stem[:4] for path in FILES] == [f"{number} - " for number in range(1, len(FILES) + 1)]
+    assert 5 <= len(FILES) <= 7 and [path.suffixes for path in FILES].count([".app", ".json"]) == 1
+    assert all(re.fullmatch(r"[\w ,-]+(\.app)?", path.stem) for path in FILES + BLUEPRINTS)
+
+
+@template
+def test_a_template_is_small_enough_to_open_readable(path):
+    nodes = read(path)["nodes"]
+    boxes = [(*node["pos"], node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1]) for node in nodes]
+    left, top, right, bottom = zip(*boxes, strict=True)
+    assert len(nodes) <= 9 and max(right) - min(left) <= WIDTH and max(bottom) - min(top) + 30 <= HEIGHT
+    (note,) = (node for node in nodes if node["type"] in NOTES)
+    assert note["size"][0] == 500 and "`" not in note["widgets_values"][0]
+
+
+@pytest.mark.parametrize("path", FILES + BLUEPRINTS, ids=lambda path: path.stem)
+def test_nodes_do_not_overlap(path):
+    workflow = read(path)
+    for level in (workflow, *workflow.get("definitions", {}).get("subgraphs", ())):
+        boxes = [(n["pos"][0], n["pos"][1] - 30, *n["size"], n["type"]) for n in level["nodes"]]
+        for i, (x, y, width, height, name) in enumerate(boxes):
+            for other_x, other_y, other_width, other_height, other in boxes[i + 1 :]:
+                beside = x + width <= other_x or other_x + other_width <= x
+                apart = y + height + 30 <= other_y or other_y + other_height + 30 <= y
+                assert beside or apart, f"{name} and {other}"
+
+
+def test_own_photos_take_few_nodes_and_one_folder():
+    workflow = read(FILES[2])
+    types = [node["type"] for node in workflow["nodes"] if node["type"] not in NOTES]
+    assert len(types) <= 8 and len(workflow["links"]) <= 14
+    assert types.count("LoadImageDataSetFromFolder") == 1 and "LoadImage" not in types
 
 
 def test_files_are_what_the_descriptions_say(server, descriptions):
     """The graphs, whatever the host; the bytes, on the host whose stock nodes they were written with."""
     info = server.object_info()
-    assert {graph().name for graph in descriptions.WORKFLOWS} == {path.stem for path in FILES}
-    for graph in (make() for make in descriptions.WORKFLOWS):
-        workflow = read(ROOT / "workflows" / f"{graph.name}.json")
-        assert to_prompt(workflow, info) == graph.api(info)
-        built = json.loads(json.dumps(graph.workflow(info)))
-        for node in (*workflow["nodes"], *built["nodes"]):
+    written = {ROOT / "workflows": [make() for make in descriptions.WORKFLOWS]}
+    written[ROOT / "subgraphs"] = [make().blueprint() for make in descriptions.BLUEPRINTS]
+    files = {folder / f"{graph.name}.json": graph for folder, graphs in written.items() for graph in graphs}
+    assert set(files) == {*FILES, *BLUEPRINTS}
+    for path, graph in files.items():
+        assert to_prompt(read(path), info) == graph.api(info)
+        assert comparable(read(path)) == comparable(json.loads(json.dumps(graph.workflow(info))))
+
+
+def comparable(workflow: dict[str, Any]) -> dict[str, Any]:
+    """Without the outputs of stock nodes that nothing uses: newer hosts have more."""
+    for level in (workflow, *workflow.get("definitions", {}).get("subgraphs", ())):
+        for node in level["nodes"]:
             if not node["type"].startswith("Cones"):
-                node["outputs"] = [output for output in node["outputs"] if output["links"]]  # newer hosts have more
-        assert workflow == built
+                node["outputs"] = [output for output in node["outputs"] if output["links"]]
+    return workflow
 
 
-@workflow_file
-def test_nodes_do_not_overlap(path):
-    boxes = [(n["pos"][0], n["pos"][1] - 30, *n["size"], n["type"]) for n in read(path)["nodes"]]
-    for i, (x, y, width, height, name) in enumerate(boxes):
-        for other_x, other_y, other_width, other_height, other in boxes[i + 1 :]:
-            beside = x + width <= other_x or other_x + other_width <= x
-            apart = y + height + 30 <= other_y or other_y + other_height + 30 <= y
-            assert beside or apart, f"{name} and {other}"
-
-
-@workflow_file
+@template
 def test_thumbnail(path):
     """A .jpg of the same name: the only kind the template browser shows."""
     with Image.open(path.with_suffix(".jpg")) as picture:
         assert picture.format == "JPEG" and picture.width >= 256
 
 
-def shortened(prompt: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The same graph with the fewest steps that still exercise every node."""
-    for node_id in nodes_with(prompt, "ConesFindConceptNeurons"):
-        prompt[node_id]["inputs"] |= {"method": "cones", "steps": 2, "batch": 32, "density": 0.01}
-    for node_id in nodes_with(prompt, "ConesTuneConceptMasks"):
-        prompt[node_id]["inputs"] |= {"steps": 2, "batch": 8}
-    for node_id in nodes_with(prompt, "KSampler"):
-        prompt[node_id]["inputs"]["steps"] = 2
-    for node_id in nodes_with(prompt, "ConesSaveConceptMask"):
-        prompt[node_id]["inputs"]["name"] = "shortened"  # must not hide the example masks
-    return prompt
-
-
-def check_run(server: Any, prompt: dict[str, dict[str, Any]], shape: tuple[int, ...]) -> Any:
-    """The prompt runs, and its saved pictures differ from the previewed ones without the concept, and each other."""
-    run = server.run(prompt)
-    rows = [run.images(nodes_with(prompt, "PreviewImage")[-1])]
-    rows += [run.images(saved) for saved in nodes_with(prompt, "SaveImage")]
-    assert len(rows) > 1
-    for same_noise in zip(*rows, strict=True):
-        assert all(picture.shape == shape and picture.std() > 0 for picture in same_noise)
-        assert not any(np.array_equal(*pair) for pair in itertools.combinations(same_noise, 2))
-    return run
-
-
-def test_find_a_concept_runs_to_a_picture(server):
-    prompt = shortened(to_prompt(read(ROOT / "workflows" / "find-a-concept.json"), server.object_info()))
-    check_run(server, prompt, (256, 256, 3))
-    assert (server.base / "models" / "concept_masks" / "shortened.safetensors").is_file()
-
-
-MASKED = ["compose-two-concepts", "compare-where-masks-act", "compose-with-hooks", "image-to-image", "swap-a-thing"]
-
-
-@pytest.mark.parametrize("name", MASKED)
-def test_it_runs_to_a_picture_with_the_example_masks(server, name):
-    assert not list((server.base / "models" / "concept_masks").glob("toy-*"))
-    prompt = shortened(to_prompt(read(ROOT / "workflows" / f"{name}.json"), server.object_info()))
-    check_run(server, prompt, (256, 256, 3))
-
-
-def test_prompt_with_concepts_draws_what_its_tag_names(server):
-    prompt = shortened(to_prompt(read(ROOT / "workflows" / "prompt-with-concepts.json"), server.object_info()))
-    (saved,), (node_id,) = nodes_with(prompt, "SaveImage"), nodes_with(prompt, "ConesPromptWithConcepts")
+@pytest.mark.parametrize("number", [1, 7])
+def test_it_draws_what_its_tag_names(server, number):
+    prompt = shortened(prompt_of(server, number))
+    saved = only(prompt, "SaveImage")
     tagged = np.stack(server.run(prompt).images(saved))
-    prompt[node_id]["inputs"]["text"] = "a sks star on a white background"
+    prompt[only(prompt, "ConesPromptWithConcepts")]["inputs"]["text"] = "a sks star on a white background"
     words = np.stack(server.run(prompt).images(saved))
     assert tagged.shape == words.shape == (4, 256, 256, 3) and not np.array_equal(tagged, words)
 
 
 def test_teach_a_concept_saves_and_shows_it(server):
-    prompt = shortened(to_prompt(read(ROOT / "workflows" / "teach-a-concept.json"), server.object_info()))
-    (teach,) = nodes_with(prompt, "ConesTeachConcept")
-    prompt[teach]["inputs"] |= {"steps": 4, "beside": 4, "name": "shortened/taught", "identifier": "hta"}
+    prompt = shortened(prompt_of(server, 2))
+    teach = only(prompt, "ConesTeachConcept")
+    prompt[teach]["inputs"] |= {"name": "shortened/taught", "identifier": "hta"}
     run = server.run(prompt)
     assert "a <concept:shortened/taught>" in run.text(teach) and "a hta square" in run.text(teach)
     assert run.image(teach).std() > 0
 
 
-def test_the_hook_acts_in_its_region_and_nowhere_else(server):
-    """After one step the left half is that of a prompt with the hook, the right half that of one without."""
-    prompt = shortened(to_prompt(read(ROOT / "workflows" / "compose-with-hooks.json"), server.object_info()))
+def test_own_photos_become_a_concept_and_a_picture(server, sd15_checkpoint):
+    """With a small checkpoint of random weights, so that the search may find nothing; photos of several sizes."""
+    prompt = shortened(prompt_of(server, 3))
+    folder = server.base / "input" / "my-photos"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for k in range(3):
+        pixels = generator.integers(0, 256, (40 + 8 * k, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{k}.png")
+    teach = only(prompt, "ConesTeachConcept")
+    prompt[only(prompt, "CheckpointLoaderSimple")]["inputs"]["ckpt_name"] = sd15_checkpoint
+    prompt[only(prompt, "LoadImageDataSetFromFolder")]["inputs"]["folder"] = folder.name
+    prompt[only(prompt, "EmptyLatentImage")]["inputs"] |= {"width": 32, "height": 32}
+    prompt[teach]["inputs"] |= {"size": 32, "beside": 2}
+    run = server.run(prompt)
+    assert "sks dog" in run.text(teach) or "NOT FOUND" in run.text(teach)
+    assert run.image(only(prompt, "SaveImage")).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("number", [4, 5, 6])
+def test_before_and_after_differ(server, number):
+    """The pairs that are saved are those under the slider, side by side."""
+    prompt = shortened(prompt_of(server, number))
     for node_id in nodes_with(prompt, "KSampler"):
-        prompt[node_id]["inputs"]["steps"] = 1
-    (hook,), saved = nodes_with(prompt, "ConesConceptMaskHook"), nodes_with(prompt, "SaveImage")[0]
-    region = np.stack(server.run(prompt).images(saved))
-    for node_id in nodes_with(prompt, "ConditioningSetProperties"):
-        del prompt[node_id]["inputs"]["mask"]
-    hooked = np.stack(server.run(prompt).images(saved))
-    prompt[hook]["inputs"]["strength"] = 0.0
-    plain = np.stack(server.run(prompt).images(saved))
-    left, right = np.s_[:, :, :128], np.s_[:, :, 128:]
-    assert np.array_equal(region[left], hooked[left]) and np.array_equal(region[right], plain[right])
-    assert not np.array_equal(hooked[left], plain[left]) and not np.array_equal(hooked[right], plain[right])
+        prompt[node_id]["inputs"]["steps"] = 6  # concepts are kept apart from the second step on
+    run = server.run(prompt)
+    views = run.outputs[only(prompt, "ImageCompare")]
+    before, after = ([server.image(entry) for entry in views[f"{side}_images"]] for side in "ab")
+    pairs = run.images(only(prompt, "SaveImage"))
+    assert len(before) == len(after) == len(pairs) >= 2
+    for pair, left, right in zip(pairs, before, after, strict=True):
+        assert pair.shape == (256, 520, 3) and not np.array_equal(left, right)
+        assert np.array_equal(pair[:, :256], left) and np.array_equal(pair[:, -256:], right)
 
 
 @pytest.mark.slow
 def test_a_thing_is_swapped_where_its_word_looked_and_the_rest_stays(server):
     """The star is on the left; the circle on the right is that of the picture before."""
-    prompt = to_prompt(read(ROOT / "workflows" / "swap-a-thing.json"), server.object_info())
-    run = server.run(prompt)
-    before = np.stack(run.images(nodes_with(prompt, "PreviewImage")[0])).astype(float)
-    after = np.stack(run.images(nodes_with(prompt, "SaveImage")[0])).astype(float)
+    prompt = prompt_of(server, 5)
+    views = server.run(prompt).outputs[only(prompt, "ImageCompare")]
+    before, after = (
+        np.stack([server.image(entry) for entry in views[f"{side}_images"]]).astype(float) for side in "ab"
+    )
     change = np.abs(after - before).mean(axis=(0, 1, 3))  # by column
     assert change[:128].mean() > 4 * change[144:].mean()
 
 
-def test_tune_two_concepts_runs_to_a_picture(server):
-    """After two steps the masks may come back as they were given, so a strength tells the rows of pictures apart."""
-    prompt = shortened(to_prompt(read(ROOT / "workflows" / "tune-two-concepts.json"), server.object_info()))
-    prompt[nodes_with(prompt, "ConesApplyConceptMasks")[-1]]["inputs"]["strength_1"] = 0.5
-    run = check_run(server, prompt, (256, 256, 3))
-    report = run.text(nodes_with(prompt, "PreviewAny")[0])
+def test_the_blueprint_for_two_concepts_tunes_them(server, descriptions):
+    """Its inputs come from outside: the toy world, two masks and pictures of their subjects."""
+    from workflow_blueprints import tune_two
+
+    graph = descriptions.Graph("tuned")
+    world = graph.add("ConesToyWorld", (0, 0))
+    inputs = {"model": world[0], "clip": world[1], "vae": world[2]}
+    for k, (identifier, name) in enumerate((("sks", "toy-sks-star"), ("zwx", "toy-zwx-heart")), start=1):
+        mask = graph.add("ConesLoadConceptMask", (0, 0), mask_name=f"{name}.safetensors")
+        subject = graph.add("ConesToySubject", (0, 0), subject=identifier, pictures=2, beside=0)
+        inputs |= {f"mask_{k}": mask[0], f"images_{k}": subject[0]}
+        inputs |= {f"captions_{k}": subject[5], f"phrase_{k}": subject[1]}
+    tuned = graph.add_subgraph(tune_two(), (0, 0), (340, 300), **inputs)
+    shown = graph.add("PreviewAny", (0, 0), source=tuned[2])
+    report = server.run(shortened(graph.api(server.object_info()))).text(str(shown.id))
     assert "2 joint steps on 2 masks" in report and "zwx heart" in report
-    collages = run.images(nodes_with(prompt, "PreviewImage")[0])
-    assert len(collages) == 10 and all(picture.shape == (256, 256, 3) for picture in collages)
-
-
-def test_inspect_and_compare_shows_masks_and_their_parts(server):
-    prompt = shortened(to_prompt(read(ROOT / "workflows" / "inspect-and-compare.json"), server.object_info()))
-    run = server.run(prompt)
-    figures = [run.image(one) for one in nodes_with(prompt, "ConesInspectConceptMask")]
-    assert all(figure.shape == (540, 640, 3) for figure in figures) and not np.array_equal(*figures)
-    report = run.text(nodes_with(prompt, "ConesCompareConceptMasks")[0])
-    assert "sks star and zwx heart" in report and "Masks at own tokens" in report
-    grid = run.image(nodes_with(prompt, "SaveImage")[0])
-    assert grid.shape[1] > 3 * 288 and grid.std() > 0  # the whole mask and six blocks: three in a row
-
-
-def test_find_a_concept_sd15_runs_to_a_picture(server, sd15_checkpoint):
-    prompt = shortened(to_prompt(read(ROOT / "workflows" / "find-a-concept-sd15.json"), server.object_info()))
-    generator = np.random.default_rng(0)
-    for k, node_id in enumerate(nodes_with(prompt, "LoadImage")):
-        name = f"subject-{k}.png"
-        pixels = generator.integers(0, 256, (40 + 8 * k, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(server.base / "input" / name)
-        prompt[node_id]["inputs"]["image"] = name
-    (checkpoint,) = nodes_with(prompt, "CheckpointLoaderSimple")
-    prompt[checkpoint]["inputs"]["ckpt_name"] = sd15_checkpoint
-    for node_id in nodes_with(prompt, "ImageScale") + nodes_with(prompt, "EmptyLatentImage"):
-        prompt[node_id]["inputs"] |= {"width": 32, "height": 32}
-    check_run(server, prompt, (32, 32, 3))
