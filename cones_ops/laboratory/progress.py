@@ -8,10 +8,13 @@ from ..search.settings import OnStep, Step
 
 
 def steps_on(bar: Any) -> OnStep:
-    """Show a search's steps and loss on a progress bar of tqdm."""
+    """Show a search's steps and loss on a progress bar of tqdm, and how far the choice of density is after them."""
 
     def on_step(step: Step) -> None:
-        bar.set_postfix(loss=f"{step.loss:.4f}", phase=step.phase)
-        bar.update(step.phase == "search")
+        if step.phase == "choose":
+            bar.set_postfix_str(f"density {step.step} of {step.total}, loss={step.loss:.4f}")
+            return
+        bar.set_postfix_str(f"loss={step.loss:.4f}")
+        bar.update()
 
     return on_step
