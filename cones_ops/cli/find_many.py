@@ -24,7 +24,7 @@ from ..errors import ConesError, listed
 from ..masks.concept_mask import Where
 from ..masks.whole_files import check_folder
 from ..search.settings import MethodName
-from .models import add_model, check_model, defaults_of, load_model, resolved, weights_of
+from .models import add_model, check_model, defaults_of, load_model, resolved, sources_of
 from .options import SIDE, add_choice, add_command, add_sampling, say
 from .values import real, whole, word
 
@@ -50,7 +50,7 @@ def find_many(options: argparse.Namespace) -> None:
     names = concept_names(options.root)
     root, out, model = options.root.resolve(), options.out.resolve(), resolved(options.model)
     device = options.device if workers.in_this_process else options.device.partition(":")[0]  # Ray gives each its own
-    key, defaults = model_key(weights_of(model)), _defaults(options)
+    key, defaults = model_key(*sources_of(model)), _defaults(options)
     job = Job(root, out, model, key, device, defaults, options.sheet_steps, load_model)
     kept = manifest.read(out)
     records = {name: record for name in names if (record := finished(job, name, kept))}

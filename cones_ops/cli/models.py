@@ -64,11 +64,12 @@ def resolved(model: Path) -> Path:
     return model if is_toy(model) else model.resolve()
 
 
-def weights_of(model: Path) -> Path:
-    """The folder or file whose contents a search depends on."""
+def sources_of(model: Path) -> list[Path]:
+    """The folders and files whose contents a search depends on."""
+    from ..hosts.diffusers.loading import configuration_of
     from ..toy_world.bundle import SHIPPED
 
-    return SHIPPED if is_toy(model) else model
+    return [SHIPPED] if is_toy(model) else [*dict.fromkeys([model, configuration_of(model)])]
 
 
 def load_model(model: Path, device: str) -> Any:

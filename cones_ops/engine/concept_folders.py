@@ -144,13 +144,14 @@ def content_key(folder: Path, plan: ConceptPlan, base: str) -> str:
     return digest(VERSION, base, words, plan.where, plan.targets, plan.density, plan.size, plan.settings, pictures)
 
 
-def model_key(model: Path) -> str:
-    """Of all files of a model that a search reads: a folder saved by diffusers, or one file."""
+def model_key(*sources: Path) -> str:
+    """Of all files of a model that a search reads; its sources are single files, and folders saved by diffusers."""
     sha = hashlib.sha256()
-    files = [model] if model.is_file() else [file for part in PARTS for file in (model / part).rglob("*")]
-    for file in sorted(file for file in files if file.is_file()):
-        sha.update(file.relative_to(model).as_posix().encode() + b"\0")
-        with file.open("rb") as content:
-            while block := content.read(2**24):
-                sha.update(block)
+    for source in sources:
+        files = [source] if source.is_file() else [file for part in PARTS for file in (source / part).rglob("*")]
+        for file in sorted(file for file in files if file.is_file()):
+            sha.update(file.relative_to(source).as_posix().encode() + b"\0")
+            with file.open("rb") as content:
+                while block := content.read(2**24):
+                    sha.update(block)
     return sha.hexdigest()[:32]

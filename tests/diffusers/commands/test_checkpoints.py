@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from cones_ops.cli import main
+from cones_ops.cli.models import sources_of
 from cones_ops.engine.concept_folders import model_key
 from cones_ops.errors import ConesError
 from cones_ops.hosts.diffusers import pipeline as host
@@ -33,7 +34,18 @@ def test_a_checkpoint_is_the_model_of_the_folder(folder_and_file: tuple[Path, Pa
     weights, read = host.host_model(second).base_weights, weight_reader(file)
     assert len(weights) == 4 * 2
     assert all(torch.equal(weight, read(name)) for name, weight in weights.items())
-    assert model_key(file) != model_key(folder)
+
+
+def test_the_key_of_a_checkpoint_depends_on_its_configuration(folder_and_file: tuple[Path, Path]) -> None:
+    folder, file = folder_and_file
+    assert sources_of(file) == [file, file.with_suffix("")] and sources_of(folder) == [folder]
+    key = model_key(*sources_of(file))
+    scheduler = file.with_suffix("") / "scheduler" / "scheduler_config.json"
+    before = scheduler.read_text()
+    scheduler.write_text(before.replace("epsilon", "v_prediction"))
+    assert model_key(*sources_of(file)) != key
+    scheduler.write_text(before)
+    assert model_key(*sources_of(file)) == key
 
 
 @pytest.mark.slow
