@@ -29,7 +29,7 @@ from cones_ops.toy_world.subjects import subject_named
 SIDE, SEED = 256, 0
 BACKGROUND = " on a white background"
 SETTINGS = {"num_inference_steps": 20, "guidance_scale": 3.0}
-SCREEN, SAVED = (1920, 900), (1280, 600)
+SCREEN, SAVED = (1920, 1020), (1280, 680)
 QUIET = {"Comfy.Graph.CanvasInfo": False}  # no frame rate on the canvas
 
 
