@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from cones_ops.errors import ConesError
 from cones_ops.hosts.diffusers import pipeline as host
 from cones_ops.hosts.diffusers.loading import load, pipeline_of
 from cones_ops.hosts.diffusers.weight_files import weight_reader
+from cones_ops.masks.mask_file import load_mask, save_mask
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -49,7 +51,7 @@ def test_the_key_of_a_checkpoint_depends_on_its_configuration(folder_and_file: t
 
 
 @pytest.mark.slow
-def test_find_and_apply(folder_and_file: tuple[Path, Path], pictures: Path, tmp_path: Path) -> None:
+def test_find_apply_and_prompt(folder_and_file: tuple[Path, Path], pictures: Path, tmp_path: Path) -> None:
     _, file = folder_and_file
     mask, out = tmp_path / "sks.safetensors", tmp_path / "out"
     find = ["find", str(file), str(pictures), "--class-word", "star", "--out", str(mask), "--size", "16"]
@@ -60,6 +62,12 @@ def test_find_and_apply(folder_and_file: tuple[Path, Path], pictures: Path, tmp_
     read = {picture.stem: np.asarray(Image.open(picture)) for picture in out.iterdir()}
     assert np.array_equal(read["01-vanilla"], read["01-masked"])
     assert not np.array_equal(read["00-vanilla"], read["00-masked"])
+    save_mask(replace(load_mask(mask), identifier="zwx"), tmp_path / "zwx.safetensors")
+    prompt = ["prompt", str(file), "a <concept:sks> and a <concept:zwx>", "--masks", str(tmp_path)]
+    for keep in ("--keep-apart", "--no-keep-apart"):
+        assert main([*prompt, keep, "--steps", "10", "--size", "16", "--out", str(out / f"{keep}.png")]) == 0
+    apart, mixed = (np.asarray(Image.open(out / f"{keep}.png")) for keep in ("--keep-apart", "--no-keep-apart"))
+    assert apart.shape == (16, 16, 3) and not np.array_equal(apart, mixed)
 
 
 def test_sdxl_is_told_the_size_of_the_pictures(xl_model: Path) -> None:
