@@ -101,8 +101,7 @@ def describe(commands: Any) -> None:
     add(
         "--batch",
         type=whole(1, 4096),
-        help="noisy pictures per step; fewer need less memory "
-        f"(default: {narrow.batch} at own tokens, {wide.batch} everywhere)",
+        help=f"noisy pictures per step (default: {narrow.batch} at own tokens, {wide.batch} everywhere)",
     )
     add("--overwrite", action="store_true", help="replace the file if it exists")
     add_sampling(add, SIDE)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConesError
+from ..masks.fingerprint import fingerprint
+from ..masks.mask_file import load_mask
 from ..masks.whole_files import check_new_file
 from ..models.targets import TARGET_CHOICES
 from ..search.joint import tuning
@@ -32,8 +34,6 @@ def tune(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ..hosts.diffusers import concepts as host
-    from ..masks.fingerprint import fingerprint
-    from ..masks.mask_file import load_mask
     from ..reports.text import tuning_text
 
     sources = [(Path(mask), Path(folder)) for mask, folder in options.concept]
