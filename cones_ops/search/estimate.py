@@ -125,8 +125,11 @@ def saved_bytes(known: frozenset[int] = frozenset()) -> Iterator[SavedBytes]:
     saved = SavedBytes()
 
     def pack(tensor: Tensor) -> Tensor | Held:
-        own = not tensor.numel() or isinstance(tensor, torch.nn.Parameter)
-        return tensor if own or tensor.untyped_storage().data_ptr() in known else Held(tensor, saved)
+        if isinstance(tensor, torch.nn.Parameter):
+            return tensor
+        tensor = tensor.detach()  # an output that is saved with its graph keeps the graph, and so itself, for ever
+        own = not tensor.numel() or tensor.untyped_storage().data_ptr() in known
+        return tensor if own else Held(tensor, saved)
 
     def unpack(held: Tensor | Held) -> Tensor:
         return held.tensor if isinstance(held, Held) else held

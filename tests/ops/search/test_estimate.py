@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
@@ -82,3 +84,13 @@ def test_the_search_tells_it_before_its_first_step_and_in_the_report(toy_host: t
 def test_in_words(seconds: float, words: str) -> None:
     text = str(Estimate(12_000_000, 3_400_000_000, seconds, 100))
     assert f"{words}; memory" in text and "12 MB for the backward pass, 3,400 MB for the statistics" in text
+
+
+def test_a_graph_that_is_dropped_before_its_backward_pass_is_freed() -> None:
+    """As when a search is cancelled while it is estimated. exp saves its own output."""
+    with saved_bytes() as saved:
+        y = (torch.ones(1000, requires_grad=True) * 2).exp()
+    output = weakref.ref(y)
+    assert saved.now == 4000
+    del y
+    assert output() is None and saved.now == 0
