@@ -127,13 +127,13 @@ def swap_a_thing() -> Graph:
 def find_step_by_step() -> Graph:
     """Encode, find, save, inspect, and draw without and with the concept, each step a node."""
     graph = Graph("6 - Find a concept step by step")
-    graph.note((0, 0), (NOTE_WIDTH, 460), "Find a concept step by step")
-    world = graph.add("ConesToyWorld", (0, 510), size=(NOTE_WIDTH, 70))
-    subject = graph.add("ConesToySubject", (0, 620), size=(NOTE_WIDTH, 260), subject="sks", pictures=28, beside=24)
+    graph.note((0, 0), (NOTE_WIDTH, 420), "Find a concept step by step")
+    world = graph.add("ConesToyWorld", (0, 470), size=(NOTE_WIDTH, 90))
+    subject = graph.add("ConesToySubject", (0, 600), size=(NOTE_WIDTH, 280), subject="sks", pictures=28, beside=24)
     inputs = {"clip": world[1], "vae": world[2], "images": subject[0], "captions": subject[5], "concepts": subject[6]}
-    encoded = graph.add_subgraph(encode_pictures(), (MIDDLE, 0), (400, 190), **inputs)
+    encoded = graph.add_subgraph(encode_pictures(), (MIDDLE, 0), (400, 230), **inputs)
     search = graph.add(
-        "ConesFindConceptNeurons", (MIDDLE, 230), size=(400, 650), model=world[0], subject_latents=encoded[0],
+        "ConesFindConceptNeurons", (MIDDLE, 270), size=(400, 610), model=world[0], subject_latents=encoded[0],
         subject_conditioning=encoded[1], identifier=subject[3], class_word=subject[4],
     )  # fmt: skip
     found = {"concept_mask": search[0], "name": MASKS[0], "if_exists": "overwrite"}
