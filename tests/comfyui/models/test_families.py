@@ -15,6 +15,7 @@ from cones_concept_neurons.cones_ops.models.weight_names import layer_and_rows
 from cones_concept_neurons.cones_ops.search.settings import SearchSettings
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
+from cones_concept_neurons.nodes.host.samples import Samples, without_text
 from cones_concept_neurons.nodes.host.search.borrow import borrow
 from cones_concept_neurons.nodes.host.search.find import SearchInputs, search
 from cones_concept_neurons.nodes.host.search.taps import training_kernels as differentiable_kernels
@@ -65,8 +66,11 @@ def test_find_save_load_apply(name, where, tmp_path):
         {"samples": latents_of(family)}, prompt_of(family), None, prompt_of(family, 1, named=False), *SKS
     )
     settings = SearchSettings(steps=2, batch=2, held_out=2)
+    samples = []
+    every_step = Samples(1, 2.0, without_text(task.subject_conditioning), samples.append)
     with torch.inference_mode():
-        mask = search(model, task, "text K+V", settings, 0.2, 1.0, where=where).mask
+        mask = search(model, task, "text K+V", settings, 0.2, 1.0, where=where, samples=every_step).mask
+    assert len(samples) == 2
     assert mask.density == pytest.approx(0.2, abs=2e-3) and mask.where == where
     back = load_mask(save_mask(mask, tmp_path / "mask.safetensors"))
     applied = apply_masks(model, [(back, 1.0)])
