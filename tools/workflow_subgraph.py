@@ -103,5 +103,5 @@ class Subgraph(Graph):
     def blueprint(self) -> Graph:
         """A workflow of one node that holds this subgraph."""
         graph = Graph(self.name, extra={"BlueprintDescription": self.description})
-        graph.add_subgraph(self, (0, 0), (340, 200))
+        graph.add_subgraph(self, (0, 0), (340, 420))
         return graph
