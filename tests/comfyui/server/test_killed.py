@@ -41,8 +41,9 @@ def test_a_killed_search_resumes_and_ends_alike(start_server, tmp_path):
     with start_server(tmp_path) as restarted:
         restarted.run(finding("resumed"))
         assert not states.exists()
+        time.sleep(2)  # until the host's worker sleeps: it misses a /free while it is busy
         restarted.request("/free", {"unload_models": True, "free_memory": True})
-        time.sleep(2)  # the host's worker wakes up and forgets its results
+        time.sleep(2)  # until it has forgotten its results
         values = []
         with events(restarted) as messages:
             prompt_id = restarted.queue(finding("whole"))
