@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
+import comfy.model_management
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
@@ -145,6 +146,8 @@ def drawn(draw: Callable[[], np.ndarray]) -> tuple[np.ndarray, str]:
     """(a figure (H, W, 3) uint8 of a finished result, ""), or (an empty one, why): the result is never lost with it."""
     try:
         return draw(), ""
+    except comfy.model_management.InterruptProcessingException:  # an Exception in old hosts
+        raise
     except Exception as error:  # whatever a broken library raises
         log.warning("a figure is empty: %s", error)
         return np.full((400, 640, 3), 255, np.uint8), f"no figure: {error}"

@@ -13,6 +13,7 @@ from cones_concept_neurons.cones_ops.search.find import SearchResult
 from cones_concept_neurons.cones_ops.search.settings import MethodName, SearchSettings
 from cones_concept_neurons.nodes import encode
 from cones_concept_neurons.nodes.host import samples as sampling
+from cones_concept_neurons.nodes.host.inputs import drawn
 from cones_concept_neurons.nodes.host.samples import NEGATIVE, SampleDrawer, Samples, without_text
 from cones_concept_neurons.nodes.host.search.find import SearchInputs, search
 from PIL import Image
@@ -123,3 +124,13 @@ def test_the_negative_prompt_has_no_text_and_no_own_tokens(inputs):
     assert not text.any() and text.shape == inputs.subject_conditioning[0][0].shape
     assert set(inputs.subject_conditioning[0][1]) - set(extra) == {"cones_token_places"}
     assert without_text(None) == [] and NEGATIVE not in Samples(2, 3.0, [], print).conditionings
+
+
+def test_cancel_while_a_figure_is_drawn_cancels_the_node() -> None:
+    def cancelled() -> Any:
+        raise comfy.model_management.InterruptProcessingException
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        drawn(cancelled)
+    figure, trouble = drawn(lambda: 1 / 0)
+    assert figure.shape == (400, 640, 3) and trouble == "no figure: division by zero"
