@@ -181,11 +181,14 @@ class Canvas:
         return list(self.evaluate(f"window.app.graph.nodes.map(node => node.type).filter(type => !({known})(type))"))
 
     def kept(self) -> dict[str, Any]:
-        """What a file keeps of the graph: types, titles and widget values by node, and the links."""
+        """What a file keeps of the graph: types, titles and widget values by node, and links to inputs by name."""
         script = """() => {
             const saved = window.app.graph.serialize();
             const nodes = saved.nodes.map(node => [node.id, [node.type, node.title, node.widgets_values ?? []]]);
-            return { nodes: Object.fromEntries(nodes), links: saved.links.map(link => link.slice(1)) };
+            const inputs = Object.fromEntries(saved.nodes.map(node => [node.id, node.inputs]));
+            const links = saved.links.map(
+                ([, from, slot, to, input, type]) => [from, slot, to, inputs[to][input].name, type]);
+            return { nodes: Object.fromEntries(nodes), links };
         }"""
         kept = dict(self.evaluate(script))
         return {**kept, "links": sorted(kept["links"])}
