@@ -90,7 +90,7 @@ def test_find_save_load_combine_apply(checkpoint, inputs):
     assert mask.density == pytest.approx(0.02, abs=1e-4)
     assert (mask.identifier, mask.class_word, mask.where) == ("sks", "star", "everywhere")
     assert curve.ndim == 4 and curve.shape[-1] == 3 and 0 <= curve.min() < curve.max() <= 1
-    assert "sks star" in report and "attn2.to_k" in report
+    assert report.startswith("NOT FOUND. Use more steps") and "attn2.to_k" in report  # of random weights
 
     _, name = masks.ConesSaveConceptMask.execute(mask, "people/my sks", "keep both").args
     _, second = masks.ConesSaveConceptMask.execute(mask, "people/my sks", "keep both").args
