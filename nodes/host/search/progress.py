@@ -69,6 +69,9 @@ class SearchProgress:
         """The node has drawn one more picture, before the search or after it."""
         self.pictures += 1
         if self.pictures <= self.before:
+            left = (self.clock() - self.began) / self.pictures * (self.before - self.pictures)
+            count = f"drew {self.pictures} of {self.before} pictures of other things"
+            tell(f"{count}; the search starts in about {duration(left)}")
             self.bar.update_absolute(round(TOTAL * DRAWING_SHARE * self.pictures / self.before), TOTAL)
         else:
             self.advance("show", (self.pictures - self.before) / self.after)

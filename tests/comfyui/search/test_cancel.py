@@ -96,12 +96,15 @@ class Clock:
 def test_the_bar_and_the_time_left_cover_all_that_a_node_does(monkeypatch):
     """Two pictures at 5 s each, 30 steps at 1 s, 2 densities at 5 s, two more pictures: 10 + 30 + 10 + 10 s."""
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", None)
-    clock, values, left = Clock(), [], []
+    clock, values, left, lines = Clock(), [], [], []
+    monkeypatch.setattr(progress_module, "tell", lines.append)
     progress = SearchProgress(before=2, after=2, clock=clock)
     for now in (5.0, 10.0):
         clock.now = now
         progress.drew()
         values.append(progress.bar.current)
+    drawn = "drew {} of 2 pictures of other things; the search starts in about {} s"
+    assert lines == [drawn.format(1, 5), drawn.format(2, 0)]
     progress.expect(Estimate(kept=0, statistics=0, seconds_per_step=1.0, steps=30, seconds_choosing=10.0))
     for now, step in (
         (11.0, Step(1, 30, 1.0, "search")),
