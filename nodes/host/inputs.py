@@ -48,8 +48,9 @@ def strength_input(name: str, tooltip: str, **options: Any) -> io.Input:
 
 def where_input(options: Sequence[str], tooltip: str, advanced: bool = False) -> io.Input:
     """Where masks act; the first option is the default."""
-    shown = {"default": options[0], "optional": True, "advanced": advanced, "tooltip": tooltip}
-    return io.Combo.Input("where", options=list(options), **shown)
+    return io.Combo.Input(
+        "where", options=list(options), default=options[0], optional=True, advanced=advanced, tooltip=tooltip
+    )
 
 
 def apply_anyway_input(tooltip: str) -> io.Input:

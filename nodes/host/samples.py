@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import comfy.model_management
 import comfy.samplers
 import latent_preview
 import torch
+from comfy.k_diffusion.sampling import sample_euler
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
@@ -98,10 +98,7 @@ class SampleDrawer:
         """A picture of a prompt in a few Euler steps."""
         sigmas = comfy.samplers.calculate_sigmas(self.model.sampling, "simple", DRAWING_STEPS).to(self.model.device)
         x = self.model.noised(torch.zeros_like(self.noise), self.noise, sigmas[:1])
-        for sigma, lower in pairwise(sigmas):
-            denoised = self.guided(x, sigma[None], label)
-            x = x + (x - denoised) / sigma * (lower - sigma)
-        return self.decoded(x)
+        return self.decoded(sample_euler(lambda x, sigma: self.guided(x, sigma, label), x, sigmas, disable=True))
 
     def guided(self, x: Tensor, sigma: Tensor, label: str) -> Tensor:
         """Denoised latents (1, C, H, W) under classifier-free guidance."""
