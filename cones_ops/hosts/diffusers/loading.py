@@ -44,7 +44,8 @@ PIPELINES: dict[str, dict[str, Any]] = {
 def load(model: str | Path, device: str = "cpu") -> Any:
     """The pipeline of a diffusers folder (it holds model_index.json) or of a checkpoint (.safetensors), in fp32."""
     model = Path(model)
-    kind, folder = pipeline_of(model), configuration_of(model)
+    folder = configuration_of(model)
+    kind = _pipeline_in(folder)
     try:
         import diffusers
     except ImportError as error:
@@ -63,7 +64,10 @@ def load(model: str | Path, device: str = "cpu") -> Any:
 
 def pipeline_of(model: Path) -> str:
     """The diffusers class of a folder or a checkpoint; ConesError unless it is supported. Reads no weights."""
-    folder = configuration_of(model)
+    return _pipeline_in(configuration_of(model))
+
+
+def _pipeline_in(folder: Path) -> str:
     index = folder / INDEX
     try:
         kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]

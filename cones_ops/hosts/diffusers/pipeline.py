@@ -99,7 +99,7 @@ def named(concepts: Sequence[Words]) -> str:
 def encoded(pipeline: Any, text: str, size: tuple[int, int] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     """A prompt's hidden states (L, D), and what SDXL gets beside them.
 
-    size: height and width of the pictures in pixels, which SDXL is told; default the model's own.
+    size: height and width of the pictures in pixels, which SDXL gets too; default the model's own.
     """
     if not hasattr(pipeline, "text_encoder_2"):
         ids = torch.tensor([token_ids(pipeline, text)], device=pipeline.text_encoder.device)
