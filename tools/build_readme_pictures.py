@@ -18,6 +18,7 @@ import numpy as np
 from build_help_pictures import ROOT, opened
 from PIL import Image
 
+from cones_ops.hosts.diffusers.pictures import pixels_of
 from cones_ops.hosts.diffusers.pipeline import sample
 from cones_ops.laboratory.comfyui.checkout import find_host
 from cones_ops.laboratory.comfyui.server import started
@@ -39,7 +40,7 @@ def before_after(file: Path) -> None:
     mask = load_mask(ROOT / "concept_masks" / "toy-sks-star.safetensors")
     drawn, texts = subject_named("sks").reference_pictures(4)
     white = next(k for k, text in enumerate(texts) if text.endswith(BACKGROUND))
-    pictures = [Image.fromarray((drawn[white].transpose(1, 2, 0) * 255).round().astype(np.uint8))]
+    pictures = [Image.fromarray(pixels_of(drawn[white]))]
     labels = ["what pictures showed"]
     before, after, other = ("a sks star", 0, "before"), ("a sks star", 1, "after"), ("a star", 1, "unchanged")
     for prompt, strength, label in (before, after, other):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from workflow_graph import Graph
 
+from cones_ops.hosts.diffusers.pictures import pixels_of
 from cones_ops.laboratory.comfyui.prompts import node
 from cones_ops.laboratory.comfyui.server import Server
 from cones_ops.laboratory.comfyui.workflow import Prompt
@@ -72,7 +73,7 @@ def as_app(server: Server, prompt: Prompt) -> Labelled:
 
 def from_photos(server: Server, prompt: Prompt) -> Labelled:
     """With the toy world in the place of the checkpoint, and pictures of a toy subject as photos."""
-    photos = [as_pixels(picture) for picture in subject_named("zwx").reference_pictures(4)[0]]
+    photos = [pixels_of(picture) for picture in subject_named("zwx").reference_pictures(4)[0]]
     prompt[only(prompt, "CheckpointLoaderSimple")] = node("ConesToyWorld")
     prompt[only(prompt, "ConesTeachConcept")] = node("ConesLoadConceptMask", mask_name="toy-zwx-heart.safetensors")
     del prompt[only(prompt, "LoadImageDataSetFromFolder")]
@@ -80,11 +81,6 @@ def from_photos(server: Server, prompt: Prompt) -> Labelled:
     prompt[only(prompt, "KSampler")]["inputs"] |= {"cfg": 3.0, "steps": 20}
     text = "a zwx heart on a white background"
     return {"a folder of photos": quartered(photos), "a concept to draw": drawn(server, prompt, text)}
-
-
-def as_pixels(picture: np.ndarray) -> np.ndarray:
-    """(3, H, W) in [0, 1] -> (H, W, 3) uint8."""
-    return (255 * picture.transpose(1, 2, 0)).round().astype(np.uint8)
 
 
 def quartered(pictures: Sequence[np.ndarray]) -> np.ndarray:

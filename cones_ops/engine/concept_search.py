@@ -20,6 +20,7 @@ from PIL import Image
 
 from ..errors import ConesError
 from ..hosts.diffusers import concepts
+from ..hosts.diffusers.pictures import pixels_of
 from ..masks.concept_mask import ConceptMask
 from ..masks.fingerprint import fingerprint
 from ..masks.mask_file import read_mask_metadata, save_mask
@@ -170,9 +171,8 @@ def _row(pipeline: Any, concept: concepts.Concept, mask: ConceptMask, side: int,
     prompt = [concept.texts(concept.phrase)[0]]
     options: dict[str, Any] = {"num_inference_steps": steps, "height": side, "width": side}
     samples = [concepts.sample(pipeline, prompt, shut, **options)[0] for shut in ([], [(mask, 1.0)])]
-    first = (concept.pictures[0] * 255).round().byte().permute(1, 2, 0).numpy()  # (H, W, 3)
     sheet = Image.new("RGB", (3 * SIDE, SIDE))
-    for i, picture in enumerate((Image.fromarray(first), *samples)):
+    for i, picture in enumerate((Image.fromarray(pixels_of(concept.pictures[0])), *samples)):
         sheet.paste(picture.resize((SIDE, SIDE)), (i * SIDE, 0))
     content = io.BytesIO()
     sheet.save(content, "PNG")

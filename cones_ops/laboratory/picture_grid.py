@@ -9,6 +9,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..hosts.diffusers.pictures import pixels_of
+
 CELL, GAP, LABEL, TITLE = 80, 6, 330, 34  # pixels
 INK, PAPER, FRAME, FAINT = (30, 30, 30), (255, 255, 255), (0, 114, 178), (110, 110, 110)
 
@@ -47,8 +49,7 @@ def _draw(sheet: Image.Image, row: GridRow, top: int, columns: int) -> None:
         left = LABEL + column * (CELL + GAP)
         if column < len(row.hits) and row.hits[column]:
             pen.rectangle((left - 3, top - 3, left + CELL + 2, top + CELL + 2), outline=FRAME, width=3)
-        pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()  # (64, 64, 3)
-        sheet.paste(Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.LANCZOS), (left, top))
+        sheet.paste(Image.fromarray(pixels_of(picture)).resize((CELL, CELL), Image.Resampling.LANCZOS), (left, top))
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..hosts.diffusers.pictures import pixels_of
 from ..toy_world.bundle import ToyPipeline, load_pipeline
 from ..toy_world.latents import PATCH, PatchTransform
 from ..toy_world.subjects import subject_named
@@ -82,8 +83,7 @@ def save_pictures(identifier: str, folder: str | Path) -> Path:
     pictures, captions = alone(subject_named(identifier))
     for picture, caption in zip(pictures, captions, strict=True):
         background = caption.split()[-2]  # "... on a grey background"
-        drawn = (picture * 255).round().byte().permute(1, 2, 0).numpy()  # (64, 64, 3)
-        Image.fromarray(drawn).save(folder / f"{identifier}-{background}.png")
+        Image.fromarray(pixels_of(picture)).save(folder / f"{identifier}-{background}.png")
     return folder
 
 

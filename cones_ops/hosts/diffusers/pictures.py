@@ -62,3 +62,9 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*BACKGROUND, 255)), image)
     return image.convert("RGB")
+
+
+def pixels_of(picture: Tensor | np.ndarray) -> np.ndarray:
+    """A picture (3, H, W), clamped to [0, 1] -> (H, W, 3) uint8, as files and figures take it."""
+    pixels: np.ndarray = torch.as_tensor(picture).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+    return pixels

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ...engine.claims import claimed
 from ...hosts.diffusers import concepts, pipeline
+from ...hosts.diffusers.pictures import pixels_of
 from ...masks.concept_mask import ConceptMask
 from ...masks.mask_file import load_mask, save_mask
 from ...search.settings import recommended
@@ -145,4 +146,4 @@ def score(
 
 def _images(pictures: Tensor) -> list[Image.Image]:
     """Pictures (n, 3, H, W) in [0, 1] as the PIL pictures they were read from."""
-    return [Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy()) for picture in pictures]
+    return [Image.fromarray(pixels_of(picture)) for picture in pictures]

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...hosts.diffusers.pictures import pixels_of
 from ...next_world import model_file
 from ...next_world.captions import describe, random_caption
 from ...next_world.scenes import random_scene
@@ -22,8 +23,7 @@ from .train.latents import draw_all
 def sheet(pictures: Tensor, columns: int, zoom: int = 2) -> Image.Image:
     """Pictures (n, 3, H, W) in [0, 1] row by row."""
     rows = [torch.cat(list(part), 2) for part in pictures.split(columns)]
-    whole = (torch.cat(rows, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    picture = Image.fromarray(whole)
+    picture = Image.fromarray(pixels_of(torch.cat(rows, 1)))
     return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
 
 

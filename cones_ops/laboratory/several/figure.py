@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from ...guidance.overlay import density, overlay
+from ...hosts.diffusers.pictures import pixels_of
+from ...images.collages import layout_caption
 from ...reports.figures import labelled_grid
 from ...toy_world.subjects import Subject, subject_named
 from ..looks import sample_with_maps
@@ -27,7 +28,7 @@ def draw_looks(world: World, path: Path, subjects: Sequence[str], seed: int = 0)
     top = max(float(looks.max()) for _, _, _, looks in views)  # one scale of colours
     cells, labels = [], []
     for subject, state, picture, looks in views:
-        pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1).numpy()
+        pixels = pixels_of(picture)
         cells += [pixels, overlay(pixels, looks, top)]
         labels += [f"{state}: {prompt_of(subject)}", f'where "{subject.prompt} on the left" looks, {state}']
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,4 +53,4 @@ def untouched_and_masked(world: World, subject: Subject, seed: int) -> list[tupl
 
 def prompt_of(subject: Subject) -> str:
     """The subject beside a plain thing."""
-    return f"{subject.prompt} on the left and {plain_things(subject, 1)[0]} on the right on a white background"
+    return f"{layout_caption([subject.prompt, *plain_things(subject, 1)])} on a white background"
