@@ -136,8 +136,9 @@ def find_step_by_step() -> Graph:
         "ConesFindConceptNeurons", (MIDDLE, 270), size=(400, 610), model=world[0], subject_latents=encoded[0],
         subject_conditioning=encoded[1], identifier=subject[3], class_word=subject[4],
     )  # fmt: skip
-    found = {"concept_mask": search[0], "name": MASKS[0], "if_exists": "overwrite"}
-    mask = graph.add("ConesSaveConceptMask", (980, 0), size=(320, 150), **found)
+    mask = graph.add(
+        "ConesSaveConceptMask", (980, 0), size=(320, 150), concept_mask=search[0], name=MASKS[0], if_exists="overwrite",
+    )  # fmt: skip
     inputs = {"model": world[0], "clip": world[1], "vae": world[2], "concept_mask": mask[0]}
     words = {"text": "a sks star on a white background"}
     pictures = graph.add_subgraph(without_and_with(), (980, 190), (320, 420), **inputs, **words, **PAIR)

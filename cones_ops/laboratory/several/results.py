@@ -21,10 +21,10 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {"sampling_ratio": ("unet", "joint_atten
 
 def results(cells: Iterable[Mapping[str, Any]], elsewhere: Iterable[Path] = ()) -> dict[str, Any]:
     """All figures, in the order of the issue that asked for them."""
-    made = list(cells)
-    pair, tuned = of(made, "pair", 2), of(made, "tuned", 2)
-    triple, tuned_triple = of(made, "triple", 3), of(made, "tuned", 3)
-    untouched, masked = of(made, "bleeding", 1, True), of(made, "bleeding", 1)
+    every_cell = list(cells)
+    pair, tuned = of(every_cell, "pair", 2), of(every_cell, "tuned", 2)
+    triple, tuned_triple = of(every_cell, "triple", 3), of(every_cell, "tuned", 3)
+    untouched, masked = of(every_cell, "bleeding", 1, True), of(every_cell, "bleeding", 1)
     figures: dict[str, Any] = {
         "pairs": {
             "apart": mean(pair, "together"),
@@ -35,22 +35,22 @@ def results(cells: Iterable[Mapping[str, Any]], elsewhere: Iterable[Path] = ()) 
         "triples": {
             "apart_regions": mean(triple, "together_regions"),
             "tuned_regions": mean(tuned_triple, "together_regions"),
-            "words": mean(of(made, "words", 3, True), "words"),
+            "words": mean(of(every_cell, "words", 3, True), "words"),
         },
         "bleeding": {
             "masked": mean(masked, "bleeding"),
             "masked_regions": mean(masked, "bleeding_regions"),
             "untouched": mean(untouched, "bleeding"),
         },
-        "alone": mean(of(made, "alone", 1), "alone"),
-        "density": mean(of(made, "alone", 1), "density"),
+        "alone": mean(of(every_cell, "alone", 1), "alone"),
+        "density": mean(of(every_cell, "alone", 1), "density"),
         "second_thing": {
-            "masked": mean(of(made, "alone", 1), "second_thing"),
-            "untouched": mean(of(made, "alone", 1, True), "second_thing"),
+            "masked": mean(of(every_cell, "alone", 1), "second_thing"),
+            "untouched": mean(of(every_cell, "alone", 1, True), "second_thing"),
         },
     }
-    figures["attention_iou"] = mean(of(made, "looks", 1), "attention_iou")
-    guided = of(made, "guided", 2)
+    figures["attention_iou"] = mean(of(every_cell, "looks", 1), "attention_iou")
+    guided = of(every_cell, "guided", 2)
     figures["other_guidance"] = {loss: mean(guided, loss) for loss in ("attend_and_excite", "focus")}
     return figures | measured_elsewhere(elsewhere)
 
