@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,14 @@ def lesson(name: str, images: Any = ("subject", 0), **inputs: Any) -> Prompt:
         "words": node("PreviewAny", source=["teach", 2]),
         "report": node("PreviewAny", source=["teach", 4]),
     }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_saved_concepts(server):
+    """Other tests leave concepts behind, and this world knows only eight rare words."""
+    folder = server.base / "models" / "concept_masks"
+    shutil.rmtree(folder)
+    folder.mkdir()
 
 
 def test_a_concept_is_taught_saved_and_named_with_a_word_that_is_free(server):
