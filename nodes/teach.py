@@ -12,7 +12,7 @@ from comfy_api.latest import io
 
 from ..cones_ops.errors import ConesError
 from ..cones_ops.models.phrases import PHRASE
-from ..cones_ops.models.rare_words import rare_word, with_article
+from ..cones_ops.models.rare_words import check_known, rare_word, with_article
 from ..cones_ops.reports.text import facts_text
 from ..cones_ops.search.find import SearchResult
 from ..cones_ops.search.settings import recommended
@@ -214,6 +214,7 @@ def concept_of(choice: Any, artist: Artist) -> ConceptWords:
     class_word = " ".join(choice.class_word.split())
     if not class_word:
         raise ConesError('class_word is empty; write what the subject is, such as "dog"')
+    check_known(class_word, artist.tokens_of)
     replaced = f"{choice.name.strip()}{SUFFIX}" if choice.if_exists == "overwrite" else ""
     return choice.identifier.strip() or rare_word(artist.tokens_of, taken_identifiers(replaced)), class_word
 

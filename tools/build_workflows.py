@@ -98,7 +98,7 @@ def two_concepts() -> Graph:
         drawn |= {f"model_{k}": prompts[0], f"positive_{k}": prompts[1], f"negative_{k}": prompts[2]}
     pictures = graph.add_subgraph(two_prompts(), (940, 0), (300, 300), vae=world[2], **drawn, **{**PAIR, "seed": 4})
     compared(graph, (1280, 0), (360, 420), "Before | after", pictures[0], pictures[1])
-    saved(graph, (1280, 460), (360, 420), pictures[2], "Before | after")
+    saved(graph, (1280, 460), (360, 420), pictures[2], "Side by side")
     return graph
 
 
@@ -120,7 +120,7 @@ def swap_a_thing() -> Graph:
     inputs |= {"pictures": before[0], "mask": place[1], "room": 6, "seed": 7, "denoise": 1.0, "enlarge": 4.0}
     pictures = graph.add_subgraph(redraw(), (940, 460), (360, 420), **inputs)
     compared(graph, (1340, 0), (310, 420), "Before | after", pictures[0], pictures[1])
-    saved(graph, (1340, 460), (310, 420), pictures[2], "Before | after")
+    saved(graph, (1340, 460), (310, 420), pictures[2], "Side by side")
     return graph
 
 
@@ -143,7 +143,7 @@ def find_step_by_step() -> Graph:
     words = {"text": "a sks star on a white background"}
     pictures = graph.add_subgraph(without_and_with(), (980, 190), (320, 420), **inputs, **words, **PAIR)
     compared(graph, (1340, 0), (310, 420), "Before | after", pictures[0], pictures[1])
-    saved(graph, (1340, 460), (310, 420), pictures[2], "Before | after")
+    saved(graph, (1340, 460), (310, 420), pictures[2], "Side by side")
     return graph
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Sequence
+from itertools import permutations
 
 from ..errors import ConesError
 
 IDENTIFIERS = (
     "sks", "zwx", "hta", "bnk", "olr", "mfj", "qpd", "vbn", "ktr", "wug", "dax", "fep", "gzl", "jyv", "uxo", "cim",
+    *map("".join, permutations("jkqvxz", 3)),
 )  # fmt: skip
 THINGS = (
     "chair", "ball", "flower", "cup", "car", "tree", "cat", "dog", "book", "house", "lamp", "bird",
@@ -33,6 +35,13 @@ def rare_word(tokens_of: Callable[[str], Hashable], taken: Collection[str] = ())
     if not known:
         raise ConesError("the text encoder knows none of our rare words; write an identifier that it tells apart")
     raise ConesError(f"your concepts have all {len(known)} rare words already; write an identifier of your own")
+
+
+def check_known(words: str, tokens_of: Callable[[str], Hashable]) -> None:
+    """ConesError when the text encoder does not tell one of these words from a word that means nothing."""
+    unknown = [word for word in words.split() if not told_apart([word], tokens_of)]
+    if unknown:
+        raise ConesError(f"write another word than {' '.join(unknown)!r}: this model's text encoder does not know it")
 
 
 def with_article(words: str) -> str:

@@ -85,6 +85,7 @@ def test_captions_are_read_from_files_beside_the_pictures(server):
     ("inputs", "message"),
     [
         ({"class_word": "  "}, "class_word is empty"),
+        ({"class_word": "zebra"}, "write another word than 'zebra'"),
         ({"captions": "a square\na square"}, "2 captions for 4 pictures"),
         ({"captions": "a square\na circle\na square\na square"}, 'caption 2, "a circle", does not say "square"'),
     ],

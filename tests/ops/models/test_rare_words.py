@@ -3,7 +3,7 @@
 import pytest
 
 from cones_ops.errors import ConesError
-from cones_ops.models.rare_words import IDENTIFIERS, rare_word, told_apart, with_article
+from cones_ops.models.rare_words import IDENTIFIERS, check_known, rare_word, told_apart, with_article
 
 
 def encoder(*known: str):
@@ -28,7 +28,19 @@ def test_no_rare_word_is_left():
         rare_word(encoder("hta"), {"hta"})
     with pytest.raises(ConesError, match="knows none of our rare words"):
         rare_word(encoder("cat"))
-    assert len(set(IDENTIFIERS)) == 16
+
+
+def test_a_collection_of_concepts_does_not_run_out_of_words():
+    taken: set[str] = set()
+    while len(taken) < 100:
+        taken.add(rare_word(str, taken))
+    assert len(set(IDENTIFIERS)) == len(IDENTIFIERS)
+
+
+def test_words_the_encoder_does_not_know():
+    check_known("Coffee mug", str.lower)
+    with pytest.raises(ConesError, match=r"write another word than 'zebra': .* does not know it"):
+        check_known("zebra cat", encoder("cat"))
 
 
 @pytest.mark.parametrize(("words", "phrase"), [("sks dog", "a sks dog"), ("owl", "an owl"), ("Ice", "an Ice")])
