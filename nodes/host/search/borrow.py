@@ -7,7 +7,8 @@ under way (token_places.py). The user's model is the same afterwards, whether bo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -39,6 +40,7 @@ from .tapped_layers import OwnRows, Taps
 from .taps import tapped
 
 T = TypeVar("T")
+SMALL = 10_000_000  # parameters of a model whose layers several threads of a CPU do not compute faster than one
 ACTIVATIONS = 3  # what a pass with a backward keeps, in units of what the host reserves for one without
 
 
@@ -91,8 +93,21 @@ class Lender(comfy.samplers.CFGGuider):  # type: ignore[misc]
             options = self.model_options
             host = BorrowedModel(inner, taps, self.names, conds, latents, options, device, self.statistics, identify)
             host.conditioned = conditioned
-            self.result = self.body(host)
+            with threads_for(inner.diffusion_model, device):
+                self.result = self.body(host)
         return latent_image
+
+
+@contextmanager
+def threads_for(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """One thread for a small model on the CPU: several wait for one another, above all beside a browser."""
+    before = torch.get_num_threads()
+    small = device.type == "cpu" and sum(weight.numel() for weight in model.parameters()) < SMALL
+    torch.set_num_threads(1 if small else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def tell_own_rows(taps: Taps, by_uuid: Mapping[Any, PromptTokens], executor: Any, *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.models.targets import select_targets
 from cones_concept_neurons.nodes.host.parameters import PREFIX, parameter_shapes
-from cones_concept_neurons.nodes.host.search.borrow import borrow
+from cones_concept_neurons.nodes.host.search.borrow import borrow, threads_for
 from cones_concept_neurons.nodes.host.toy_checkpoint import load_toy_checkpoint
 from support.small_models import DEVICE
 
@@ -290,3 +290,19 @@ def test_bad_input_is_named(checkpoint, inputs, targets):
         borrow(checkpoint[0], *inputs, targets, lambda host: host.multiplied({(0, "nothing"): 0}).__enter__())
     with pytest.raises(ConesError, match="2 rows but 1 conditionings"):
         borrow(checkpoint[0], *inputs, targets, lambda host: host.denoise(torch.zeros(2), torch.ones(2), ["prior"]))
+
+
+def test_a_small_model_on_the_cpu_is_searched_by_one_thread():
+    before, cpu = torch.get_num_threads(), torch.device("cpu")
+    small, large = torch.nn.Linear(2, 2), torch.nn.Linear(4000, 4000, device="meta")
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(ValueError, match="stopped"), threads_for(small, cpu):
+            assert torch.get_num_threads() == 1
+            raise ValueError("stopped")
+        assert torch.get_num_threads() == 2
+        for model, device in ((large, cpu), (small, torch.device("cuda"))):
+            with threads_for(model, device):
+                assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
