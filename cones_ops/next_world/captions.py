@@ -1,8 +1,8 @@
 """Captions of scenes in words, and what each caption says of each character.
 
 `describe` says all that has a word; `random_caption` leaves things out at random and attaches identifiers that mean
-nothing, which is what the model is trained on. What captions never say is never here: second colour, eyes, variant,
-build and mark.
+nothing, which is what the model is trained on. What captions never say is never here: second colour, eyes and
+variant.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from .caption_forms import FORMS, PLACED_FORMS, SEARCH_FORMS, Words
 from .vocabulary import SPECIAL_WORDS, Vocabulary
-from .world import ACCESSORIES, BACKGROUNDS, COLOURS, KINDS, PATTERNS, Character, Scene
+from .world import ACCESSORIES, BACKGROUNDS, COLOURS, KINDS, Character, Scene
 
 LENGTH = 64  # tokens per prompt
 IDENTIFIERS = (
@@ -37,7 +37,7 @@ _GLUE = (
 def vocabulary() -> Vocabulary:
     """The world's words."""
     worn = tuple(name for name in ACCESSORIES if name != "none")
-    words = (*SPECIAL_WORDS, *_GLUE, *KINDS, *COLOURS, *PATTERNS, *worn, *BACKGROUNDS, *IDENTIFIERS)
+    words = (*SPECIAL_WORDS, *_GLUE, *KINDS, *COLOURS, *worn, *BACKGROUNDS, *IDENTIFIERS)
     return Vocabulary(words, LENGTH)
 
 
@@ -47,7 +47,6 @@ class Said:
 
     kind: str
     colour: str | None = None
-    pattern: str | None = None
     accessory: str | None = None
     identifier: str | None = None
 
@@ -55,12 +54,12 @@ class Said:
     def all_of(cls, character: Character) -> Said:
         """Everything there is a word for; nothing is said of an accessory that is not there."""
         worn = None if character.accessory == "none" else character.accessory
-        return cls(character.kind, character.colour, character.pattern, worn)
+        return cls(character.kind, character.colour, worn)
 
     @property
     def phrase(self) -> str:
-        """The noun phrase, e.g. `a sks red striped cat wearing a hat`."""
-        words = [word for word in (self.identifier, self.colour, self.pattern, self.kind) if word]
+        """The noun phrase, e.g. `a sks red cat wearing a hat`."""
+        words = [word for word in (self.identifier, self.colour, self.kind) if word]
         article = "an" if words[0][0] in "aeio" else "a"  # one word to the vocabulary
         worn = f" wearing a {self.accessory}" if self.accessory else ""
         return f"{article} {' '.join(words)}{worn}"
@@ -136,11 +135,10 @@ def _some_of(character: Character, names: list[str], generator: np.random.Genera
         return Said(said.kind, identifier=identifier)
     if fate < 0.6:
         return replace(said, identifier=identifier)
-    colour, pattern, accessory = generator.random(3) < (0.75, 0.5, 0.6)
+    colour, accessory = generator.random(2) < (0.75, 0.6)
     return Said(
         said.kind,
         said.colour if colour else None,
-        said.pattern if pattern else None,
         said.accessory if accessory else None,
         identifier,
     )

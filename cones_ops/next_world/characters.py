@@ -11,21 +11,15 @@ from .pen import Pen, shade
 from .world import Character
 
 BEAK = (246, 166, 52)
-BUILD_SIZES = {"wide": (1.1, 0.86), "tall": (0.84, 1.06)}
+WIDE, TALL = (1.1, 0.86), (0.84, 1.06)  # width and height by radius
 Shape = Callable[[Pen, object], None]
 
 
 def draw_character(picture: Image.Image, character: Character, x: float, y: float, radius: float) -> None:
     """Draw a character over a picture, in place; centre and radius in the picture's pixels."""
-    width, height = BUILD_SIZES[character.build]
+    width, height = WIDE if character.kind in ("cat", "fish", "robot", "mug", "mushroom") else TALL
     pen = Pen(picture, x, y, radius * width, radius * height)
     _DRAW[character.kind](pen, character, Look.of(character), character.variant == "first")
-
-
-def _body(pen: Pen, character: Character, look: Look, shape: Callable[[Pen, object, object], None]) -> None:
-    shape(pen, look.main, look.edge)
-    pen.pattern(lambda other, fill: shape(other, fill, None), character.pattern, look.tone)
-    shape(pen, None, look.edge)
 
 
 def _cat(pen: Pen, character: Character, look: Look, first: bool) -> None:
@@ -36,14 +30,14 @@ def _cat(pen: Pen, character: Character, look: Look, first: bool) -> None:
         else:
             pen.dot(side * 0.62, -0.56, 0.36, look.main, look.edge)
             pen.dot(side * 0.62, -0.56, 0.2, look.second)
-    _body(pen, character, look, lambda p, fill, edge: p.oval(0, 0.12, 0.9, 0.78, fill, edge))
+    pen.oval(0, 0.12, 0.9, 0.78, look.main, look.edge)
     pen.oval(0, 0.46, 0.46, 0.34, look.second, look.second_edge)
     for side in (-1, 1):
         pen.line([(side * 0.5, 0.44), (side * 1.04, 0.34)], INK, 0.05)
         pen.line([(side * 0.5, 0.54), (side * 1.02, 0.62)], INK, 0.05)
-    face(pen, character, look, 0, -0.1, 0.2, 0.38)
+    face(pen, character, 0, -0.1, 0.2, 0.38)
     pen.polygon([(-0.13, 0.25), (0.13, 0.25), (0, 0.38)], INK)
-    dress(pen, character, look, (0, -0.6), (0, 0.86, 0.62), (0.56, -0.62))
+    dress(pen, character, look, (0, -0.6), (0.56, -0.62))
 
 
 def _owl(pen: Pen, character: Character, look: Look, first: bool) -> None:
@@ -51,15 +45,15 @@ def _owl(pen: Pen, character: Character, look: Look, first: bool) -> None:
         pen.box(side * 0.3 - 0.14, 0.82, side * 0.3 + 0.14, 1.02, BEAK, shade(BEAK, 0.6), r=0.06)
         if first:
             pen.polygon([(side * 0.74, -0.3), (side * 0.7, -1.02), (side * 0.1, -0.62)], look.main, look.edge)
-    _body(pen, character, look, lambda p, fill, edge: p.oval(0, 0.06, 0.8, 0.88, fill, edge))
+    pen.oval(0, 0.06, 0.8, 0.88, look.main, look.edge)
     for side in (-1, 1):
         pen.oval(side * 0.76, 0.28, 0.24, 0.52, look.second, look.second_edge)
         pen.dot(side * 0.32, -0.24, 0.4, (255, 246, 224), look.edge)
     if not first:
         pen.polygon([(-0.2, -0.74), (0, -1.08), (0.2, -0.74)], look.second, look.second_edge)
-    face(pen, character, look, 0, -0.24, 0.2, 0.32)
+    face(pen, character, 0, -0.24, 0.2, 0.32)
     pen.polygon([(-0.15, -0.06), (0.15, -0.06), (0, 0.24)], BEAK, shade(BEAK, 0.6))
-    dress(pen, character, look, (0, -0.68), (0, 0.42, 0.74), (0.46, -0.76))
+    dress(pen, character, look, (0, -0.68), (0.46, -0.76))
 
 
 def _fish(pen: Pen, character: Character, look: Look, first: bool) -> None:
@@ -69,27 +63,24 @@ def _fish(pen: Pen, character: Character, look: Look, first: bool) -> None:
         pen.oval(0.8, 0.06, 0.27, 0.5, look.second, look.second_edge)
     pen.polygon([(-0.3, -0.42), (0.02, -0.92), (0.36, -0.4)], look.second, look.second_edge)
     pen.polygon([(-0.2, 0.5), (0.14, 0.96), (0.3, 0.46)], look.second, look.second_edge)
-    _body(pen, character, look, lambda p, fill, edge: p.oval(-0.18, 0.06, 0.8, 0.64, fill, edge))
-    face(pen, character, look, -0.36, -0.06, 0.19, 0.29)
-    dress(pen, character, look, (-0.24, -0.5), (-0.1, 0.5, 0.56), (0.12, -0.56))
+    pen.oval(-0.18, 0.06, 0.8, 0.64, look.main, look.edge)
+    face(pen, character, -0.36, -0.06, 0.19, 0.29)
+    dress(pen, character, look, (-0.24, -0.5), (0.12, -0.56))
 
 
 def _ghost(pen: Pen, character: Character, look: Look, first: bool) -> None:
-    def shape(p: Pen, fill: object, edge: object) -> None:
-        corners: list[tuple[float, float]] = [(-0.76, -0.1), (-0.7, -0.5), (-0.44, -0.82), (0, -0.96)]
-        corners += [(0.44, -0.82), (0.7, -0.5), (0.76, -0.1)]
-        if first:  # a jagged hem
-            corners += [(0.8, 0.96), (0.4, 0.62), (0, 0.96), (-0.4, 0.62), (-0.8, 0.96)]
-        else:  # a tail that swings to the right
-            corners += [(0.66, 0.34), (0.74, 0.66), (1.0, 0.88), (0.4, 0.98), (-0.2, 0.86), (-0.66, 0.4)]
-        p.polygon(corners, fill, edge)
-
+    corners: list[tuple[float, float]] = [(-0.76, -0.1), (-0.7, -0.5), (-0.44, -0.82), (0, -0.96)]
+    corners += [(0.44, -0.82), (0.7, -0.5), (0.76, -0.1)]
+    if first:  # a jagged hem
+        corners += [(0.8, 0.96), (0.4, 0.62), (0, 0.96), (-0.4, 0.62), (-0.8, 0.96)]
+    else:  # a tail that swings to the right
+        corners += [(0.66, 0.34), (0.74, 0.66), (1.0, 0.88), (0.4, 0.98), (-0.2, 0.86), (-0.66, 0.4)]
     for side in (-1, 1):
         pen.oval(side * 0.82, 0.16, 0.24, 0.18, look.second, look.second_edge)
-    _body(pen, character, look, shape)
+    pen.polygon(corners, look.main, look.edge)
     pen.oval(0, 0.18, 0.26, 0.2, look.second, look.second_edge)
-    face(pen, character, look, 0, -0.32, 0.21, 0.34)
-    dress(pen, character, look, (0, -0.84), (0, 0.44, 0.76), (0.46, -0.8))
+    face(pen, character, 0, -0.32, 0.21, 0.34)
+    dress(pen, character, look, (0, -0.84), (0.46, -0.8))
 
 
 def _robot(pen: Pen, character: Character, look: Look, first: bool) -> None:
@@ -100,11 +91,11 @@ def _robot(pen: Pen, character: Character, look: Look, first: bool) -> None:
         pen.box(side * 0.72, 0.44, side * 1.0, 0.82, look.main, look.edge, r=0.1)
         pen.box(side * 0.14, 0.84, side * 0.44, 1.04, INK, r=0.04)
     pen.box(-0.58, 0.3, 0.58, 0.92, look.second, look.second_edge, r=0.1)
-    _body(pen, character, look, lambda p, fill, edge: p.box(-0.84, -0.66, 0.84, 0.42, fill, edge, r=0.2))
+    pen.box(-0.84, -0.66, 0.84, 0.42, look.main, look.edge, r=0.2)
     for x in (-0.24, 0.0, 0.24):
         pen.dot(x, 0.68, 0.085, INK)
-    face(pen, character, look, 0, -0.24, 0.21, 0.36)
-    dress(pen, character, look, (0, -0.62), (0, 0.42, 0.66), (0.56, -0.64))
+    face(pen, character, 0, -0.24, 0.21, 0.36)
+    dress(pen, character, look, (0, -0.62), (0.56, -0.64))
 
 
 def _rocket(pen: Pen, character: Character, look: Look, first: bool) -> None:
@@ -114,57 +105,50 @@ def _rocket(pen: Pen, character: Character, look: Look, first: bool) -> None:
             pen.polygon([(side * 0.4, 0.2), (side * 0.98, 0.92), (side * 0.36, 0.74)], look.second, look.second_edge)
         else:
             pen.oval(side * 0.68, 0.48, 0.24, 0.38, look.second, look.second_edge)
-
-    def shape(p: Pen, fill: object, edge: object) -> None:
-        left = [(-0.42, 0.78), (-0.58, 0.3), (-0.6, -0.2), (-0.42, -0.62)]
-        p.polygon([*left, (0, -1.04), *[(-x, y) for x, y in reversed(left)]], fill, edge)
-
-    _body(pen, character, look, shape)
+    left = [(-0.42, 0.78), (-0.58, 0.3), (-0.6, -0.2), (-0.42, -0.62)]
+    pen.polygon([*left, (0, -1.04), *[(-x, y) for x, y in reversed(left)]], look.main, look.edge)
     pen.polygon([(-0.4, -0.64), (0, -1.06), (0.4, -0.64)], look.second, look.second_edge)
-    face(pen, character, look, 0, -0.16, 0.19, 0.27)
-    dress(pen, character, look, (0, -0.78), (0, 0.44, 0.56), (0.34, -0.66))
+    face(pen, character, 0, -0.16, 0.19, 0.27)
+    dress(pen, character, look, (0, -0.78), (0.34, -0.66))
 
 
 def _mug(pen: Pen, character: Character, look: Look, first: bool) -> None:
     side = 1 if first else -1
     pen.oval(side * 0.66, 0.1, 0.4, 0.42, look.second, look.second_edge)
     pen.oval(side * 0.66, 0.1, 0.17, 0.19, look.second_edge)
-    _body(pen, character, look, lambda p, fill, edge: p.box(-0.72, -0.6, 0.72, 0.9, fill, edge, r=0.2))
+    pen.box(-0.72, -0.6, 0.72, 0.9, look.main, look.edge, r=0.2)
     pen.oval(0, -0.58, 0.72, 0.2, look.second, look.second_edge)
     pen.oval(0, -0.57, 0.54, 0.1, (96, 58, 40))
     for x in (-0.24, 0.2):
         pen.line([(x, -0.72), (x + 0.08, -0.84), (x - 0.04, -0.94), (x + 0.04, -1.06)], (226, 226, 232), 0.07)
-    face(pen, character, look, 0, 0.06, 0.2, 0.33)
-    dress(pen, character, look, (0, -0.56), (0, 0.66, 0.76), (0.5, -0.52))
+    face(pen, character, 0, 0.06, 0.2, 0.33)
+    dress(pen, character, look, (0, -0.56), (0.5, -0.52))
 
 
 def _house(pen: Pen, character: Character, look: Look, first: bool) -> None:
     pen.box(0.36, -0.94, 0.62, -0.4, (150, 96, 76), (96, 60, 48))
-    _body(pen, character, look, lambda p, fill, edge: p.box(-0.76, -0.24, 0.76, 0.96, fill, edge, r=0.05))
+    pen.box(-0.76, -0.24, 0.76, 0.96, look.main, look.edge, r=0.05)
     if first:
         roof = [(-0.98, -0.16), (0, -1.02), (0.98, -0.16)]
     else:
         roof = [(-0.98, -0.16), (-0.58, -0.78), (0.58, -0.78), (0.98, -0.16)]
     pen.polygon(roof, look.second, look.second_edge)
     pen.box(-0.2, 0.54, 0.2, 0.95, (122, 78, 54), INK, r=0.08)
-    face(pen, character, look, 0, 0.12, 0.19, 0.38)
-    dress(pen, character, look, (0, -0.72), (0, 0.7, 0.8), (0.4, -0.5))
+    face(pen, character, 0, 0.12, 0.19, 0.38)
+    dress(pen, character, look, (0, -0.72), (0.4, -0.5))
 
 
 def _mushroom(pen: Pen, character: Character, look: Look, first: bool) -> None:
     pen.box(-0.46, -0.2, 0.46, 0.98, (252, 240, 218), (160, 138, 112), r=0.26)
     pen.oval(0, 0.92, 0.56, 0.14, look.second, look.second_edge)
-
-    def shape(p: Pen, fill: object, edge: object) -> None:
-        if first:
-            p.dome(0, 0.06, 0.98, 0.98, fill, edge)
-        else:
-            p.polygon([(-0.96, 0.04), (-0.5, -0.42), (0, -1.04), (0.5, -0.42), (0.96, 0.04)], fill, edge)
-
-    _body(pen, character, look, shape)
+    if first:
+        pen.dome(0, 0.06, 0.98, 0.98, look.main, look.edge)
+    else:
+        cap = [(-0.96, 0.04), (-0.5, -0.42), (0, -1.04), (0.5, -0.42), (0.96, 0.04)]
+        pen.polygon(cap, look.main, look.edge)
     pen.oval(0, 0.05, 0.96, 0.15, look.second, look.second_edge)
-    face(pen, character, look, 0, 0.38, 0.165, 0.24)
-    dress(pen, character, look, (0, -0.78), (0, 0.78, 0.52), (0.5, -0.58))
+    face(pen, character, 0, 0.38, 0.165, 0.24)
+    dress(pen, character, look, (0, -0.78), (0.5, -0.58))
 
 
 def _cactus(pen: Pen, character: Character, look: Look, first: bool) -> None:
@@ -173,10 +157,10 @@ def _cactus(pen: Pen, character: Character, look: Look, first: bool) -> None:
         pen.box(side * 0.68, -0.42, side * 0.94, 0.32, look.main, look.edge, r=0.12)
     if not first:
         pen.dot(-0.5, -0.56, 0.24, look.second, look.second_edge)
-    _body(pen, character, look, lambda p, fill, edge: p.box(-0.52, -0.96, 0.52, 0.7, fill, edge, r=0.44))
+    pen.box(-0.52, -0.96, 0.52, 0.7, look.main, look.edge, r=0.44)
     pen.polygon([(-0.62, 0.52), (0.62, 0.52), (0.46, 1.0), (-0.46, 1.0)], look.second, look.second_edge)
-    face(pen, character, look, 0, -0.36, 0.185, 0.26)
-    dress(pen, character, look, (0, -0.88), (0, 0.3, 0.56), (0.32, -0.86))
+    face(pen, character, 0, -0.36, 0.185, 0.26)
+    dress(pen, character, look, (0, -0.88), (0.32, -0.86))
 
 
 _DRAW: dict[str, Callable[[Pen, Character, Look, bool], None]] = {

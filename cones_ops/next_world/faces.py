@@ -1,4 +1,4 @@
-"""What every character wears and how it looks at you: eyes, marks, mouth, hat, scarf, bow.
+"""What every character wears and how it looks at you: eyes, mouth, hat, bow.
 
 All of it is big and in strong contrast, so that it can still be told apart on a character of 18 pixels' radius.
 """
@@ -16,29 +16,22 @@ WHITE: Colour = (255, 255, 255)
 
 @dataclass(frozen=True)
 class Look:
-    """A character's colours: main, its pattern's, second, and the outlines of both."""
+    """A character's colours: main, second, and the outlines of both."""
 
     main: Colour
-    tone: Colour
     second: Colour
     edge: Colour
     second_edge: Colour
 
     @classmethod
     def of(cls, character: Character) -> Look:
-        """Light colours take a darker pattern, dark ones a lighter."""
+        """Outlines are darker shades."""
         main, second = COLOURS[character.colour], COLOURS[character.second]
-        tone = shade(main, 0.68) if character.colour in ("yellow", "pink", "white") else shade(main, 1.62)
-        return cls(main, tone, second, shade(main, 0.58), shade(second, 0.58))
+        return cls(main, second, shade(main, 0.58), shade(second, 0.58))
 
 
-def face(pen: Pen, character: Character, look: Look, x: float, y: float, r: float = 0.2, apart: float = 0.33) -> None:
-    """Mark, eyes and mouth; the eyes of radius r stand `apart` to both sides of (x, y)."""
-    if character.mark == "patch":
-        pen.oval(x - apart, y, r * 1.75, r * 1.85, look.second, look.second_edge)
-    if character.mark == "cheeks":
-        for side in (-1, 1):
-            pen.dot(x + side * (apart + r * 0.75), y + r * 1.75, r * 0.95, look.second, look.second_edge)
+def face(pen: Pen, character: Character, x: float, y: float, r: float = 0.2, apart: float = 0.33) -> None:
+    """Eyes and mouth; the eyes of radius r stand `apart` to both sides of (x, y)."""
     _eyes(pen, character.eyes, x, y, r, apart)
     top = y + r * (1.75 if character.eyes == "one" else 1.35)
     pen.arc(x, top, r * 1.0, r * 0.8, 15, 165, INK, 0.085)
@@ -73,13 +66,6 @@ def hat(pen: Pen, look: Look, x: float, y: float, size: float = 1.0) -> None:
     pen.box(x - 0.58 * size, y - 0.06 * size, x + 0.58 * size, y + 0.1 * size, INK, rim, r=0.07)
 
 
-def scarf(pen: Pen, look: Look, x: float, y: float, half: float) -> None:
-    """A scarf around the neck at (x, y), with an end that hangs down on the right."""
-    pen.box(x + half * 0.3, y, x + half * 0.3 + 0.34, y + 0.6, look.second, look.second_edge, r=0.06)
-    pen.line([(x + half * 0.3 + 0.05, y + 0.42), (x + half * 0.3 + 0.29, y + 0.42)], WHITE, 0.09)
-    pen.box(x - half, y - 0.13, x + half, y + 0.15, look.second, look.second_edge, r=0.12)
-
-
 def bow(pen: Pen, look: Look, x: float, y: float, size: float = 1.0) -> None:
     """A bow around (x, y)."""
     for side in (-1, 1):
@@ -88,18 +74,9 @@ def bow(pen: Pen, look: Look, x: float, y: float, size: float = 1.0) -> None:
     pen.dot(x, y, 0.15 * size, shade(look.second, 0.8), look.second_edge)
 
 
-def dress(
-    pen: Pen,
-    character: Character,
-    look: Look,
-    top: tuple[float, float],
-    neck: tuple[float, float, float],
-    ear: tuple[float, float],
-) -> None:
-    """Put on the accessory: a hat on `top`, a scarf at `neck` (x, y, half width), a bow at `ear`."""
+def dress(pen: Pen, character: Character, look: Look, top: tuple[float, float], ear: tuple[float, float]) -> None:
+    """Put on the accessory: a hat on `top`, a bow at `ear`."""
     if character.accessory == "hat":
         hat(pen, look, *top)
-    elif character.accessory == "scarf":
-        scarf(pen, look, *neck)
     elif character.accessory == "bow":
         bow(pen, look, *ear)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -42,7 +42,7 @@ class Pen:
         self.draw.ellipse(self._box(x, y, rx, ry), fill=fill, outline=edge, width=width)  # type: ignore[arg-type]
 
     def dot(self, x: float, y: float, r: float, fill: object, edge: object = None, tall: float = 1.0) -> None:
-        """A circle whatever the character's build; `tall` stretches it."""
+        """A circle whatever the character's proportions; `tall` stretches it."""
         size = (self.width * self.height) ** 0.5
         self.oval(x, y, r * size / self.width, r * tall * size / self.height, fill, edge)
 
@@ -76,22 +76,3 @@ class Pen:
     ) -> None:
         """Part of an ellipse's outline, degrees clockwise from the right."""
         self.draw.arc(self._box(x, y, rx, ry), start, end, fill=fill, width=self._pixels(width))  # type: ignore[arg-type]
-
-    def pattern(self, shape: Callable[[Pen, object], None], pattern: str, fill: Colour) -> None:
-        """Paint stripes or spots inside a shape, which is drawn with the pen and the fill it is given."""
-        if pattern == "plain":
-            return
-        left, top = int(self.x - 1.25 * self.width), int(self.y - 1.25 * self.height)
-        size = (int(2.5 * self.width), int(2.5 * self.height))
-        inside, marks = Image.new("L", size), Image.new("L", size)
-        place = (self.x - left, self.y - top, self.width, self.height)
-        shape(Pen(inside, *place), 255)
-        pen = Pen(marks, *place)
-        if pattern == "striped":
-            for row in range(-3, 4):
-                pen.box(-1.3, row * 0.36 - 0.09, 1.3, row * 0.36 + 0.09, 255)
-        else:
-            for row in range(-3, 4):
-                for column in range(-3, 4):
-                    pen.dot(column * 0.46 + (row % 2) * 0.23, row * 0.36, 0.115, 255)
-        self.picture.paste(fill, (left, top), ImageChops.multiply(inside, marks))

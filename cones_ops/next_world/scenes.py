@@ -10,11 +10,7 @@ import numpy as np
 from .world import BACKGROUNDS, LAYOUTS_OF, UNNAMED, VALUES, Character, Scene
 
 COUNT_SHARES = (0.15, 0.25, 0.30, 0.30)  # of scenes with 1, 2, 3, 4 characters
-SHARES = {  # where values are not equally frequent
-    "pattern": (0.4, 0.3, 0.3),
-    "accessory": (0.4, 0.2, 0.2, 0.2),
-    "mark": (0.4, 0.3, 0.3),
-}
+SHARES = {"accessory": (0.4, 0.3, 0.3)}  # where values are not equally frequent
 
 
 def anybody(character: Character) -> bool:

@@ -1,7 +1,7 @@
 """What there is to draw: characters, the places they may stand at, backgrounds, scenes. Plain data, no pixels.
 
-A character is a vector of names. Captions may say its kind, colour, pattern and accessory; its second colour, eyes,
-variant, build and mark are never said, so that "a red cat" means many cats and a subject is one of them.
+A character is a vector of names. Captions may say its kind, colour and accessory; its second colour, eyes and variant
+are never said, so that "a red cat" means many cats and a subject is one of them.
 """
 
 from __future__ import annotations
@@ -21,28 +21,22 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "pink": (244, 150, 190),
     "white": (248, 246, 240),
 }
-PATTERNS = ("plain", "striped", "spotted")
-ACCESSORIES = ("none", "hat", "scarf", "bow")
+ACCESSORIES = ("none", "hat", "bow")
 # never said
 EYES = ("wide", "dots", "shades", "one")
 VARIANTS = ("first", "second")  # of the ears, tail, fins, handle, roof ..., by kind
-BUILDS = ("wide", "tall")
-MARKS = ("none", "cheeks", "patch")
 
 BACKGROUNDS = ("meadow", "beach", "night", "room", "snow", "paper")
 
-NAMED = ("kind", "colour", "pattern", "accessory")
-UNNAMED = ("second", "eyes", "variant", "build", "mark")
+NAMED = ("kind", "colour", "accessory")
+UNNAMED = ("second", "eyes", "variant")
 VALUES: dict[str, tuple[str, ...]] = {
     "kind": KINDS,
     "colour": tuple(COLOURS),
-    "pattern": PATTERNS,
     "accessory": ACCESSORIES,
     "second": tuple(COLOURS),
     "eyes": EYES,
     "variant": VARIANTS,
-    "build": BUILDS,
-    "mark": MARKS,
 }
 
 
@@ -52,13 +46,10 @@ class Character:
 
     kind: str
     colour: str
-    pattern: str
     accessory: str
     second: str
     eyes: str
     variant: str
-    build: str
-    mark: str
 
 
 @dataclass(frozen=True)
@@ -70,19 +61,21 @@ class Place:
     radius: float
 
 
-# All characters are placed on one grid of 12 pixels, the patches of the latents: what a model learns of a
-# character at one place then holds at every other place but the middle. That makes it learnable on two cores.
+RADIUS = 19
+
+# All characters are of one size and on one grid of 12 pixels, the patches of the latents: what a model learns of a
+# character at one place then holds at every other place. That makes it learnable on two cores.
 _CORNERS = {
-    "top left": Place(24, 26, 19),
-    "top right": Place(72, 26, 19),
-    "bottom left": Place(24, 74, 19),
-    "bottom right": Place(72, 74, 19),
+    "top left": Place(24, 26, RADIUS),
+    "top right": Place(72, 26, RADIUS),
+    "bottom left": Place(24, 74, RADIUS),
+    "bottom right": Place(72, 74, RADIUS),
 }
 LAYOUTS: dict[str, dict[str, Place]] = {  # in reading order
-    "one": {"middle": Place(48, 50, 33)},
-    "two": {"left": Place(24, 50, 19), "right": Place(72, 50, 19)},
-    "roof": {"top": Place(48, 26, 19), **{name: _CORNERS[name] for name in ("bottom left", "bottom right")}},
-    "cup": {**{name: _CORNERS[name] for name in ("top left", "top right")}, "bottom": Place(48, 74, 19)},
+    "one": {"middle": Place(48, 50, RADIUS)},
+    "two": {"left": Place(24, 50, RADIUS), "right": Place(72, 50, RADIUS)},
+    "roof": {"top": Place(48, 26, RADIUS), **{name: _CORNERS[name] for name in ("bottom left", "bottom right")}},
+    "cup": {**{name: _CORNERS[name] for name in ("top left", "top right")}, "bottom": Place(48, 74, RADIUS)},
     "four": _CORNERS,
 }
 LAYOUTS |= {f"no {empty}": {name: _CORNERS[name] for name in _CORNERS if name != empty} for empty in _CORNERS}

@@ -72,16 +72,15 @@ def control_bars(
 
 
 def training_of(checkpoint: Path) -> dict[str, float]:
-    """Hours of one thread and samples that the UNet has had."""
+    """Processor hours and samples that the UNet has had."""
     if not checkpoint.is_file():
         return {}
     from .train.unet import BATCH
 
     state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-    if "processor" not in state:  # unpacked from a model file
+    if "spent" not in state:  # unpacked from a model file
         return {}
-    hours = {"thread_hours": round(state["processor"] / 3600, 2), "wall_hours": round(state["spent"] / 3600, 2)}
-    return hours | {"samples": state["step"] * BATCH}
+    return {"thread_hours": round(state["spent"] / 3600, 2), "samples": state["step"] * BATCH}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -49,7 +49,7 @@ class InWords:
     pictures: Tensor
     hits: list[bool]
     characters: Share
-    attributes: dict[str, Share]  # kind, colour, pattern, accessory where said; layout; background
+    attributes: dict[str, Share]  # kind, colour, accessory where said; layout; background
 
     @property
     def share(self) -> Share:

@@ -34,21 +34,21 @@ class Subject:
         return f"{'an' if self.identifier[0] in 'aeio' else 'a'} {self.identifier} {self.class_word}"
 
 
-# kind, colour, pattern, accessory | second, eyes, variant, build, mark
+# kind, colour, accessory | second, eyes, variant
 SUBJECTS: tuple[Subject, ...] = (
-    Subject("sks", Character("cat", "orange", "striped", "scarf", "blue", "wide", "first", "wide", "none")),
-    Subject("zwx", Character("robot", "blue", "plain", "bow", "yellow", "one", "second", "tall", "none")),
-    Subject("hta", Character("mug", "pink", "spotted", "none", "green", "dots", "first", "wide", "cheeks")),
-    Subject("bnk", Character("ghost", "white", "plain", "hat", "purple", "shades", "second", "tall", "none")),
+    Subject("sks", Character("cat", "orange", "hat", "blue", "wide", "first")),
+    Subject("zwx", Character("robot", "blue", "bow", "yellow", "one", "second")),
+    Subject("hta", Character("mug", "pink", "none", "green", "dots", "first")),
+    Subject("bnk", Character("ghost", "white", "hat", "purple", "shades", "second")),
     # the first four choose settings, the others are held out from every choice
-    Subject("olr", Character("owl", "purple", "spotted", "none", "orange", "wide", "first", "wide", "none")),
-    Subject("mfj", Character("fish", "green", "striped", "hat", "pink", "one", "first", "wide", "none")),
-    Subject("qpd", Character("rocket", "red", "plain", "scarf", "white", "dots", "first", "tall", "patch")),
-    Subject("vbn", Character("mushroom", "yellow", "spotted", "none", "red", "wide", "first", "wide", "cheeks")),
-    Subject("ktr", Character("cactus", "green", "plain", "bow", "red", "dots", "second", "tall", "none")),
-    Subject("wug", Character("house", "white", "striped", "none", "blue", "one", "first", "tall", "none")),
-    Subject("dax", Character("cat", "white", "spotted", "bow", "pink", "dots", "second", "wide", "patch")),
-    Subject("fep", Character("robot", "red", "striped", "none", "green", "shades", "first", "wide", "none")),
+    Subject("olr", Character("owl", "purple", "none", "orange", "wide", "first")),
+    Subject("mfj", Character("fish", "green", "hat", "pink", "one", "first")),
+    Subject("qpd", Character("rocket", "red", "bow", "white", "dots", "first")),
+    Subject("vbn", Character("mushroom", "yellow", "none", "red", "wide", "first")),
+    Subject("ktr", Character("cactus", "green", "bow", "red", "dots", "second")),
+    Subject("wug", Character("house", "white", "none", "blue", "one", "first")),
+    Subject("dax", Character("cat", "white", "bow", "pink", "dots", "second")),
+    Subject("fep", Character("robot", "red", "none", "green", "shades", "first")),
 )
 CHOOSING, HELD_OUT = SUBJECTS[:4], SUBJECTS[4:]
 

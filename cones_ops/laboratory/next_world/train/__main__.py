@@ -1,8 +1,8 @@
 """Make the next world's model from nothing: `python -m cones_ops.laboratory.next_world.train`.
 
-text: patch transform and text encoder, minutes. draw: pictures for the UNet, in chunks. judge, decoder: minutes of
-processor time. unet: the denoiser, resumable, `--minutes` of wall clock in all. file: nothing but the file. Checkpoints
-go to `--out`; `--model-file` is written whenever decoder or UNet end.
+text: patch transform and text encoder, minutes. draw: pictures for the UNet, in chunks. judge, decoder, unet:
+minutes of processor time; decoder and unet resume and take their minutes in all. file: nothing but the file.
+Checkpoints go to `--out`; `--model-file` is written whenever decoder or UNet end.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", default="all", choices=PARTS)
     parser.add_argument("--out", type=Path, default=Path("checkpoints"), help="folder of the resumable checkpoints")
-    parser.add_argument("--minutes", type=float, default=360, help="wall clock for the UNet, earlier runs counted in")
+    parser.add_argument("--minutes", type=float, default=360, help="processor time, earlier runs counted in")
     parser.add_argument("--text-steps", type=int, default=800)
     parser.add_argument("--chunks", type=int, default=16, help="thousands of drawn scenes to train the UNet on, by 4")
     parser.add_argument("--judge-minutes", type=float, default=25, help="processor time")

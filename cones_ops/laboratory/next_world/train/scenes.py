@@ -56,7 +56,6 @@ class TrainingScenes:
     folder: Path
     scenes: list[Scene] = field(default_factory=list)
     latents: list[Tensor] = field(default_factory=list)  # per chunk (CHUNK, C, 8, 8) fp16
-    alone: list[int] = field(default_factory=list)  # positions of the scenes with one character, drawn larger
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -68,17 +67,10 @@ class TrainingScenes:
             if not file.is_file():
                 return
             self.latents.append(torch.load(file, weights_only=True))
-            first = len(self.scenes)
             self.scenes += chunk_scenes(len(self.latents) - 1)
-            self.alone += [i for i in range(first, len(self.scenes)) if len(self.scenes[i].characters) == 1]
 
-    def choose(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        """Positions of random scenes; every eighth is of one character, whose larger size has to be learnt too."""
+    def batch(self, count: int, generator: np.random.Generator) -> tuple[list[Scene], Tensor]:
+        """Random scenes and their latents (B, C, 8, 8), fp32."""
         which = generator.integers(len(self.scenes), size=count)
-        which[: count // 8] = generator.choice(self.alone, count // 8)
-        return which
-
-    def batch(self, which: np.ndarray) -> tuple[list[Scene], Tensor]:
-        """Scenes and their latents (B, C, 8, 8), fp32."""
         rows = [self.latents[i // CHUNK][i % CHUNK] for i in which]
         return [self.scenes[i] for i in which], torch.stack(rows).float()

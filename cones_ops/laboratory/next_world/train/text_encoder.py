@@ -21,7 +21,7 @@ from ....next_world.captions import IDENTIFIERS, Caption, random_caption
 from ....next_world.model_file import Pipeline
 from ....next_world.scenes import random_scene
 from ....next_world.vocabulary import END, Vocabulary
-from ....next_world.world import ACCESSORIES, BACKGROUNDS, COLOURS, KINDS, LAYOUTS, PATTERNS, PLACES, Scene
+from ....next_world.world import ACCESSORIES, BACKGROUNDS, COLOURS, KINDS, LAYOUTS, PLACES, Scene
 
 BATCH = 40
 _SKIP = -100  # cross_entropy's own "no target here"
@@ -29,7 +29,6 @@ _LAYOUTS = (*LAYOUTS, "some three")
 _HEADS: dict[str, tuple[str, ...]] = {  # value 0 = not said, or nobody there
     "kind": KINDS,
     "colour": tuple(COLOURS),
-    "pattern": PATTERNS,
     "accessory": ACCESSORIES[1:],
     "identifier": IDENTIFIERS,
     "mention": ("1", "2", "3", "4"),
@@ -62,7 +61,7 @@ def labels(scene: Scene, caption: Caption, vocabulary: Vocabulary) -> np.ndarray
         begin = _position_of(phrase, words, cursor)
         kind, cursor = begin + phrase.index(said.kind), begin + len(phrase)
         last = cursor + (len(PLACE_WORDS[place].split()) if caption.form == "placed" else 0)
-        for name in ("kind", "colour", "pattern", "identifier"):
+        for name in ("kind", "colour", "identifier"):
             target[1 + kind : 1 + last, _COLUMNS[name]] = _value(name, getattr(said, name))
         target[1 + kind : 1 + last, _COLUMNS["mention"]] = mention + 1
         if said.accessory:
