@@ -12,7 +12,6 @@ from .world import Character
 
 BEAK = (246, 166, 52)
 WIDE, TALL = (1.1, 0.86), (0.84, 1.06)  # width and height by radius
-Shape = Callable[[Pen, object], None]
 
 
 def draw_character(picture: Image.Image, character: Character, x: float, y: float, radius: float) -> None:
