@@ -22,9 +22,16 @@ THRESHOLD = 0.4  # of a map's range: the best of 0.3 to 0.6 in the toy world (do
 def attention_to(query: Tensor, key: Tensor, groups: Tensor, mask: Tensor | None = None) -> Tensor:
     """Share of its attention that each pixel pays to each group, mean over heads: (B, C, N) in fp32.
 
-    query (B, H, N, D), key (B, H, S, D), groups boolean (B, C, S), C <= D. Attention with the groups as its values
-    gives the shares, whatever kernel computes it, without (N, S) tensors. mask: added to the logits, as the model does.
+    query (B, H, N, D), key (B, H, S, D), groups boolean (B, C, S). Attention with the groups as its values gives the
+    shares, whatever kernel computes it, without (N, S) tensors; values hold D groups at a time.
+    mask: added to the logits, as the model does.
     """
+    parts = [_shares(query, key, part, mask) for part in torch.split(groups, key.shape[-1], dim=1)]
+    return torch.cat(parts, dim=1)
+
+
+def _shares(query: Tensor, key: Tensor, groups: Tensor, mask: Tensor | None) -> Tensor:
+    """`attention_to` at most D groups."""
     rows, heads, keys, channels = key.shape
     values = torch.zeros(rows, 1, keys, channels, dtype=query.dtype, device=query.device)
     values[:, 0, :, : groups.shape[1]] = groups.transpose(1, 2).to(query)

@@ -31,6 +31,21 @@ def test_heads_are_averaged_and_a_mask_counts() -> None:
     assert attention_to(query, key, groups).item() == pytest.approx((1 / 4 + 1) / 2)
 
 
+@pytest.mark.parametrize("hidden", [None, 0])
+def test_more_groups_than_channels_get_the_shares_of_a_plain_softmax(hidden: int | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, 3, n, 2, generator=generator) for n in (4, 5))  # two rows, three heads, D = 2
+    groups = torch.eye(5, dtype=torch.bool).expand(2, 5, 5)  # each of five tokens is a group
+    mask, logits = None, torch.einsum("bhnd,bhsd->bhns", query, key) / math.sqrt(2)
+    if hidden is not None:
+        mask = torch.zeros(1, 1, 4, 5)
+        mask[..., hidden] = -torch.inf
+        logits[..., hidden] = -torch.inf
+    shares = attention_to(query, key, groups, mask)
+    assert torch.allclose(shares, logits.softmax(dim=-1).mean(dim=1).transpose(1, 2), atol=1e-6)
+    assert torch.equal(shares[:, 1:2], attention_to(query, key, groups[:, 1:2], mask))  # as it is by itself
+
+
 @pytest.mark.parametrize(
     ("pixels", "size", "grid"),
     [
