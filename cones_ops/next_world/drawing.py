@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from .characters import draw_character
 from .pen import Colour
-from .world import LAYOUTS, SIDE, Scene
+from .world import LAYOUTS, RADIUS, SIDE, Scene
 
 FINE = 4  # drawn pixels per pixel
 
@@ -70,7 +70,7 @@ def paint(scene: Scene) -> Image.Image:
     """The picture of a scene, SIDE x SIDE."""
     picture = background(scene.background).copy()
     for place, character in zip(LAYOUTS[scene.layout].values(), scene.characters, strict=True):
-        draw_character(picture, character, place.x * FINE, place.y * FINE, place.radius * FINE)
+        draw_character(picture, character, place.x * FINE, place.y * FINE, RADIUS * FINE)
     return picture.reduce(FINE)
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ...errors import ConesError
 from ...next_world.captions import Caption, Said
-from ...next_world.world import BACKGROUNDS, LAYOUTS, NAMED, PLACES, SIDE, VALUES, Character, Place, Scene
+from ...next_world.world import BACKGROUNDS, LAYOUTS, NAMED, PLACES, RADIUS, SIDE, VALUES, Character, Place, Scene
 
 SHIPPED = Path(__file__).with_name("judge.safetensors")
 WINDOW = 48  # pixels of the scaled window
@@ -66,10 +66,9 @@ class Judge(nn.Module):
 
 def windows(pictures: Tensor) -> Tensor:
     """Pictures (B, 3, 96, 96) -> windows (B, places, 3, 48, 48), in the order of PLACES."""
-    cut = []
+    cut, half = [], RADIUS * 1.25 + 4
     for name in PLACES:
         place = _PLACES[name]
-        half = place.radius * 1.25 + 4
         x0, x1 = max(0, round(place.x - half)), min(SIDE, round(place.x + half))
         y0, y1 = max(0, round(place.y - half)), min(SIDE, round(place.y + half))
         part = pictures[:, :, y0:y1, x0:x1]
