@@ -25,14 +25,32 @@ def chromium() -> str:
     pytest.skip("no Chromium: `apt-get install chromium`, or put a chromium or google-chrome on PATH")
 
 
+class Restarted:
+    """A browser that is started once more where its process has died, as a Chromium on a busy machine does at times."""
+
+    def __init__(self, launch: Callable[[], Any]) -> None:
+        self.launch = launch
+        self.browser = launch()
+
+    def new_page(self, **options: Any) -> Any:
+        """A new page of the browser, or of the next one; raises what the second start raises."""
+        try:
+            return self.browser.new_page(**options)
+        except Exception:
+            if self.browser.is_connected():
+                raise
+            self.browser = self.launch()
+            return self.browser.new_page(**options)
+
+
 @pytest.fixture(scope="module")  # no longer than its users: while it is open, an event loop counts as running
 def browser(chromium: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        running = Restarted(lambda: playwright.chromium.launch(executable_path=chromium, args=FLAGS))
         yield running
-        running.close()
+        running.browser.close()
 
 
 @pytest.fixture(scope="session")
