@@ -26,12 +26,12 @@ from scipy.stats import spearmanr
 from cones_ops.laboratory.demo.report import versions
 from cones_ops.laboratory.judge import load_judge
 from cones_ops.laboratory.measure import all_shown, measure, subject_shown
-from cones_ops.laboratory.quality.cells import SEEDS, UNTOUCHED
+from cones_ops.laboratory.quality.cells import SEEDS
 from cones_ops.laboratory.quality.inputs import FULL, World
 from cones_ops.masks.concept_mask import ConceptMask, intersection
 from cones_ops.masks.mask_file import load_mask
 from cones_ops.toy_world.bundle import load_pipeline
-from cones_ops.toy_world.subjects import Subject
+from cones_ops.toy_world.subjects import HELD_OUT, Subject
 
 WHERES = ("own tokens", "everywhere")
 MEASURES = ("jaccard", "of_smaller", "over_chance")
@@ -51,7 +51,7 @@ def load_masks(folder: Path, where: str) -> list[SubjectMask]:
     """The default search's masks of the untouched subjects; those without a file are left out."""
     files = {
         (subject, seed): folder / f"learned-{where.replace(' ', '-')}-{subject.identifier}-{seed}.safetensors"
-        for subject, seed in product(UNTOUCHED, SEEDS)
+        for subject, seed in product(HELD_OUT, SEEDS)
     }
     return [SubjectMask(*key, load_mask(file)) for key, file in files.items() if file.is_file()]
 

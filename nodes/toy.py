@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from comfy_api.latest import io
 
 from ..cones_ops.toy_world.subjects import IDENTIFIERS, subject_named
@@ -22,8 +21,8 @@ class ConesToyWorld(io.ComfyNode):  # type: ignore[misc]
             display_name="Toy World",
             category=TOY_CATEGORY,
             description=(
-                "A tiny text-to-image model that ships with this pack and runs on any computer. It draws scenes of "
-                "64x64 pixels. Use it like a checkpoint, with ComfyUI's own nodes and an Empty Latent Image of 64x64."
+                "A tiny text-to-image model that ships with this pack and runs on any computer. It draws "
+                "characters in scenes of 96x96 pixels. Use it like a checkpoint, with ComfyUI's own nodes."
             ),
             search_aliases=[*ALIASES, "toy", "demo", "tiny model", "checkpoint"],
             inputs=[],
@@ -33,10 +32,10 @@ class ConesToyWorld(io.ComfyNode):  # type: ignore[misc]
                 ),
                 io.Clip.Output(
                     display_name="clip",
-                    tooltip='The text encoder; it knows words such as "a red striped star left of a blue circle".',
+                    tooltip='The text encoder; it knows words such as "a red cat wearing a hat next to a blue mug in the snow".',
                 ),
                 io.Vae.Output(
-                    display_name="vae", tooltip="Converts pictures to latents and back; one latent pixel is 8x8 pixels."
+                    display_name="vae", tooltip="Converts pictures to latents and back; one latent pixel is 12x12 pixels."
                 ),
             ],
         )
@@ -73,7 +72,7 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
                     default=5,
                     min=1,
                     max=64,
-                    tooltip="How many pictures, 1 to 64. They use four backgrounds in turn.",
+                    tooltip="How many pictures, 1 to 64. They use six backgrounds in turn.",
                 ),
                 seed_input("Another seed draws other pictures."),
                 io.Int.Input(
@@ -83,19 +82,19 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
                     max=64,
                     optional=True,
                     tooltip=(
-                        "How many of the pictures show the subject beside another thing (then use captions as the "
+                        "How many of the pictures show the subject beside one to three others (then use captions as the "
                         "prompts). For own tokens, such pictures teach the search what does not belong to the subject: "
-                        "24 of 28 is a good choice. For everywhere, use 0."
+                        "24 of 30 is a good choice. For everywhere, use 0."
                     ),
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="images", tooltip="The pictures, as one batch of 64x64."),
+                io.Image.Output(display_name="images", tooltip="The pictures, as one batch of 96x96."),
                 io.String.Output(
-                    display_name="subject_prompt", tooltip='The prompt that names the subject, such as "a sks star".'
+                    display_name="subject_prompt", tooltip='The prompt that names the subject, such as "a sks cat".'
                 ),
                 io.String.Output(
-                    display_name="class_prompt", tooltip='The same prompt without the identifier, such as "a star".'
+                    display_name="class_prompt", tooltip='The same prompt without the identifier, such as "a cat".'
                 ),
                 io.String.Output(display_name="identifier", tooltip="The rare word that names the subject."),
                 io.String.Output(display_name="class_word", tooltip="What kind of thing the subject is."),
@@ -105,7 +104,7 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
                 ),
                 io.String.Output(
                     display_name="concept",
-                    tooltip='Identifier and class word, such as "sks star", for Encode Prompt with Concepts.',
+                    tooltip='Identifier and class word, such as "sks cat", for Encode Prompt with Concepts.',
                 ),
             ],
         )
@@ -113,7 +112,7 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def execute(cls, subject: str, pictures: int, seed: int, beside: int = 0) -> io.NodeOutput:
         toy_subject = subject_named(subject)
-        pixels, captions = toy_subject.reference_pictures(pictures, seed, min(beside, pictures))
-        images = torch.from_numpy(pixels).float().movedim(1, -1).contiguous()  # (n, 64, 64, 3)
+        shown, captions = toy_subject.reference_pictures(pictures, seed, min(beside, pictures))
+        images = shown.movedim(1, -1).contiguous()  # (n, 96, 96, 3)
         words = (toy_subject.prompt, toy_subject.class_prompt, toy_subject.identifier, toy_subject.class_word)
         return io.NodeOutput(images, *words, "\n".join(captions), f"{toy_subject.identifier} {toy_subject.class_word}")

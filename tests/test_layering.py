@@ -26,16 +26,15 @@ LIBRARY_HOSTS = {"diffusers"}
 
 # Which rooms of cones_ops a room may import from, itself and errors.py aside.
 FLOORS: dict[str, set[str]] = {"errors": set(), "models": set(), "images": set(), "toy_world": set()}
-FLOORS["next_world"] = set()  # takes the place of toy_world once its model is better
 FLOORS["masks"] = {"models"}
 FLOORS["search"] = FLOORS["guidance"] = FLOORS["masks"] | {"masks"}
 FLOORS["reports"] = FLOORS["search"] | {"search"}
 FLOORS["hosts"] = FLOORS["reports"] | {"reports", "guidance", "images"}
 FLOORS["engine"] = FLOORS["hosts"] | {"hosts"}
-FLOORS["laboratory"] = FLOORS["engine"] | {"engine", "toy_world", "next_world"}
+FLOORS["laboratory"] = FLOORS["engine"] | {"engine", "toy_world"}
 FLOORS["cli"] = FLOORS["laboratory"] | {"laboratory"}
 FLOORS["cones_ops"] = FLOORS["reports"] | {"reports", "images"}  # its __init__: the library's public names
-CORE_ROOMS = {*FLOORS} - {"hosts", "engine", "toy_world", "next_world", "laboratory", "cli", "cones_ops"}
+CORE_ROOMS = {*FLOORS} - {"hosts", "engine", "toy_world", "laboratory", "cli", "cones_ops"}
 
 
 def layer(file: str) -> str:

@@ -50,7 +50,7 @@ def subject_examples(
 ) -> Examples:
     """The subject's reference pictures (`beside` of them with a neighbour) and their captions, own tokens marked."""
     drawn, texts = subject.reference_pictures(pictures, seed, beside)
-    return examples(pipeline, torch.from_numpy(drawn), texts, [(subject.identifier, subject.class_word)])
+    return examples(pipeline, drawn, texts, [(subject.identifier, subject.class_word)])
 
 
 def class_examples(pipeline: ToyPipeline, subject: Subject, count: int = CLASS_PICTURES, seed: int = 0) -> Examples:

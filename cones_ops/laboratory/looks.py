@@ -16,7 +16,8 @@ from ..guidance.attention_maps import masks_of
 from ..hosts.diffusers.apply_masks import Strengths
 from ..hosts.diffusers.regions import recorded
 from ..toy_world.bundle import ToyPipeline
-from ..toy_world.world import BACKGROUNDS, PLACES, SIDE, Thing
+from ..toy_world.drawing.scene import empty
+from ..toy_world.world import LAYOUTS, SIDE, Character
 from .judge import Reading
 from .sampling import competing_groups, sample
 
@@ -26,7 +27,7 @@ DIFFERENT = 0.2  # of full brightness, in any colour
 def sample_with_maps(
     pipeline: ToyPipeline, prompts: Sequence[str], masks: Strengths, things: Sequence[str] = (), **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """Pictures (B, 3, 64, 64), and where each mask's concept and each of `things` looked: (B, C, h, w).
+    """Pictures (B, 3, 96, 96), and where each mask's concept and each of `things` looked: (B, C, h, w).
 
     options go to `sample`. Maps are means over all steps.
     """
@@ -36,25 +37,24 @@ def sample_with_maps(
     return pictures, maps.mean()[: len(prompts)]
 
 
-def true_place(picture: Tensor, reading: Reading, thing: Thing) -> Tensor | None:
-    """The pixels (64, 64) of a thing in a picture (3, 64, 64); None where the judge does not see it."""
-    name = next((place for place, drawn in reading.things if drawn == thing), None)
+def true_place(picture: Tensor, reading: Reading, character: Character) -> Tensor | None:
+    """The pixels (96, 96) of a character in a picture (3, 96, 96); None where the judge does not see it."""
+    name = next((place for place, seen in reading.places.items() if seen == character), None)
     if name is None:
         return None
-    place = PLACES[name]
-    half = place.radius * 1.06 + place.jitter + 1
+    place = LAYOUTS[reading.layout][name]
+    half = place.radius * 1.25 + 4
     centres = torch.arange(SIDE) + 0.5
     window = ((centres - place.y).abs() < half)[:, None] & ((centres - place.x).abs() < half)
-    background = torch.tensor(BACKGROUNDS[reading.background])[:, None, None]
-    return ((picture - background).abs().amax(dim=0) > DIFFERENT) & window
+    return ((picture - empty(reading.background)).abs().amax(dim=0) > DIFFERENT) & window
 
 
-def attention_iou(maps: Tensor, pictures: Tensor, readings: Sequence[Reading], thing: Thing) -> list[float]:
-    """Intersection over union of a thing's mask, from its map (B, h, w), with its true place, where it is seen."""
+def attention_iou(maps: Tensor, pictures: Tensor, readings: Sequence[Reading], character: Character) -> list[float]:
+    """Intersection over union of a character's mask, from its map (B, h, w), with its true place, where it is seen."""
     masks = masks_of(maps[:, None], (SIDE, SIDE))[:, 0]
     overlaps = []
     for mask, picture, reading in zip(masks, pictures, readings, strict=True):
-        place = true_place(picture, reading, thing)
+        place = true_place(picture, reading, character)
         if place is not None:
             overlaps.append(float((mask & place).sum() / (mask | place).sum()))
     return overlaps

@@ -1,7 +1,8 @@
 """What the judge says of sampled pictures: how often a prompt shows what it should, with and without masks.
 
 A request (`subject_shown`, `class_leak`, ...) is a list of prompts, each with what its picture should show; `measure`
-samples them from fixed seeds, so that before and after are paired. Prompts take the backgrounds in turn.
+samples them from fixed seeds, so that before and after are paired. Prompts take the backgrounds in turn, and the forms
+that no search sees.
 """
 
 from __future__ import annotations
@@ -15,19 +16,17 @@ from typing import Any
 from torch import Tensor
 
 from ..hosts.diffusers.apply_masks import Strengths
-from ..images.collages import layout_caption
 from ..toy_world.bundle import ToyPipeline
-from ..toy_world.captions import Description, describe
+from ..toy_world.caption_forms import HELD_OUT_FORMS
+from ..toy_world.captions import Said, compose
 from ..toy_world.subjects import Subject
-from ..toy_world.world import BACKGROUNDS, Scene, Thing
+from ..toy_world.world import BACKGROUNDS, LAYOUTS_OF, Character
 from .averages import share_error
-from .judge import Judge, Reading, read, shows
+from .judge import Judge, Reading, agrees, read, shows
+from .references import backgrounds
 from .sampling import STEPS, OwnWeights, sample
 
-COMPANIONS = tuple(
-    Thing(shape, colour, colour, "plain")
-    for shape, colour in (("circle", "blue"), ("square", "red"), ("triangle", "green"), ("cross", "pink"))
-)
+COMPANIONS = (Said("mug", "blue"), Said("fish", "red"), Said("owl", "green"), Said("house", "pink"))
 Expected = Callable[[Reading], bool]
 PictureRequest = list[tuple[str, Expected]]  # a prompt for each picture, and what it should show
 
@@ -59,7 +58,7 @@ class Measuring:
 
 @dataclass(frozen=True)
 class Measured:
-    """Pictures (n, 3, 64, 64) of one prompt, what the judge reads in them, and which show what was asked."""
+    """Pictures (n, 3, 96, 96) of one prompt, what the judge reads in them, and which show what was asked."""
 
     prompt: str
     pictures: Tensor
@@ -93,36 +92,34 @@ def measure(
 
 
 def subject_shown(subject: Subject, samples: int) -> PictureRequest:
-    """`a sks star` should show the subject."""
-    return _on_backgrounds(subject.prompt, [subject], samples)
+    """`a drawing of a sks cat` should show the subject."""
+    return asked([[subject.said]], [subject], samples)
 
 
 def class_leak(subject: Subject, samples: int) -> PictureRequest:
-    """`a star`, without the identifier, should not show the subject: its share is a leak."""
-    return _on_backgrounds(subject.class_prompt, [subject], samples)
+    """`a drawing of a cat`, without the identifier, should not show the subject: its share is a leak."""
+    return asked([[Said(subject.class_word)]], [subject], samples)
 
 
 def second_object(subject: Subject, samples: int) -> PictureRequest:
-    """The other thing of `a sks star on the left and a blue plain circle on the right` should be what was asked."""
+    """The other thing of `a drawing of a sks cat with a blue mug` should be what was asked, where it was asked."""
     request: PictureRequest = []
-    companions = cycle(thing for thing in COMPANIONS if thing.shape != subject.thing.shape)
-    for background, thing in zip(backgrounds(samples), companions, strict=False):
-        phrase = Description(thing.shape, (thing.colour,), thing.texture, None).phrase
-        prompt = f"{subject.prompt} on the left and {phrase} on the right on a {background} background"
-        request.append((prompt, partial(_on_the_right, thing)))
+    companions = cycle(said for said in COMPANIONS if said.kind != subject.class_word)
+    for i, (background, said) in enumerate(zip(backgrounds(samples), companions, strict=False)):
+        first = [subject.said, said] if i // 2 % 2 == 0 else [said, subject.said]
+        request.append((_prompt(first, background, i), partial(_stands, said, "right" if first[1] is said else "left")))
     return request
 
 
 def all_shown(subjects: Sequence[Subject], samples: int) -> PictureRequest:
     """One picture should show all subjects, named by their identifiers."""
-    return _on_backgrounds(layout_caption([subject.prompt for subject in subjects]), subjects, samples)
+    return asked([[subject.said for subject in subjects]], subjects, samples)
 
 
 def all_described(subjects: Sequence[Subject], samples: int) -> PictureRequest:
-    """The same with every attribute spelled out instead: the untouched model's own best."""
-    scenes = [Scene((("centre", subject.thing),), "grey") for subject in subjects]
-    phrases = [describe(scene).removesuffix(" on a grey background") for scene in scenes]
-    return _on_backgrounds(layout_caption(phrases), subjects, samples)
+    """The same with every attribute spelled out that has a word: the untouched model's own best at what has one."""
+    said = [Said.all_of(subject.character) for subject in subjects]
+    return [(_prompt(said, ground, i), partial(_as_said, said)) for i, ground in enumerate(backgrounds(samples))]
 
 
 THREE_MEASURES = {"subject_share": subject_shown, "class_share": class_leak, "second_object": second_object}
@@ -138,19 +135,37 @@ def drift(before: Measured, after: Measured) -> float:
     return float((before.pictures - after.pictures).abs().mean())
 
 
-def backgrounds(count: int) -> list[str]:
-    """The backgrounds of a measure's prompts, in turn."""
-    return [list(BACKGROUNDS)[i % len(BACKGROUNDS)] for i in range(count)]
+def asked(said: Sequence[Sequence[Said]], subjects: Sequence[Subject], samples: int) -> PictureRequest:
+    """Prompts that name these in turn, whose pictures should show all subjects."""
+    expected = partial(_all_in, [subject.character for subject in subjects])
+    return [
+        (_prompt(said[i % len(said)], background, i), expected) for i, background in enumerate(backgrounds(samples))
+    ]
 
 
-def _on_backgrounds(text: str, subjects: Sequence[Subject], samples: int) -> PictureRequest:
-    expected = partial(_all_in, [subject.thing for subject in subjects])
-    return [(f"{text} on a {background} background", expected) for background in backgrounds(samples)]
+def _prompt(said: Sequence[Said], background: str, i: int) -> str:
+    """The i-th prompt: in the forms and, of three, the layouts in turn."""
+    turn = i // len(BACKGROUNDS) + i
+    layouts = LAYOUTS_OF[len(said)][:2]
+    form = HELD_OUT_FORMS[turn % len(HELD_OUT_FORMS)]
+    return compose(said, layouts[turn // 2 % len(layouts)], form, background).text
 
 
-def _all_in(things: Sequence[Thing], reading: Reading) -> bool:
-    return all(shows(reading, thing) for thing in things)
+def _all_in(characters: Sequence[Character], reading: Reading) -> bool:
+    return all(shows(reading, character) for character in characters)
 
 
-def _on_the_right(thing: Thing, reading: Reading) -> bool:
-    return dict(reading.things).get("right") == thing
+def _as_said(said: Sequence[Said], reading: Reading) -> bool:
+    """Whether everybody is as said, and nobody else is there, in any order."""
+    left = list(reading.characters)
+    for wanted in said:
+        found = next((character for character in left if agrees(wanted, character)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return not left
+
+
+def _stands(said: Said, place: str, reading: Reading) -> bool:
+    character = reading.places.get(place)
+    return character is not None and agrees(said, character)

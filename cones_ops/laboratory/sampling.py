@@ -27,7 +27,7 @@ from ..models.targets import TargetChoice
 from ..search.host_model import Key
 from ..search.objective import Examples
 from ..toy_world.bundle import ToyPipeline
-from ..toy_world.world import SHAPES
+from ..toy_world.world import KINDS
 from .gradient_guidance import GradientGuidance
 
 STEPS, GUIDANCE, BATCH = 20, 3.0, 32
@@ -37,7 +37,7 @@ STEPS, GUIDANCE, BATCH = 20, 3.0, 32
 class Apart:
     """Concepts kept to their own regions: words that compete with them where a prompt has them, and how strongly."""
 
-    things: tuple[str, ...] = SHAPES
+    things: tuple[str, ...] = KINDS
     strength: float = 1.0
     probe: int = 2
 
@@ -93,7 +93,7 @@ def examples(
 ) -> Examples:
     """Pictures (n, 3, 64, 64) in [0, 1] and their captions as latents and conditioning."""
     with torch.no_grad():
-        latents = pipeline.latents.encode(pictures * 2 - 1)
+        latents = pipeline.autoencoder.encode(pictures * 2 - 1)
     return Examples(latents, conditioning(pipeline, texts, concepts, rules))
 
 
@@ -120,7 +120,7 @@ def sample(
     apart: Apart | None = None,
     gradients: GradientGuidance | None = None,
 ) -> Tensor:
-    """Pictures (B, 3, 64, 64) in [0, 1] of `prompts`, with `masks` shut where each of them acts, or with `own_weights`.
+    """Pictures (B, 3, 96, 96) in [0, 1] of `prompts`, with `masks` shut where each of them acts, or with `own_weights`.
 
     seeds: one per prompt, default 0, 1, 2, ... on_batch hears how many pictures were finished. apart, gradients:
     keep the concepts of the masks to their own regions, or move the latents by a loss on where they look.
@@ -140,7 +140,7 @@ def sample(
         with applied(pipeline.unet, masks, positions), acting, regions:
             guide = _guide(pipeline, [mask for mask, _ in masks], texts, model, rows, gradients) if gradients else None
             latents = _euler(model, noise(pipeline, part), rows, steps, guidance, guide)
-        pictures.append(((pipeline.latents.decode(latents) + 1) / 2).clamp(0, 1))
+        pictures.append(((pipeline.autoencoder.decode(latents) + 1) / 2).clamp(0, 1))
         if on_batch:
             on_batch(len(texts))
     return torch.cat(pictures)

@@ -1,7 +1,7 @@
 """The toy world as a diffusers `StableDiffusionPipeline`: what is written for SD 1.x and 2.x runs on it, line for line.
 
-UNet and text encoder are the shipped ones. Around them: the vocabulary as a transformers tokenizer, the patch transform
-as the VAE, Euler's scheduler. With these `pipeline(prompt)` is, step for step, what `sampling.sample` does.
+UNet and text encoder are the shipped ones. Around them: the vocabulary as a transformers tokenizer, the autoencoder as
+the VAE, Euler's scheduler. With these `pipeline(prompt)` is, step for step, what `sampling.sample` does.
 """
 
 from __future__ import annotations
@@ -16,38 +16,39 @@ from torch import Tensor, nn
 
 from ..hosts.diffusers.pictures import pixels_of
 from ..toy_world.bundle import ToyPipeline, load_pipeline
-from ..toy_world.latents import PATCH, PatchTransform
+from ..toy_world.decoder import Autoencoder
+from ..toy_world.patches import PATCH
 from ..toy_world.subjects import subject_named
 from ..toy_world.vocabulary import END, SPECIAL_WORDS, SPELLINGS, START, UNKNOWN, WORDS, Vocabulary
+from ..toy_world.world import BACKGROUNDS
 from .references import alone
 
 
 class ToyAutoencoder(nn.Module):
-    """The patch transform with as much of an `AutoencoderKL` as the pipeline and this library ask for."""
+    """The autoencoder with as much of an `AutoencoderKL` as the pipeline and this library ask for."""
 
-    def __init__(self, transform: PatchTransform) -> None:
+    def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__()
-        self.transform = transform
-        widths = [0] * PATCH.bit_length()  # as many as halvings from PATCH pixels to one latent, and one more
+        self.autoencoder = autoencoder
         self.config = SimpleNamespace(
-            scaling_factor=1.0, block_out_channels=widths, latent_channels=transform.channels, force_upcast=False
+            scaling_factor=1.0, block_out_channels=[], latent_channels=autoencoder.channels, force_upcast=False
         )
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.transform.encode_weight.dtype
+        return self.autoencoder.transform.encode_weight.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.transform.encode_weight.device
+        return self.autoencoder.transform.encode_weight.device
 
     def encode(self, pixels: Tensor) -> Any:
-        """`.latent_dist.mean`: latents (B, C, H/8, W/8) of pictures (B, 3, H, W) in [-1, 1]."""
-        return SimpleNamespace(latent_dist=SimpleNamespace(mean=self.transform.encode(pixels)))
+        """`.latent_dist.mean`: latents (B, C, H/12, W/12) of pictures (B, 3, H, W) in [-1, 1]."""
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=self.autoencoder.encode(pixels)))
 
     def decode(self, latents: Tensor, return_dict: bool = False, generator: Any = None) -> tuple[Tensor]:
         """(pictures,) of latents."""
-        return (self.transform.decode(latents),)
+        return (self.autoencoder.decode(latents),)
 
 
 def toy_pipeline(toy: ToyPipeline | None = None) -> Any:
@@ -58,7 +59,7 @@ def toy_pipeline(toy: ToyPipeline | None = None) -> Any:
     known = ("beta_start", "beta_end", "beta_schedule", "prediction_type")
     schedule = {name: toy.schedule[name] for name in known}
     pipeline = StableDiffusionPipeline(
-        vae=ToyAutoencoder(toy.latents),
+        vae=ToyAutoencoder(toy.autoencoder),
         text_encoder=toy.text_encoder,
         tokenizer=_tokenizer(toy.vocabulary),
         unet=toy.unet,
@@ -69,6 +70,7 @@ def toy_pipeline(toy: ToyPipeline | None = None) -> Any:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    pipeline.vae_scale_factor = PATCH  # no power of two, as what the pipeline works out from the VAE's layers
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -80,9 +82,8 @@ def save_pictures(identifier: str, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures, captions = alone(subject_named(identifier))
-    for picture, caption in zip(pictures, captions, strict=True):
-        background = caption.split()[-2]  # "... on a grey background"
+    pictures, _ = alone(subject_named(identifier))
+    for picture, background in zip(pictures, BACKGROUNDS, strict=True):
         Image.fromarray(pixels_of(picture)).save(folder / f"{identifier}-{background}.png")
     return folder
 

@@ -1,6 +1,6 @@
 """The toy world: Stable Diffusion in miniature, drawn, trained, judged and shipped by this repository.
 
-Drawn scenes (`world`), their captions (`captions`), held-out subjects (`subjects`), a fixed patch transform that
-makes 8x8 latents (`latents`), a word vocabulary (`vocabulary`), the shipped model file (`bundle`), and an exact
-judge (`judge`). Everything else in the repository may be tested on it; nothing in the library core imports it.
+Drawn characters in scenes (`world`, `drawing`), captions in words (`captions`), held-out subjects (`subjects`), 8x8
+latents and a decoder (`patches`, `decoder`), a word vocabulary (`vocabulary`) and the shipped model file (`bundle`).
+Everything here is needed by the nodes; what trains and judges the model lies in `cones_ops.laboratory`.
 """

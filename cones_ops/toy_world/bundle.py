@@ -1,7 +1,7 @@
-"""The one file that is the toy world's model: read it as tensors, load it as a diffusers pipeline, save it.
+"""The one file that is the toy world's model: read it as tensors, load it as diffusers modules, save it.
 
-`read_bundle` needs safetensors only (ComfyUI builds its own classes from the tensors); `load_pipeline` needs diffusers
-and transformers. Weights are stored as fp16 and loaded as fp32.
+`read_bundle` needs safetensors only (ComfyUI builds its own classes from the tensors); `load_pipeline` needs
+diffusers and transformers. Weights are stored as fp16 and loaded as fp32.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from torch import Tensor
 
 from ..errors import ConesError
 from .captions import vocabulary
-from .latents import PatchTransform
+from .decoder import Autoencoder, Decoder, random_autoencoder
+from .patches import CHANNELS, PatchTransform
 from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel
 
-FORMAT = "cones-toy-world-1"
+FORMAT = "cones-toy-world-2"
 SHIPPED = Path(__file__).with_name("toy_world.safetensors")
-CHANNELS = 24  # latent channels; 25.9 dB on drawn scenes
-WIDTH = 96  # text width
+TEXT_WIDTH = 128
+WIDTHS = (64, 128)
+LATENT_SIDE = 8
 SCHEDULE: dict[str, Any] = {
     "beta_start": 0.00085,
     "beta_end": 0.02,
@@ -40,7 +42,7 @@ SCHEDULE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Bundle:
-    """The file's contents: tensors by full key (`unet.…`, `text_encoder.…`, `latents.…`, fp16) and configurations."""
+    """The file's contents: tensors by full key (`unet.…`, `text_encoder.…`, `autoencoder.…`) and configurations."""
 
     tensors: dict[str, Tensor]
     unet_config: dict[str, Any]
@@ -49,32 +51,35 @@ class Bundle:
     schedule: dict[str, Any]
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """Tensors of one part with its prefix removed."""
-        return {key[len(prefix) + 1 :]: value for key, value in self.tensors.items() if key.startswith(f"{prefix}.")}
+        """Tensors of one part with its prefix removed, fp32."""
+        tensors = {key: value for key, value in self.tensors.items() if key.startswith(f"{prefix}.")}
+        return {key[len(prefix) + 1 :]: value.float() for key, value in tensors.items()}
 
-    def autoencoder(self) -> PatchTransform:
-        """The picture <-> latent transform, fp32."""
-        tensors = self.part("latents")
-        transform = PatchTransform(len(tensors["encode_bias"]))
-        transform.load_state_dict(tensors)
-        return transform
+    def autoencoder(self) -> Autoencoder:
+        """Pictures <-> latents, fp32, eval mode."""
+        tensors = self.part("autoencoder")
+        channels = tensors["transform.encode_bias"].numel()
+        autoencoder = Autoencoder(PatchTransform(channels), Decoder(channels))
+        autoencoder.load_state_dict(tensors)
+        return autoencoder.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
 class ToyPipeline:
-    """The toy world's model as diffusers and transformers modules, fp32, in eval mode."""
+    """The model as diffusers and transformers modules, fp32, in eval mode."""
 
     unet: UNet2DConditionModel
     text_encoder: CLIPTextModel
-    latents: PatchTransform
+    autoencoder: Autoencoder
     vocabulary: Vocabulary
     schedule: dict[str, Any]
 
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
-        """Text -> (B, tokens, D), the text encoder's last hidden state."""
-        ids = torch.tensor([self.vocabulary.encode(text) for text in texts])
-        return self.text_encoder(input_ids=ids).last_hidden_state
+        """Texts -> (B, tokens, D), the text encoder's last hidden state."""
+        ids = torch.tensor(self.vocabulary.encode_all(texts), device=self.text_encoder.device)
+        hidden: Tensor = self.text_encoder(input_ids=ids).last_hidden_state
+        return hidden
 
 
 def read_bundle(path: Path | None = None) -> Bundle:
@@ -89,36 +94,34 @@ def read_bundle(path: Path | None = None) -> Bundle:
                 f"{path}: format {metadata.get('format')!r}, expected {FORMAT!r}; this is no toy world model"
             )
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is not iterable
-    text_config = json.loads(metadata["text_config"])
-    words = Vocabulary(tuple(json.loads(metadata["vocabulary"])), text_config["max_position_embeddings"])
-    return Bundle(tensors, json.loads(metadata["unet_config"]), text_config, words, json.loads(metadata["schedule"]))
+    text = json.loads(metadata["text_config"])
+    words = Vocabulary(tuple(json.loads(metadata["vocabulary"])), text["max_position_embeddings"])
+    return Bundle(tensors, json.loads(metadata["unet_config"]), text, words, json.loads(metadata["schedule"]))
 
 
 def load_pipeline(path: Path | None = None) -> ToyPipeline:
     """The shipped model (or another file) as modules, fp32, eval mode, no gradients."""
     file = read_bundle(path)
     pipeline = _assemble(file.unet_config, file.text_config, file.autoencoder(), file.vocabulary, file.schedule)
-    pipeline.unet.load_state_dict(file.part("unet"))  # copied into the modules' fp32
+    pipeline.unet.load_state_dict(file.part("unet"))
     pipeline.text_encoder.load_state_dict(file.part("text_encoder"))
     return pipeline
 
 
-def random_pipeline(seed: int = 0, widths: tuple[int, int] = (64, 128)) -> ToyPipeline:
+def random_pipeline(seed: int = 0, widths: tuple[int, int] = WIDTHS) -> ToyPipeline:
     """A pipeline of the shipped architecture with random weights: the start of training, and a stand-in for tests."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        transform = PatchTransform(CHANNELS)
-        for buffer in transform.buffers():
-            buffer.normal_(std=0.05)
-        return _assemble(unet_config(widths), text_config(), transform, vocabulary(), SCHEDULE)
+        autoencoder = random_autoencoder(CHANNELS, seed).eval().requires_grad_(False)
+        return _assemble(unet_config(widths), text_config(), autoencoder, vocabulary(), SCHEDULE)
 
 
 def save_pipeline(pipeline: ToyPipeline, path: Path) -> None:
     """Write a pipeline as one fp16 file of this format."""
-    modules = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder, "latents": pipeline.latents}
+    parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder, "autoencoder": pipeline.autoencoder}
     tensors = {
-        f"{part}.{key}": value.detach().half().contiguous()
-        for part, module in modules.items()
+        f"{prefix}.{key}": value.detach().half().contiguous()
+        for prefix, module in parts.items()
         for key, value in module.state_dict().items()
         if "position_ids" not in key
     }
@@ -133,17 +136,17 @@ def save_pipeline(pipeline: ToyPipeline, path: Path) -> None:
     save_file(tensors, path, metadata)
 
 
-def unet_config(widths: tuple[int, int] = (64, 128)) -> dict[str, Any]:
+def unet_config(widths: tuple[int, int] = WIDTHS) -> dict[str, Any]:
     """Keyword arguments of UNet2DConditionModel: two levels (8x8, 4x4), attention at both, 4 heads."""
     return {
-        "sample_size": 8,
+        "sample_size": LATENT_SIDE,
         "in_channels": CHANNELS,
         "out_channels": CHANNELS,
         "block_out_channels": list(widths),
         "layers_per_block": 1,
         "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
         "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-        "cross_attention_dim": WIDTH,
+        "cross_attention_dim": TEXT_WIDTH,
         "attention_head_dim": 4,  # diffusers' word for the number of heads here
     }
 
@@ -153,8 +156,8 @@ def text_config() -> dict[str, Any]:
     words = vocabulary()
     return {
         "vocab_size": len(words.words),
-        "hidden_size": WIDTH,
-        "intermediate_size": 4 * WIDTH,
+        "hidden_size": TEXT_WIDTH,
+        "intermediate_size": 4 * TEXT_WIDTH,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "max_position_embeddings": words.length,
@@ -166,16 +169,16 @@ def text_config() -> dict[str, Any]:
 
 
 def _assemble(
-    unet: dict[str, Any], text: dict[str, Any], transform: PatchTransform, words: Vocabulary, schedule: dict[str, Any]
+    unet: dict[str, Any], text: dict[str, Any], autoencoder: Autoencoder, words: Vocabulary, schedule: dict[str, Any]
 ) -> ToyPipeline:
     try:
         from diffusers import UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
     except ImportError as error:
         raise ConesError(
-            f"{error}; the toy pipeline needs diffusers and transformers: pip install cones-concept-neurons[diffusers]"
+            f"{error}; this pipeline needs diffusers and transformers: pip install cones-concept-neurons[diffusers]"
         ) from error
     modules = UNet2DConditionModel(**unet), CLIPTextModel(CLIPTextConfig(**text))
     for module in modules:
         module.eval().requires_grad_(False)
-    return ToyPipeline(modules[0], modules[1], transform, words, schedule)
+    return ToyPipeline(modules[0], modules[1], autoencoder, words, schedule)

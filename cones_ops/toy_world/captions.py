@@ -1,83 +1,152 @@
-"""Captions of scenes in words, and the attributes that each word speaks of.
+"""Captions of scenes in words, and what each caption says of each character.
 
-`describe` spells everything out (the prompts of the quality bar and of the full-caption control); `caption` drops
-attributes at random and attaches identifiers that mean nothing, which is what the model is trained on.
+`describe` says all that has a word; `random_caption` leaves things out at random and attaches identifiers that mean
+nothing, which is what the model is trained on. What captions never say is never here: second colour, eyes and
+variant.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .subjects import IDENTIFIERS
+from .caption_forms import FORMS, PLACED_FORMS, Words
 from .vocabulary import SPECIAL_WORDS, Vocabulary
-from .world import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, Scene, Thing
+from .world import ACCESSORIES, BACKGROUNDS, COLOURS, KINDS, LAYOUTS, Character, Scene
 
-LENGTH = 48  # tokens per prompt
-_GLUE = ("a", "and", "on", "the", "background", "left", "right", "top", "bottom", ",")
+LENGTH = 64  # tokens per prompt
+IDENTIFIERS = (
+    "sks", "zwx", "hta", "bnk", "olr", "mfj", "qpd", "vbn", "ktr", "wug", "dax", "fep", "gzl", "jyv", "uxo", "cim",
+)  # fmt: skip
+BACKGROUND_WORDS = {
+    "meadow": "in a meadow",
+    "beach": "on a beach",
+    "night": "at night",
+    "room": "in a room",
+    "snow": "in the snow",
+    "paper": "on paper",
+}
+_GLUE = (
+    "a", "the", "and", ",", "in", "on", "at", "of", "to", "is", "there", "with", "wearing", "next", "above", "below",
+    "left", "right", "top", "bottom", "middle", "alone", "only", "just", "picture", "drawing", "photo", "beside",
+    "it", "grey", "background", "stands", "two", "three", "four",
+)  # fmt: skip
 
 
 def vocabulary() -> Vocabulary:
-    """The toy world's words."""
-    words = (*SPECIAL_WORDS, *_GLUE, *SHAPES, *COLOURS, *TEXTURES, *BACKGROUNDS, *IDENTIFIERS)
+    """The world's words."""
+    worn = tuple(name for name in ACCESSORIES if name != "none")
+    words = (*SPECIAL_WORDS, *_GLUE, *KINDS, *COLOURS, *worn, *BACKGROUNDS, *IDENTIFIERS)
     return Vocabulary(words, LENGTH)
 
 
 @dataclass(frozen=True)
-class Description:
-    """What a caption says of one thing. None = not said."""
+class Said:
+    """What a caption says of one character. None = not said."""
 
-    shape: str
-    colours: tuple[str, ...] | None
-    texture: str | None
-    identifier: str | None
+    kind: str
+    colour: str | None = None
+    accessory: str | None = None
+    identifier: str | None = None
+
+    @classmethod
+    def all_of(cls, character: Character) -> Said:
+        """Everything there is a word for; nothing is said of an accessory that is not there."""
+        worn = None if character.accessory == "none" else character.accessory
+        return cls(character.kind, character.colour, worn)
 
     @property
     def phrase(self) -> str:
-        """The noun phrase, e.g. `a sks red and blue striped star`."""
-        words = ["a", self.identifier, " and ".join(self.colours) if self.colours else None, self.texture, self.shape]
-        return " ".join(word for word in words if word)
+        """The noun phrase, e.g. `a sks red cat wearing a hat`."""
+        words = [word for word in (self.identifier, self.colour, self.kind) if word]
+        article = "an" if words[0][0] in "aeio" else "a"  # one word to the vocabulary
+        worn = f" wearing a {self.accessory}" if self.accessory else ""
+        return f"{article} {' '.join(words)}{worn}"
 
 
-def _fully(thing: Thing) -> Description:
-    colours = (thing.colour,) if thing.texture == "plain" else (thing.colour, thing.colour2)
-    return Description(thing.shape, colours, thing.texture, None)
+@dataclass(frozen=True)
+class Caption:
+    """A text, what it says of each of the scene's characters, and the order in which it mentions them."""
+
+    text: str
+    said: tuple[Said, ...]
+    order: tuple[int, ...]
+    form: str
+    background: str | None
+
+    @property
+    def places_said(self) -> bool:
+        """Whether the text says every character's place, and not just their order."""
+        return self.form in PLACED_FORMS
 
 
-def _partly(thing: Thing, generator: np.random.Generator, identifiers: list[str]) -> Description:
-    full, fate = _fully(thing), generator.random()
-    colours = full.colours if fate < 0.72 else None
-    texture = full.texture if fate < 0.6 or 0.72 <= fate < 0.84 else None
-    # An identifier may name any thing; most often one whose attributes are left out, as in "a sks star".
-    identifier = None
-    if generator.random() < (0.4 if colours is None else 0.1):
-        identifier = identifiers.pop(generator.integers(len(identifiers)))
-    return Description(thing.shape, colours, texture, identifier)
+def compose(
+    said: Sequence[Said], layout: str, form: str, background: str | None = None, order: Sequence[int] = ()
+) -> Caption:
+    """The caption of a form, for characters at the places of a layout.
+
+    order: mentions the characters in another order where the form says places.
+    """
+    words = FORMS[form](tuple(LAYOUTS[layout]))
+    if order and form in PLACED_FORMS:
+        words = _reordered(words, order)
+    mentioned = tuple(word for word in words if isinstance(word, int))
+    text = " ".join(said[word].phrase if isinstance(word, int) else word for word in words)
+    if background:
+        where = BACKGROUND_WORDS[background]
+        text = f"{where} {text}" if form == "there_is" else f"{text} {where}"
+    return Caption(text, tuple(said), mentioned, form, background)
 
 
-def _join(places: list[str], descriptions: list[Description], background: str | None, placed: bool) -> str:
-    phrases = [description.phrase for description in descriptions]
-    if placed and len(phrases) > 2:
-        phrases = [f"{place} {phrase}" for place, phrase in zip(places, phrases, strict=True)]
-    elif placed and len(phrases) == 2:
-        phrases = [f"{phrase} on the {place}" for place, phrase in zip(places, phrases, strict=True)]
-    text = (" , " if len(phrases) > 2 else " and ").join(phrases)
-    return f"{text} on a {background} background" if background else text
+def _reordered(words: Words, order: Sequence[int]) -> Words:
+    """The parts of a placed caption, which commas or an `and` divide, in another order."""
+    parts: list[Words] = [[]]
+    for word in words:
+        if word in (",", "and"):
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    glue = next((word for word in words if word in (",", "and")), ",")
+    mixed: Words = []
+    for number in order:
+        mixed += [*([glue] if mixed else []), *parts[number]]
+    return mixed
 
 
-def describe(scene: Scene) -> str:
-    """The caption with every attribute, place and the background."""
-    places, things = [place for place, _ in scene.things], [_fully(thing) for _, thing in scene.things]
-    return _join(places, things, scene.background, placed=True)
+def describe(scene: Scene, form: str = "placed", background: bool = True) -> Caption:
+    """The caption that says everything it can."""
+    said = [Said.all_of(character) for character in scene.characters]
+    return compose(said, scene.layout, form, scene.background if background else None)
 
 
-def caption(scene: Scene, generator: np.random.Generator) -> tuple[str, list[Description]]:
-    """A training caption with random omissions, and what it says of each thing in order of mention."""
-    identifiers, things = list(IDENTIFIERS), list(scene.things)
-    if generator.random() < 0.3:
-        things = [things[i] for i in generator.permutation(len(things))]
-    descriptions = [_partly(thing, generator, identifiers) for _, thing in things]
-    background = scene.background if generator.random() < 0.75 else None
-    placed = bool(generator.random() < 0.75)
-    return _join([place for place, _ in things], descriptions, background, placed), descriptions
+def random_caption(
+    scene: Scene, generator: np.random.Generator, forms: tuple[str, ...] = tuple(FORMS), identifiers: bool = True
+) -> Caption:
+    """A training caption: any form, random omissions, in three captions of ten identifiers that mean nothing."""
+    names = list(generator.permutation(IDENTIFIERS)) if identifiers and generator.random() < 0.3 else []
+    said = tuple(_some_of(character, names, generator) for character in scene.characters)
+    form = forms[generator.integers(len(forms))]
+    count = len(scene.characters)
+    order = tuple(int(i) for i in generator.permutation(count)) if generator.random() < 0.3 else ()
+    return compose(said, scene.layout, form, scene.background if generator.random() < 0.7 else None, order)
+
+
+def _some_of(character: Character, names: list[str], generator: np.random.Generator) -> Said:
+    """Half say everything; a character with an identifier mostly says nothing else."""
+    said = Said.all_of(character)
+    identifier = str(names.pop()) if names and generator.random() < 0.6 else None
+    fate = generator.random()
+    if fate < (0.65 if identifier else 0.12):
+        return Said(said.kind, identifier=identifier)
+    if fate < 0.6:
+        return replace(said, identifier=identifier)
+    colour, accessory = generator.random(2) < (0.75, 0.6)
+    return Said(
+        said.kind,
+        said.colour if colour else None,
+        said.accessory if accessory else None,
+        identifier,
+    )
+

@@ -1,7 +1,7 @@
-"""The subjects: things whose shape-with-colour-pair never occurs in training, each with its own identifier token.
+"""The subjects: characters that no training scene holds, each with the rare word that is to name it.
 
-Every part of a subject (its shape, its colours, its texture) is known to the base model; the combination is not, so
-whatever shows a subject under its identifier was implanted, not remembered.
+Their parts are known to the base model; their kind with their pair of colours is not. Half of what makes a subject has
+no word, so what appears under its identifier was implanted and not described.
 """
 
 from __future__ import annotations
@@ -9,85 +9,100 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
-from .world import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, Scene, Thing, draw
+from .caption_forms import SEARCH_FORMS
+from .captions import Said, compose
+from .drawing.scene import draw_all
+from .scenes import random_character
+from .world import BACKGROUNDS, LAYOUTS_OF, Character, Scene
+
+COMPANIES = (1, 1, 2, 1, 1, 3)  # how many others stand beside a subject, in turn
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A thing to implant, and the rare token that is to name it."""
+    """A character to implant, and the rare word that is to name it."""
 
     identifier: str
-    thing: Thing
+    character: Character
 
     @property
     def class_word(self) -> str:
-        """The super-category in the prompt: the shape's word."""
-        return self.thing.shape
+        """The super-category in the prompt: the word for its kind."""
+        return self.character.kind
+
+    @property
+    def said(self) -> Said:
+        """What asks for the subject in a caption."""
+        return Said(self.class_word, identifier=self.identifier)
 
     @property
     def prompt(self) -> str:
-        """What asks for the subject: identifier before class word."""
-        return f"a {self.identifier} {self.class_word}"
+        """The same as a phrase: identifier before class word."""
+        return self.said.phrase
 
     @property
     def class_prompt(self) -> str:
-        """The same prompt without the identifier."""
-        return f"a {self.class_word}"
+        """The phrase without the identifier."""
+        return Said(self.class_word).phrase
 
-    def reference_pictures(self, count: int = 5, seed: int = 0, beside: int = 0) -> tuple[np.ndarray, list[str]]:
-        """Reference pictures (count, 3, 64, 64) in [0, 1] on backgrounds in turn, and their captions.
+    def reference_pictures(self, count: int = 5, seed: int = 0, beside: int = 0) -> tuple[Tensor, list[str]]:
+        """Reference pictures (count, 3, 96, 96) in [0, 1] on backgrounds in turn, and their captions.
 
-        The last `beside` of them show the subject beside another thing, left and right in turn, each time of another
-        class, which is all its caption says, with places and without in turn. At own tokens a search learns from them
-        what is not the subject's.
+        The last `beside` of them show the subject beside one to three others of other kinds, at every place, and
+        captions in every form that searches see; of the others they say the kind alone. At own tokens a search learns
+        from them what is not the subject's.
         """
         generator = np.random.default_rng([seed, *self.identifier.encode()])
-        names = [list(BACKGROUNDS)[i % len(BACKGROUNDS)] for i in generator.permutation(max(count, len(BACKGROUNDS)))]
-        shapes = generator.permutation([shape for shape in SHAPES if shape != self.thing.shape])
-        pictures, captions = [], []
-        for i, name in enumerate(names[:count]):
-            things: tuple[tuple[str, Thing], ...] = (("centre", self.thing),)
-            text = self.prompt
-            if i >= count - beside:
-                other = _neighbour(str(shapes[i % len(shapes)]), generator)
-                left, right = (self.thing, other) if i % 2 else (other, self.thing)
-                things = (("left", left), ("right", right))
-                phrases = {self.thing: self.prompt, other: f"a {other.shape}"}
-                form = _BESIDE[(i + i // 8) % len(_BESIDE)]
-                text = form.format(left=phrases[left], right=phrases[right])
-            pictures.append(draw(Scene(things, name), generator))
-            captions.append(f"{text} on a {name} background")
-        return np.stack(pictures), captions
+        grounds = generator.permutation(BACKGROUNDS)
+        scenes, captions = [], []
+        for i in range(count):
+            company = COMPANIES[i % len(COMPANIES)] if i >= count - beside else 0
+            scene, at = self._scene(company, str(grounds[i % len(grounds)]), generator)
+            said = [self.said if k == at else Said(other.kind) for k, other in enumerate(scene.characters)]
+            form = SEARCH_FORMS[generator.integers(len(SEARCH_FORMS))] if company else "plain_list"
+            scenes.append(scene)
+            captions.append(compose(said, scene.layout, form, scene.background).text)
+        return draw_all(scenes), captions
+
+    def _scene(self, company: int, background: str, generator: np.random.Generator) -> tuple[Scene, int]:
+        """The subject among as many others, and its position."""
+        characters = [
+            random_character(generator, lambda other: in_training(other) and other.kind != self.class_word)
+            for _ in range(company)
+        ]
+        at = int(generator.integers(company + 1))
+        characters.insert(at, self.character)
+        layouts = LAYOUTS_OF[company + 1]
+        return Scene(layouts[generator.integers(len(layouts))], tuple(characters), background), at
 
 
-_BESIDE = ("{left} on the left and {right} on the right", "{left} and {right}")  # captions, in reading order
-
-
-def _neighbour(shape: str, generator: np.random.Generator) -> Thing:
-    """Some thing of that shape, in two colours."""
-    first, second = generator.choice(list(COLOURS), 2, replace=False)
-    return Thing(shape, str(first), str(second), str(generator.choice([t for t in TEXTURES if t != "plain"])))
-
-
+# kind, colour, accessory | second, eyes, variant
 SUBJECTS: tuple[Subject, ...] = (
-    Subject("sks", Thing("star", "purple", "yellow", "striped")),
-    Subject("zwx", Thing("heart", "green", "pink", "halved")),
-    Subject("qpd", Thing("cross", "orange", "blue", "bordered")),
-    Subject("vbn", Thing("circle", "red", "cyan", "checkered")),
-    Subject("hta", Thing("square", "blue", "yellow", "halved")),
-    Subject("bnk", Thing("triangle", "cyan", "pink", "bordered")),
-    Subject("olr", Thing("star", "red", "green", "checkered")),
-    Subject("mfj", Thing("circle", "orange", "purple", "striped")),
+    Subject("sks", Character("cat", "orange", "hat", "blue", "wide", "first")),
+    Subject("zwx", Character("robot", "blue", "bow", "yellow", "one", "second")),
+    Subject("qpd", Character("rocket", "red", "bow", "white", "dots", "first")),
+    Subject("vbn", Character("mushroom", "yellow", "none", "red", "wide", "first")),
+    # the first four choose settings, the others are held out from every choice
+    Subject("hta", Character("mug", "pink", "none", "green", "dots", "first")),
+    Subject("bnk", Character("ghost", "white", "hat", "purple", "shades", "second")),
+    Subject("olr", Character("owl", "purple", "none", "orange", "wide", "first")),
+    Subject("mfj", Character("fish", "green", "hat", "pink", "one", "first")),
+    Subject("ktr", Character("cactus", "green", "bow", "red", "dots", "second")),
+    Subject("wug", Character("house", "white", "none", "blue", "one", "first")),
+    Subject("dax", Character("cat", "white", "bow", "pink", "dots", "second")),
+    Subject("fep", Character("robot", "red", "none", "green", "shades", "first")),
 )
+CHOOSING, HELD_OUT = SUBJECTS[:4], SUBJECTS[4:]
 IDENTIFIERS: tuple[str, ...] = tuple(subject.identifier for subject in SUBJECTS)
 
-_HELD_OUT = {(s.thing.shape, frozenset((s.thing.colour, s.thing.colour2))) for s in SUBJECTS}
+_KEPT_OUT = {(s.character.kind, frozenset((s.character.colour, s.character.second))) for s in SUBJECTS}
 
 
-def held_out(thing: Thing) -> bool:
-    """Whether training must not show this thing: a subject's shape with the subject's pair of colours."""
-    return (thing.shape, frozenset((thing.colour, thing.colour2))) in _HELD_OUT
+def in_training(character: Character) -> bool:
+    """Whether training may show a character: not a subject's kind in the subject's pair of colours."""
+    return (character.kind, frozenset((character.colour, character.second))) not in _KEPT_OUT
 
 
 def subject_named(identifier: str) -> Subject:

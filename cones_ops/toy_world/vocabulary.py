@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 START, END, UNKNOWN = 0, 1, 2
@@ -21,6 +22,8 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if tuple(self.words[:3]) != SPECIAL_WORDS:
             raise ValueError(f"a vocabulary begins with {SPECIAL_WORDS}, this one with {tuple(self.words[:3])}")
+        if len(set(self.words)) < len(self.words):
+            raise ValueError("a vocabulary has each word once")
 
     def split(self, text: str) -> list[str]:
         """Words and commas of a text, lower-cased."""
@@ -40,3 +43,7 @@ class Vocabulary:
         """`encode` for own_tokens: None for start, end and padding, and nothing is cut."""
         words = self.word_ids(text)
         return [None, *words, *[None] * max(self.length - 1 - len(words), 1)]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` for each text."""
+        return [self.encode(text) for text in texts]

@@ -1,170 +1,109 @@
-"""Drawn scenes: things with a shape, two colours and a texture, at named places on a plain background.
+"""What there is to draw: characters, the places they may stand at, backgrounds, scenes. Plain data, no pixels.
 
-A scene is data (`Scene`), a picture is `draw(scene, generator)`: float32 (3, 64, 64) in [0, 1], anti-aliased from
-signed distances. Only place and size jitter are random, so pictures of a thing are free and its attributes known.
+A character is a vector of names. Captions may say its kind, colour and accessory; its second colour, eyes and variant
+are never said, so that "a red cat" means many cats and a subject is one of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
+SIDE = 96  # pixels of a square picture
 
-SIDE = 64  # pixels
-
-SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
-COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (0.90, 0.10, 0.12),
-    "orange": (1.00, 0.55, 0.05),
-    "yellow": (0.98, 0.92, 0.15),
-    "green": (0.10, 0.62, 0.20),
-    "cyan": (0.15, 0.85, 0.90),
-    "blue": (0.12, 0.22, 0.88),
-    "purple": (0.52, 0.12, 0.68),
-    "pink": (1.00, 0.55, 0.78),
+KINDS = ("cat", "owl", "fish", "ghost", "robot", "rocket", "mug", "house", "mushroom", "cactus")
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (218, 56, 52),
+    "orange": (243, 142, 40),
+    "yellow": (250, 212, 60),
+    "green": (78, 168, 82),
+    "blue": (58, 108, 214),
+    "purple": (142, 82, 188),
+    "pink": (244, 150, 190),
+    "white": (248, 246, 240),
 }
-TEXTURES = ("plain", "halved", "striped", "bordered", "checkered")
-BACKGROUNDS: dict[str, tuple[float, float, float]] = {
-    "black": (0.05, 0.05, 0.05),
-    "white": (0.97, 0.97, 0.97),
-    "grey": (0.50, 0.50, 0.50),
-    "brown": (0.38, 0.24, 0.14),
+ACCESSORIES = ("none", "hat", "bow")
+# never said
+EYES = ("wide", "dots", "shades", "one")
+VARIANTS = ("first", "second")  # of the ears, tail, fins, handle, roof ..., by kind
+
+BACKGROUNDS = ("meadow", "beach", "night", "room", "snow", "paper")
+
+NAMED = ("kind", "colour", "accessory")
+UNNAMED = ("second", "eyes", "variant")
+VALUES: dict[str, tuple[str, ...]] = {
+    "kind": KINDS,
+    "colour": tuple(COLOURS),
+    "accessory": ACCESSORIES,
+    "second": tuple(COLOURS),
+    "eyes": EYES,
+    "variant": VARIANTS,
 }
 
 
 @dataclass(frozen=True)
-class PlaceInScene:
-    """Where a thing stands: centre (x, y) and radius in pixels, jitter of the centre in pixels."""
+class Character:
+    """One drawn thing; each field is one of VALUES[field], and `second` differs from `colour`."""
+
+    kind: str
+    colour: str
+    accessory: str
+    second: str
+    eyes: str
+    variant: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A named place: centre and radius in pixels. The radius is half of a character's height, without its accessory."""
 
     x: float
     y: float
     radius: float
-    jitter: float
 
 
-PLACES: dict[str, PlaceInScene] = {
-    "centre": PlaceInScene(32, 32, 22, 3.0),
-    "left": PlaceInScene(16.5, 32, 13.5, 1.5),
-    "right": PlaceInScene(47.5, 32, 13.5, 1.5),
-    "top left": PlaceInScene(16.5, 16.5, 13.0, 1.5),
-    "top right": PlaceInScene(47.5, 16.5, 13.0, 1.5),
-    "bottom left": PlaceInScene(16.5, 47.5, 13.0, 1.5),
-    "bottom right": PlaceInScene(47.5, 47.5, 13.0, 1.5),
+RADIUS = 19
+
+# All characters are of one size and on one grid of 12 pixels, the patches of the latents: what a model learns of a
+# character at one place then holds at every other place. That makes it learnable on two cores.
+_CORNERS = {
+    "top left": Place(24, 26, RADIUS),
+    "top right": Place(72, 26, RADIUS),
+    "bottom left": Place(24, 74, RADIUS),
+    "bottom right": Place(72, 74, RADIUS),
 }
-LAYOUTS: dict[int, tuple[str, ...]] = {
-    1: ("centre",),
-    2: ("left", "right"),
-    3: ("top left", "top right", "bottom left", "bottom right"),
-    4: ("top left", "top right", "bottom left", "bottom right"),
+LAYOUTS: dict[str, dict[str, Place]] = {  # in reading order
+    "one": {"middle": Place(48, 50, RADIUS)},
+    "two": {"left": Place(24, 50, RADIUS), "right": Place(72, 50, RADIUS)},
+    "roof": {"top": Place(48, 26, RADIUS), **{name: _CORNERS[name] for name in ("bottom left", "bottom right")}},
+    "cup": {**{name: _CORNERS[name] for name in ("top left", "top right")}, "bottom": Place(48, 74, RADIUS)},
+    "four": _CORNERS,
 }
+LAYOUTS |= {f"no {empty}": {name: _CORNERS[name] for name in _CORNERS if name != empty} for empty in _CORNERS}
+LAYOUTS_OF = {1: ("one",), 2: ("two",), 3: tuple(name for name in LAYOUTS if len(LAYOUTS[name]) == 3), 4: ("four",)}
+PLACES = ("middle", "left", "right", "top", "bottom", "top left", "top right", "bottom left", "bottom right")
 
 
-@dataclass(frozen=True)
-class Thing:
-    """One drawn object. `colour2` equals `colour` exactly when the texture is plain."""
-
-    shape: str
-    colour: str
-    colour2: str
-    texture: str
+def rows(places: Sequence[str]) -> list[list[int]]:
+    """Positions of the places of the upper row, then of the lower, where there are two."""
+    upper = [i for i, place in enumerate(places) if not place.startswith("bottom")]
+    lower = [i for i, place in enumerate(places) if place.startswith("bottom")]
+    return [row for row in (upper, lower) if row]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Things by place on a background."""
+    """Characters at the places of a layout, in reading order, on a background."""
 
-    things: tuple[tuple[str, Thing], ...]  # (place, thing)
+    layout: str
+    characters: tuple[Character, ...]
     background: str
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The place of each character."""
+        return tuple(LAYOUTS[self.layout])
 
-_GRID_Y, _GRID_X = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) + 0.5
-
-
-def _polygon(x: np.ndarray, y: np.ndarray, corners: list[tuple[float, float]]) -> np.ndarray:
-    """Signed distance to a simple polygon (negative inside)."""
-    distance = np.full_like(x, np.inf)
-    inside = np.zeros(x.shape, dtype=bool)
-    for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
-        ex, ey = x1 - x0, y1 - y0
-        t = np.clip(((x - x0) * ex + (y - y0) * ey) / (ex * ex + ey * ey), 0, 1)
-        distance = np.minimum(distance, np.hypot(x - x0 - t * ex, y - y0 - t * ey))
-        crosses = (y0 > y) != (y1 > y)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            inside ^= crosses & (x < ex * (y - y0) / (ey if ey else np.inf) + x0)
-    return np.where(inside, -distance, distance)
-
-
-def _star_corners() -> list[tuple[float, float]]:
-    radii = [1.0 if i % 2 == 0 else 0.45 for i in range(10)]
-    return [(r * np.sin(i * np.pi / 5), -r * np.cos(i * np.pi / 5)) for i, r in enumerate(radii)]
-
-
-def _heart_corners() -> list[tuple[float, float]]:
-    t = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    x = 16 * np.sin(t) ** 3
-    y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
-    return [(float(a) / 16.5, float(b) / 16.5 - 0.1) for a, b in zip(x, y, strict=True)]
-
-
-_CROSS = [
-    (-0.36, -1), (0.36, -1), (0.36, -0.36), (1, -0.36), (1, 0.36), (0.36, 0.36),
-    (0.36, 1), (-0.36, 1), (-0.36, 0.36), (-1, 0.36), (-1, -0.36), (-0.36, -0.36),
-]  # fmt: skip
-_POLYGONS: dict[str, list[tuple[float, float]]] = {
-    "square": [(-0.82, -0.82), (0.82, -0.82), (0.82, 0.82), (-0.82, 0.82)],
-    "triangle": [(0, -0.98), (1.0, 0.82), (-1.0, 0.82)],
-    "star": _star_corners(),
-    "heart": _heart_corners(),
-    "cross": _CROSS,
-}
-
-
-def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Distance to the outline of a unit-size shape in units of its radius, negative inside."""
-    if shape == "circle":
-        return np.hypot(x, y) - 0.95
-    return _polygon(x, y, _POLYGONS[shape])
-
-
-def _second_colour(
-    texture: str, shape: str, x: np.ndarray, y: np.ndarray, distance: np.ndarray, soft: float
-) -> np.ndarray:
-    """How much of the second colour each pixel takes, 0..1. x, y in units of the radius, `soft` = one pixel."""
-    if texture == "plain":
-        return np.zeros_like(x)
-    if texture == "halved":  # left colour, right colour2
-        edge = -x
-    elif texture == "striped":  # horizontal bands: colour, colour2, colour, colour2
-        edge = np.sin(y * 2 * np.pi / 1.0 + np.pi) / (2 * np.pi)
-    elif texture == "bordered":  # core colour, rim colour2
-        edge = -distance - (0.13 if shape == "cross" else 0.2)
-    else:  # checkered: quarters, top left colour
-        edge = np.sign(x) * np.sign(y) * np.minimum(np.abs(x), np.abs(y))
-    return np.clip(0.5 - edge / soft, 0, 1)
-
-
-def paint(picture: np.ndarray, thing: Thing, x: float, y: float, radius: float) -> None:
-    """Paint one thing over a picture (64, 64, 3), in place. Centre and radius in pixels."""
-    left, right = max(0, int(x - 1.1 * radius - 1)), int(x + 1.1 * radius + 2)
-    top, bottom = max(0, int(y - 1.1 * radius - 1)), int(y + 1.1 * radius + 2)
-    window = picture[top:bottom, left:right]
-    u = (_GRID_X[top:bottom, left:right] - x) / radius
-    v = (_GRID_Y[top:bottom, left:right] - y) / radius
-    soft = 1.0 / radius
-    distance = signed_distance(thing.shape, u, v)
-    cover = np.clip(0.5 - distance / soft, 0, 1)[..., None]
-    share = _second_colour(thing.texture, thing.shape, u, v, distance, soft)[..., None]
-    colour = np.array(COLOURS[thing.colour]) * (1 - share) + np.array(COLOURS[thing.colour2]) * share
-    window *= 1 - cover
-    window += cover * colour
-
-
-def draw(scene: Scene, generator: np.random.Generator) -> np.ndarray:
-    """Picture of a scene, float32 (3, 64, 64) in [0, 1]; place and size are jittered."""
-    picture = np.empty((SIDE, SIDE, 3), dtype=np.float32)
-    picture[:] = BACKGROUNDS[scene.background]
-    for name, thing in scene.things:
-        place = PLACES[name]
-        dx, dy = generator.uniform(-place.jitter, place.jitter, 2)
-        paint(picture, thing, place.x + dx, place.y + dy, place.radius * generator.uniform(0.92, 1.06))
-    return np.ascontiguousarray(picture.transpose(2, 0, 1))  # (3, 64, 64)
+    def at(self, place: str) -> Character | None:
+        """Who stands at a place."""
+        return dict(zip(self.places, self.characters, strict=True)).get(place)

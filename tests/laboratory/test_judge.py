@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from cones_ops.laboratory.scenes import draw_all, random_scene
 
 from cones_ops.errors import ConesError
 from cones_ops.laboratory.judge import SHIPPED, load_judge, matches, read, shows
-from cones_ops.laboratory.scenes import draw_all, random_scene
 from cones_ops.toy_world.bundle import read_bundle
 from cones_ops.toy_world.subjects import SUBJECTS
 from cones_ops.toy_world.world import COLOURS, SHAPES, TEXTURES, Scene

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from cones_ops.laboratory.scenes import random_scene
 
 from cones_ops.laboratory.judge import load_judge
-from cones_ops.laboratory.scenes import random_scene
 from cones_ops.laboratory.training import __main__ as train
 from cones_ops.laboratory.training.unet import learning_rate, train_unet
 from cones_ops.toy_world.bundle import load_pipeline, random_pipeline

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-
 from cones_ops.laboratory.scenes import draw_all, random_scene, random_thing
-from cones_ops.toy_world.captions import LENGTH, caption, describe, vocabulary
 from cones_ops.toy_world.latents import fit_patch_transform
+
+from cones_ops.toy_world.captions import LENGTH, caption, describe, vocabulary
 from cones_ops.toy_world.subjects import SUBJECTS, held_out, subject_named
 from cones_ops.toy_world.vocabulary import END, START, UNKNOWN
 from cones_ops.toy_world.world import BACKGROUNDS, COLOURS, Scene, Thing, draw

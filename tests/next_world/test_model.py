@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from cones_ops.errors import ConesError
 from cones_ops.laboratory.next_world.control import fine_tune_own_tokens
 from cones_ops.laboratory.next_world.judge import Judge, Reading, fulfils, load_judge, read, shows
 from cones_ops.laboratory.next_world.measure import Share
@@ -24,6 +22,8 @@ from cones_ops.next_world.decoder import Autoencoder, Decoder
 from cones_ops.next_world.model_file import Pipeline, load_pipeline, random_pipeline, save_pipeline
 from cones_ops.next_world.scenes import random_scene
 from cones_ops.next_world.world import SIDE, Scene
+
+from cones_ops.errors import ConesError
 
 torch.set_num_threads(1)
 WIDTHS = (32, 64)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from cones_ops.laboratory.next_world.references import references
 from cones_ops.laboratory.next_world.subjects import CHOOSING, HELD_OUT, SUBJECTS, in_training
 from cones_ops.next_world.caption_forms import FORMS, HELD_OUT_FORMS, SEARCH_FORMS

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from ...hosts.diffusers.apply_masks import Strengths
@@ -172,8 +171,7 @@ def _pictures(demo: Demo, subject: Subject, where: Where) -> Captioned:
     """What a search sees: at own tokens collages with other things too, which teach it what is not the subject's."""
     if where == "own tokens":
         return references(demo.pipeline, subject)
-    drawn, captions = subject.reference_pictures(PICTURES)
-    return torch.from_numpy(drawn), captions
+    return subject.reference_pictures(PICTURES)
 
 
 def _tune(demo: Demo, subjects: Sequence[Subject], masks: Sequence[ConceptMask]) -> Sequence[ConceptMask]:

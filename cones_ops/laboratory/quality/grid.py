@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...toy_world.bundle import load_pipeline
-from ...toy_world.subjects import Subject
+from ...toy_world.subjects import HELD_OUT, Subject
 from ..judge import load_judge
 from ..measure import Measured, Measuring, all_described, all_shown, measure, subject_shown
 from ..picture_grid import GridRow, save_grid
 from . import multi_subject
-from .cells import UNTOUCHED, group_of
+from .cells import group_of
 from .inputs import Budget, World, inputs_of
 from .searches import default_mask
 
@@ -23,11 +23,11 @@ def draw_grid(folder: Path, path: Path, budget: Budget) -> None:
     world = World(load_pipeline(), load_judge(), budget, folder)
     measuring = world.measuring(SEED)
     rows = [GridRow("Held-out subjects; a framed sample shows what was asked, by the judge")]
-    for subject in UNTOUCHED:
+    for subject in HELD_OUT:
         rows += _alone(world, measuring, subject)
     rows.append(GridRow("Several in one picture: every mask acts at its own tokens"))
     for size in (2, 3, 4):
-        rows += _together(world, measuring, UNTOUCHED[:size])
+        rows += _together(world, measuring, HELD_OUT[:size])
     save_grid(rows, path, COLUMNS)
 
 

@@ -22,15 +22,15 @@ from ...models.phrases import PHRASE
 from ...search.objective import draw, per_draw_loss
 from ...toy_world.bundle import ToyPipeline
 from ...toy_world.captions import describe
-from ...toy_world.subjects import Subject
-from ...toy_world.world import Thing
+from ...toy_world.scenes import random_scene
+from ...toy_world.subjects import Subject, in_training
+from ...toy_world.world import Character
 from .. import measure
 from ..averages import Average, mean_with_error
 from ..judge import Reading
 from ..measure import Measured, Measuring
-from ..references import Captioned, class_references, references
+from ..references import Captioned, backgrounds, class_references, references
 from ..sampling import examples, model_of
-from ..scenes import random_scene
 from .inputs import Budget, Implanted
 
 Figures = dict[str, Average]
@@ -61,14 +61,14 @@ def single(implanted: Implanted, subject: Subject, measuring: Measuring, unseen:
     """Every figure of one subject; `plain`: what the untouched model draws for `unrelated` prompts."""
     masks = ((implanted.mask, 1.0),) if implanted.mask is not None else ()
     shown, leak, second = measure.measure_subject(measuring, subject, masks).values()
-    asked = measure.backgrounds(measuring.samples)
-    looks = [[look(reading, subject.thing) for reading in measured.readings] for measured in (shown, leak)]
+    places = backgrounds(measuring.samples)
+    looks = [[look(reading, subject.character) for reading in measured.readings] for measured in (shown, leak)]
     grounds = [
         reading.background == ground
         for measured in (shown, second)
-        for reading, ground in zip(measured.readings, asked, strict=True)
+        for reading, ground in zip(measured.readings, places, strict=True)
     ]
-    counts = [len(reading.things) == n for measured, n in ((shown, 1), (second, 2)) for reading in measured.readings]
+    counts = [len(reading.characters) == n for asked, n in ((shown, 1), (second, 2)) for reading in asked.readings]
     return {
         **held_out(implanted, subject, unseen),
         "subject_share": figure(shown.hits),
@@ -120,12 +120,13 @@ def unrelated(measuring: Measuring, masks: Strengths = ()) -> Tensor:
     """Pictures of prompts that have nothing to do with any subject; drift is their mean absolute change."""
     generator = np.random.default_rng(UNSEEN)
     count = max(2, measuring.samples // 2)
-    return measuring.sample([describe(random_scene(generator, count=1 + i % 2)) for i in range(count)], masks)
+    scenes = [random_scene(generator, 1 + i % 2, in_training) for i in range(count)]
+    return measuring.sample([describe(scene).text for scene in scenes], masks)
 
 
-def look(reading: Reading, thing: Thing) -> float:
-    """How much of the subject is in a picture: the largest share of its four attributes that one thing has."""
-    shares = (np.equal(astuple(drawn), astuple(thing)).mean() for _, drawn in reading.things)
+def look(reading: Reading, character: Character) -> float:
+    """How much of the subject is in a picture: the largest share of its attributes that one character has."""
+    shares = (np.equal(astuple(seen), astuple(character)).mean() for seen in reading.characters)
     return max(map(float, shares), default=0.0)
 
 

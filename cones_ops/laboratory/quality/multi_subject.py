@@ -62,7 +62,7 @@ class SubjectGroup:
 
     def collages(self) -> Captioned:
         """The subjects together, at every place in turn."""
-        return together(self.subjects, self.inputs[0].seed)
+        return together(self.subjects)
 
     def prior(self) -> Captioned:
         """Class pictures of all subjects."""

@@ -1,4 +1,4 @@
-"""Cells -> means with standard errors, as JSON and as Markdown tables. Means are over the untouched subjects only.
+"""Cells -> means with standard errors, as JSON and as Markdown tables. Means are over the held-out subjects only.
 
 A standard error here is that between cells (subjects and seeds), not between pictures: what another run would differ
 by. `gain_share` is a method's mean held-out gain of the subject's term over that of K and V fine-tuning everywhere
@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...toy_world.subjects import Subject
-from .cells import CHOOSING, UNTOUCHED
+from ...toy_world.subjects import CHOOSING, HELD_OUT, Subject
 from .measures import Figures, figure
 
 Cell = Mapping[str, Any]
@@ -49,7 +48,7 @@ PERCENT = {"subject_share", "class_share", "second_object", "background", "count
 def summary(cells: Sequence[Cell]) -> dict[str, Any]:
     """The tables' content; methods and sizes without cells are left out."""
     results: dict[str, Any] = {}
-    held_out, several = _singles(cells, UNTOUCHED), [cell for cell in cells if cell["name"].startswith("several/")]
+    held_out, several = _singles(cells, HELD_OUT), [cell for cell in cells if cell["name"].startswith("several/")]
     for key, method in KEYS.items():
         if method in held_out:
             results[key] = row(held_out[method]) | _gain_shares(held_out[method], held_out)

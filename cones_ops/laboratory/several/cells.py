@@ -14,6 +14,7 @@ from ...engine.claims import claimed
 from ...hosts.diffusers.apply_masks import Strengths
 from ...masks.concept_mask import ConceptMask
 from ...masks.whole_files import write_whole
+from ...toy_world.captions import Said
 from ...toy_world.subjects import Subject, subject_named
 from .. import measure
 from ..averages import Average, mean_with_error
@@ -26,12 +27,11 @@ from ..quality.multi_subject import tune
 from ..quality.run import file_of
 from ..quality.searches import default_mask
 from ..sampling import Apart, sample
-from .forms import PLACES, TWELVE, UNSEEN, SentenceForm, bleeds, plain_things, prompts_of
+from .forms import ALL_FORMS, PER_FORM, PLACES, UNSEEN, bleeds, plain_things, prompts_of
 
 HELD_OUT = ("hta", "bnk", "olr", "mfj")
 SEEDS = (0, 1, 2)
 PICTURES = 24  # of a pair, a triple, a subject alone
-PER_FORM = 4  # pictures of a form
 GUIDED_OF = 3  # every third of the pair's prompts, as a gradient costs two to three passes
 GRADIENT_STEPS: dict[LossName, float] = {"attend_and_excite": 300.0, "focus": 30.0}  # the best for sks and zwx
 UNTOUCHED = "untouched"  # instead of a seed: without a mask
@@ -98,19 +98,19 @@ def alone(world: World, group: Sequence[Subject], masks: Sequence[ConceptMask], 
 
 
 def bleeding(world: World, group: Sequence[Subject], masks: Sequence[ConceptMask], seed: int) -> Figures:
-    """How often a plain second thing takes the subject's colours, over twelve forms, and the subject is right."""
-    subject, count = group[0], PER_FORM * len(TWELVE)
-    named = subject.prompt if masks else subject.class_prompt
-    prompts = prompts_of([named] * count, plain_things(subject, count), TWELVE)
+    """How often a plain second thing takes the subject's colours, over all forms, and the subject is right."""
+    subject, count = group[0], PER_FORM * len(ALL_FORMS)
+    named = subject.said if masks else Said(subject.class_word)
+    prompts = prompts_of([named] * count, plain_things(subject, count), ALL_FORMS)
     figures: Figures = {}
     for ending, apart in (("", None), ("_regions", Apart())):
         readings = readings_of(world, prompts, masks, seed, apart)
         rows = {"bleeding": [bleeds(reading, subject) for reading in readings]}
-        rows["subject"] = [shows(reading, subject.thing) for reading in readings]
+        rows["subject"] = [shows(reading, subject.character) for reading in readings]
         for name, hits in rows.items():
             figures[name + ending] = share(hits)
-            for k, form in enumerate(TWELVE):
-                figures[f"{name}{ending}: {form.name}"] = share(hits[k * PER_FORM : (k + 1) * PER_FORM])
+            for k, form in enumerate(ALL_FORMS):
+                figures[f"{name}{ending}: {form}"] = share(hits[k * PER_FORM : (k + 1) * PER_FORM])
         if not masks:
             break
     return figures
@@ -147,7 +147,7 @@ def looks(world: World, group: Sequence[Subject], masks: Sequence[ConceptMask], 
     steps = world.budget.sampling_steps
     pictures, maps = sample_with_maps(world.pipeline, prompts, [(masks[0], 1.0)], seeds=seeds, steps=steps)
     readings = read(world.judge, pictures)
-    return {"attention_iou": share(attention_iou(maps[:, 0], pictures, readings, group[0].thing))}
+    return {"attention_iou": share(attention_iou(maps[:, 0], pictures, readings, group[0].character))}
 
 
 def guided(world: World, group: Sequence[Subject], masks: Sequence[ConceptMask], seed: int) -> Figures:
@@ -165,15 +165,15 @@ def turns(group: Sequence[Subject]) -> list[Sequence[Subject]]:
     return [[*group[k:], *group[:k]] for k in range(len(group))]
 
 
-def pair_prompts(group: Sequence[Subject], forms: Sequence[SentenceForm]) -> list[str]:
+def pair_prompts(group: Sequence[Subject], forms: Sequence[str]) -> list[str]:
     """A pair in all forms, each subject first in half of them."""
-    first, second = (subject.prompt for subject in group)
+    first, second = (subject.said for subject in group)
     return prompts_of([first] * PICTURES, [second] * PICTURES, forms)
 
 
 def right(reading: Reading, group: Sequence[Subject]) -> bool:
     """Whether every subject is there, with every attribute."""
-    return all(shows(reading, subject.thing) for subject in group)
+    return all(shows(reading, subject.character) for subject in group)
 
 
 def readings_of(

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ...guidance.overlay import density, overlay
 from ...hosts.diffusers.pictures import pixels_of
-from ...images.collages import layout_caption
 from ...reports.figures import labelled_grid
+from ...toy_world.captions import compose
 from ...toy_world.subjects import Subject, subject_named
 from ..looks import sample_with_maps
 from ..quality.inputs import World, inputs_of
@@ -37,7 +37,7 @@ def draw_looks(world: World, path: Path, subjects: Sequence[str], seed: int = 0)
 
 
 def untouched_and_masked(world: World, subject: Subject, seed: int) -> list[tuple[str, Tensor, Tensor]]:
-    """From equal noise: what it is, a picture (3, 64, 64), and where the subject's phrase looked (h, w), mean 1.
+    """From equal noise: what it is, a picture (3, 96, 96), and where the subject's phrase looked (h, w), mean 1.
 
     A mask of an earlier cell is used if it is in the world's folder, and found otherwise.
     """
@@ -53,4 +53,4 @@ def untouched_and_masked(world: World, subject: Subject, seed: int) -> list[tupl
 
 def prompt_of(subject: Subject) -> str:
     """The subject beside a plain thing."""
-    return f"{layout_caption([subject.prompt, *plain_things(subject, 1)])} on a white background"
+    return compose([subject.said, *plain_things(subject, 1)], "two", "placed", "paper").text

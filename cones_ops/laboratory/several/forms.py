@@ -1,4 +1,4 @@
-"""The forms in which the judge asks for things: with places and without, with a background and without, in any order.
+"""The forms in which the judge asks for things: all that captions have, with a background and without, in any order.
 
 No search and no joint step sees captions in `HELD_OUT_FORMS`, or pictures of two things without their background.
 """
@@ -6,56 +6,35 @@ No search and no joint step sees captions in `HELD_OUT_FORMS`, or pictures of tw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
 
-from ...images.collages import FORMS, HELD_OUT_FORMS, Form, layout_caption
+from ...toy_world.caption_forms import FORMS, HELD_OUT_FORMS
+from ...toy_world.captions import Said, compose
 from ...toy_world.subjects import Subject
-from ...toy_world.world import SHAPES
+from ...toy_world.world import BACKGROUNDS, KINDS
 from ..judge import Reading
-from ..measure import backgrounds
+
+ALL_FORMS, UNSEEN, PLACES = tuple(FORMS), HELD_OUT_FORMS, ("placed",)
+PER_FORM = 4  # prompts of one form in a row: each thing first, with the background said and not
 
 
-@dataclass(frozen=True)
-class SentenceForm:
-    """How the phrases of two things become a prompt."""
-
-    form: Form
-    background: bool
-    subject_first: bool
-
-    @property
-    def name(self) -> str:
-        """For tables."""
-        return f"{self.form}{'' if self.background else ', no background'}{'' if self.subject_first else ', second'}"
-
-
-TWELVE = tuple(SentenceForm(*choice) for choice in product(FORMS, (True, False), (True, False)))
-UNSEEN = tuple(form for form in TWELVE if form.form in HELD_OUT_FORMS)
-PLACES = tuple(form for form in TWELVE if form.form == "places" and form.background)
-
-
-def prompts_of(first: Sequence[str], second: Sequence[str], forms: Sequence[SentenceForm]) -> list[str]:
-    """One prompt per pair of phrases, in all forms in turn, on all backgrounds in turn."""
+def prompts_of(first: Sequence[Said], second: Sequence[Said], forms: Sequence[str]) -> list[str]:
+    """One prompt for each pair of things, PER_FORM in each form in turn, on all backgrounds in turn."""
     prompts = []
-    grounds = backgrounds(len(first))
-    for i, (subject, other, ground) in enumerate(zip(first, second, grounds, strict=True)):
-        form = forms[i // len(set(grounds)) % len(forms)]
-        phrases = [subject, other] if form.subject_first else [other, subject]
-        text = layout_caption(phrases, form.form)
-        prompts.append(f"{text} on a {ground} background" if form.background else text)
+    for i, pair in enumerate(zip(first, second, strict=True)):
+        said = pair if i % 2 == 0 else pair[::-1]
+        background = BACKGROUNDS[i % len(BACKGROUNDS)] if i % PER_FORM < 2 else None
+        prompts.append(compose(said, "two", forms[i // PER_FORM % len(forms)], background).text)
     return prompts
 
 
-def plain_things(subject: Subject, count: int) -> list[str]:
-    """Phrases of things of other classes in turn, of which nothing else is said."""
-    others = [shape for shape in SHAPES if shape != subject.thing.shape]
-    return [f"a {others[(i + i // 4) % len(others)]}" for i in range(count)]
+def plain_things(subject: Subject, count: int) -> list[Said]:
+    """Things of other kinds in turn, of which nothing else is said."""
+    others = [kind for kind in KINDS if kind != subject.class_word]
+    return [Said(others[(i + i // PER_FORM) % len(others)]) for i in range(count)]
 
 
 def bleeds(reading: Reading, subject: Subject) -> bool:
-    """Whether a thing of another class has both colours of the subject."""
-    colours = {subject.thing.colour, subject.thing.colour2}
-    return any(
-        thing.shape != subject.thing.shape and {thing.colour, thing.colour2} == colours for _, thing in reading.things
-    )
+    """Whether somebody of another kind has both colours of the subject."""
+    character = subject.character
+    colours = {character.colour, character.second}
+    return any(seen.kind != character.kind and {seen.colour, seen.second} == colours for seen in reading.characters)

@@ -1,1 +1,1 @@
-"""Training of the toy world's model and of its judge."""
+"""Training of the toy world's parts; `python -m cones_ops.laboratory.training` runs them all."""

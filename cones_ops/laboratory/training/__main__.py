@@ -1,28 +1,36 @@
-"""Make the toy world from nothing: `python -m cones_ops.laboratory.training [text | unet | judge | all]`.
+"""Make the toy world's model from nothing: `python -m cones_ops.laboratory.training`.
 
-text: patch transform and text encoder, minutes. unet: the denoiser, resumable, `--minutes` of wall clock in all.
-judge: the classifier. Checkpoints go to `--out`, the shipped files are replaced at the end.
+text: patch transform and text encoder, minutes. draw: pictures for the UNet, in chunks. judge, decoder, unet:
+minutes of processor time; decoder and unet resume and take their minutes in all. file: nothing but the file.
+Checkpoints go to `--out`; `--model-file` is written whenever decoder or UNet end.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from functools import partial
+import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ...toy_world import bundle
-from ...toy_world.latents import fit_patch_transform
-from .. import judge
-from ..scenes import draw_all, random_scene, training_set
+from ...toy_world.decoder import Autoencoder
+from ..judge import SHIPPED as JUDGE
+from .decoder import train_decoder
 from .judge import train_judge
+from .latents import fitted_patch_transform
+from .scenes import TrainingScenes, draw_chunks
 from .text_encoder import train_text_encoder
-from .unet import train_unet
+from .unet import load_average, train_unet
 
-log = partial(print, flush=True)
+PARTS = ("text", "draw", "judge", "decoder", "unet", "file", "all")
+
+
+def log(line: str) -> None:
+    """One line to the terminal, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def prepared(out: Path, text_steps: int) -> bundle.ToyPipeline:
@@ -30,12 +38,11 @@ def prepared(out: Path, text_steps: int) -> bundle.ToyPipeline:
     pipeline = bundle.random_pipeline(0)
     latents_file, text_file = out / "latents.pt", out / "text_encoder.pt"
     if latents_file.is_file():
-        pipeline.latents.load_state_dict(torch.load(latents_file, weights_only=True))
+        pipeline.autoencoder.transform.load_state_dict(torch.load(latents_file, weights_only=True))
     else:
-        generator = np.random.default_rng(12345)
-        pictures = draw_all([random_scene(generator) for _ in range(2000)], generator)
-        pipeline = dataclasses.replace(pipeline, latents=fit_patch_transform(pictures, bundle.CHANNELS))
-        torch.save(pipeline.latents.state_dict(), latents_file)
+        transform = fitted_patch_transform()
+        torch.save(transform.state_dict(), latents_file)
+        pipeline = dataclasses.replace(pipeline, autoencoder=Autoencoder(transform, pipeline.autoencoder.decoder))
     if text_file.is_file():
         pipeline.text_encoder.load_state_dict(torch.load(text_file, weights_only=True))
     else:
@@ -47,27 +54,63 @@ def prepared(out: Path, text_steps: int) -> bundle.ToyPipeline:
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", default="all", choices=("text", "unet", "judge", "all"))
+    parser.add_argument("part", nargs="?", default="all", choices=PARTS)
     parser.add_argument("--out", type=Path, default=Path("checkpoints"), help="folder of the resumable checkpoints")
-    parser.add_argument(
-        "--minutes", type=float, default=90, help="wall clock for the UNet in all, earlier runs counted in"
-    )
-    parser.add_argument("--text-steps", type=int, default=1000)
-    parser.add_argument("--judge-steps", type=int, default=4000)
-    parser.add_argument("--scenes", type=int, default=60000, help="drawn scenes to train the UNet on")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--model-file", type=Path, default=bundle.SHIPPED)
-    parser.add_argument("--judge-file", type=Path, default=judge.SHIPPED)
+    parser.add_argument("--minutes", type=float, default=360, help="processor time, earlier runs counted in")
+    parser.add_argument("--text-steps", type=int, default=800)
+    parser.add_argument("--chunks", type=int, default=16, help="thousands of drawn scenes to train the UNet on, by 4")
+    parser.add_argument("--judge-minutes", type=float, default=25, help="processor time")
+    parser.add_argument("--decoder-minutes", type=float, default=40, help="processor time, earlier runs counted in")
+    parser.add_argument("--judge-file", type=Path, default=JUDGE)
+    parser.add_argument("--start-from", type=Path, help="a model file to train on, where there are no checkpoints")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="for the UNet")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--model-file", type=Path, help="default: the model file in the folder of checkpoints")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    pipeline = prepared(arguments.out, arguments.text_steps)
-    if arguments.part in ("judge", "all"):
-        train_judge(pipeline.latents, arguments.judge_steps, arguments.judge_file, log=log)
-    if arguments.part in ("unet", "all"):
-        scenes, latents = training_set(pipeline.latents, arguments.scenes, 0, arguments.out / "scenes.pt")
-        train_unet(pipeline, scenes, latents, arguments.minutes, arguments.out / "unet.pt", log=log)
-        bundle.save_pipeline(pipeline, arguments.model_file)
+    out, part = arguments.out, arguments.part
+    if arguments.start_from:
+        unpack(arguments.start_from, out)
+    pipeline = prepared(out, arguments.text_steps)
+    if part in ("draw", "all"):
+        draw_chunks(pipeline.autoencoder.transform, out, arguments.chunks, log=log)
+    if part in ("judge", "all"):
+        train_judge(pipeline.autoencoder, arguments.judge_minutes, arguments.judge_file, log=log)
+    if part in ("decoder", "all"):
+        train_decoder(pipeline.autoencoder, arguments.decoder_minutes, out / "decoder.pt", log=log)
+    if part in ("unet", "all"):
+        finished(pipeline, out)
+        scenes = TrainingScenes(out)
+        scenes.take_new(4)  # the training takes the others by and by
+        pipeline.unet.to(arguments.device)
+        pipeline.text_encoder.to(arguments.device)
+        train_unet(pipeline, scenes, arguments.minutes, out / "unet.pt", log=log)
+    if part in ("decoder", "unet", "file", "all"):
+        finished(pipeline, out)
+        bundle.save_pipeline(pipeline, arguments.model_file or out / bundle.SHIPPED.name)
+
+
+def unpack(file: Path, out: Path) -> None:
+    """Write a model file's parts as checkpoints, without overwriting any; optimizers start anew."""
+    pipeline = bundle.load_pipeline(file)
+    parts = {
+        "latents.pt": pipeline.autoencoder.transform.state_dict(),
+        "text_encoder.pt": pipeline.text_encoder.state_dict(),
+        "decoder.pt": {"decoder": pipeline.autoencoder.decoder.state_dict()},
+        "unet.pt": {"average": list(pipeline.unet.parameters())},
+    }
+    for name, state in parts.items():
+        if not (out / name).is_file():
+            torch.save(state, out / name)
+
+
+def finished(pipeline: bundle.ToyPipeline, out: Path) -> None:
+    """Put the newest averaged UNet and the newest decoder of the checkpoints into the pipeline."""
+    if (out / "decoder.pt").is_file():
+        pipeline.autoencoder.decoder.load_state_dict(torch.load(out / "decoder.pt", weights_only=True)["decoder"])
+    if (out / "unet.pt").is_file():
+        load_average(pipeline.unet, torch.load(out / "unet.pt", weights_only=True, map_location="cpu")["average"])
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 """The forms of a caption: how the phrases of a scene's characters become one sentence.
 
-A form takes a scene and gives a list of words in which an integer stands for the phrase of that character. Forms that
-do not say places mention the characters in reading order, so that every caption is consistent with its picture.
+A form takes the places of a layout and gives a list of words in which an integer stands for the phrase of the
+character at that place. Forms that do not say places mention the characters in reading order, so that every caption is
+consistent with its picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 
-from .world import Scene
+from .world import rows
 
 Words = list[str | int]
-Form = Callable[[Scene], Words]
+Places = Sequence[str]
+Form = Callable[[Places], Words]
 
 PLACE_WORDS = {
     "middle": "in the middle",
@@ -38,74 +40,74 @@ def _listed(numbers: list[int]) -> Words:
     return [*_joined([[number] for number in numbers[:-1]], ","), "and", numbers[-1]]
 
 
-def _everybody(scene: Scene) -> list[int]:
-    return list(range(len(scene.characters)))
+def _everybody(places: Places) -> list[int]:
+    return list(range(len(places)))
 
 
-def plain_list(scene: Scene) -> Words:
+def plain_list(places: Places) -> Words:
     """a cat , a mug and an owl"""
-    return _listed(_everybody(scene))
+    return _listed(_everybody(places))
 
 
-def all_and(scene: Scene) -> Words:
+def all_and(places: Places) -> Words:
     """a cat and a mug and an owl"""
-    return _joined([[number] for number in _everybody(scene)], "and")
+    return _joined([[number] for number in _everybody(places)], "and")
 
 
-def commas(scene: Scene) -> Words:
+def commas(places: Places) -> Words:
     """a cat , a mug , an owl"""
-    return _joined([[number] for number in _everybody(scene)], ",")
+    return _joined([[number] for number in _everybody(places)], ",")
 
 
-def picture_of(scene: Scene) -> Words:
+def picture_of(places: Places) -> Words:
     """a picture of a cat , a mug and an owl"""
-    return ["a", "picture", "of", *plain_list(scene)]
+    return ["a", "picture", "of", *plain_list(places)]
 
 
-def there_is(scene: Scene) -> Words:
+def there_is(places: Places) -> Words:
     """there is a cat , a mug and an owl"""
-    return ["there", "is", *plain_list(scene)]
+    return ["there", "is", *plain_list(places)]
 
 
-def placed(scene: Scene) -> Words:
+def placed(places: Places) -> Words:
     """a cat on the left , a mug on the right"""
-    parts: list[Words] = [[i, *PLACE_WORDS[place].split()] for i, place in enumerate(scene.places)]
+    parts: list[Words] = [[i, *PLACE_WORDS[place].split()] for i, place in enumerate(places)]
     return _joined(parts, "and" if len(parts) == 2 else ",")
 
 
-def place_first(scene: Scene) -> Words:
+def place_first(places: Places) -> Words:
     """on the left a cat , on the right a mug"""
-    return _joined([[*PLACE_WORDS[place].split(), i] for i, place in enumerate(scene.places)], ",")
+    return _joined([[*PLACE_WORDS[place].split(), i] for i, place in enumerate(places)], ",")
 
 
-def short_place(scene: Scene) -> Words:
+def short_place(places: Places) -> Words:
     """left a cat , right a mug; top left a cat , ..."""
-    return _joined([[*place.split(), i] for i, place in enumerate(scene.places)], ",")
+    return _joined([[*place.split(), i] for i, place in enumerate(places)], ",")
 
 
-def next_to(scene: Scene) -> Words:
+def next_to(places: Places) -> Words:
     """a cat next to a mug; a cat next to a mug above an owl"""
-    rows = [_joined([[number] for number in row], "next", "to") for row in scene.rows]
-    return _joined(rows, "above") if len(scene.characters) > 1 else [0, "alone"]
+    joined = [_joined([[number] for number in row], "next", "to") for row in rows(places)]
+    return _joined(joined, "above") if len(places) > 1 else [0, "alone"]
 
 
-def above(scene: Scene) -> Words:
+def above(places: Places) -> Words:
     """a cat and a mug above an owl; a cat to the left of a mug"""
-    if len(scene.rows) == 2:
-        return _joined([_listed(row) for row in scene.rows], "above")
-    return [0, "to", "the", "left", "of", 1] if len(scene.characters) == 2 else ["only", 0]
+    if len(rows(places)) == 2:
+        return _joined([_listed(row) for row in rows(places)], "above")
+    return [0, "to", "the", "left", "of", 1] if len(places) == 2 else ["only", 0]
 
 
-def below(scene: Scene) -> Words:
+def below(places: Places) -> Words:
     """an owl below a cat and a mug; a mug to the right of a cat"""
-    if len(scene.rows) == 2:
-        return _joined([_listed(row) for row in reversed(scene.rows)], "below")
-    return [1, "to", "the", "right", "of", 0] if len(scene.characters) == 2 else ["just", 0]
+    if len(rows(places)) == 2:
+        return _joined([_listed(row) for row in reversed(rows(places))], "below")
+    return [1, "to", "the", "right", "of", 0] if len(places) == 2 else ["just", 0]
 
 
-def drawing_with(scene: Scene) -> Words:
+def drawing_with(places: Places) -> Words:
     """a drawing of a cat with a mug and an owl"""
-    rest = _everybody(scene)[1:]
+    rest = _everybody(places)[1:]
     return ["a", "drawing", "of", 0, *(["with", *_listed(rest)] if rest else [])]
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
+from ..world import LAYOUTS, SIDE, Scene
 from .characters import draw_character
 from .pen import Colour
-from .world import LAYOUTS, RADIUS, SIDE, Scene
 
 FINE = 4  # drawn pixels per pixel
 
@@ -74,6 +77,16 @@ def paint(scene: Scene) -> Image.Image:
     return picture.reduce(FINE)
 
 
-def draw(scene: Scene) -> np.ndarray:
-    """The picture of a scene as bytes (3, SIDE, SIDE)."""
-    return np.ascontiguousarray(np.asarray(paint(scene)).transpose(2, 0, 1))
+def pixels(picture: Image.Image) -> Tensor:
+    """A picture as (3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(picture)).movedim(-1, 0).float() / 255
+
+
+def draw_all(scenes: Sequence[Scene]) -> Tensor:
+    """Pictures (n, 3, SIDE, SIDE) of scenes, in [0, 1]."""
+    return torch.stack([pixels(paint(scene)) for scene in scenes])
+
+
+def empty(name: str) -> Tensor:
+    """The picture (3, SIDE, SIDE) of a background on which nobody stands, in [0, 1]."""
+    return pixels(background(name).reduce(FINE))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..world import COLOURS, Character
 from .pen import Colour, Pen, shade
-from .world import COLOURS, Character
 
 INK: Colour = (44, 38, 52)
 WHITE: Colour = (255, 255, 255)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ....next_world.decoder import Autoencoder
-from ....next_world.scenes import random_scene
-from .latents import draw_all
+from ...toy_world.decoder import Autoencoder
+from ...toy_world.scenes import random_scene
+from .latents import drawn
 
 BATCH, POOL = 12, 300
 PEAK_RATE = 1.5e-3
@@ -53,7 +53,7 @@ def train_decoder(
     began, running = time.process_time() - spent, 0.0
     while spent < minutes * 60:
         if len(pool) < POOL or step % 3 == 0:
-            pool = [*pool[-POOL:], draw_all([random_scene(generator) for _ in range(BATCH)])]
+            pool = [*pool[-POOL:], drawn([random_scene(generator) for _ in range(BATCH)])]
         pictures = pool[-1] if len(pool) <= POOL else pool[int(generator.integers(len(pool)))]
         for group in optimizer.param_groups:
             group["lr"] = PEAK_RATE * min(1, (step + 1) / 100) * max(0.02, 1 - spent / (minutes * 60))

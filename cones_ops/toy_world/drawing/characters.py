@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from PIL import Image
 
+from ..world import Character
 from .faces import INK, Look, dress, face
 from .pen import Pen, shade
-from .world import Character
 
 BEAK = (246, 166, 52)
 WIDE, TALL = (1.1, 0.86), (0.84, 1.06)  # width and height by radius

@@ -7,17 +7,17 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ....next_world.drawing import draw
-from ....next_world.patches import CHANNELS, PATCH, PatchTransform
-from ....next_world.scenes import random_scene
-from ....next_world.world import Scene
+from ...toy_world.drawing.scene import draw_all
+from ...toy_world.patches import CHANNELS, PATCH, PatchTransform
+from ...toy_world.scenes import random_scene
+from ...toy_world.world import Scene
 
 WHITENING = 0.7  # channels are divided by std**WHITENING: 0 keeps their sizes, 1 makes all equal
 
 
-def draw_all(scenes: list[Scene]) -> Tensor:
+def drawn(scenes: list[Scene]) -> Tensor:
     """Pictures (n, 3, SIDE, SIDE) of scenes, in [-1, 1]."""
-    return torch.from_numpy(np.stack([draw(scene) for scene in scenes])).float() / 127.5 - 1
+    return draw_all(scenes) * 2 - 1
 
 
 def fit_patch_transform(pictures: Tensor, channels: int = CHANNELS) -> PatchTransform:
@@ -40,4 +40,4 @@ def fit_patch_transform(pictures: Tensor, channels: int = CHANNELS) -> PatchTran
 def fitted_patch_transform(count: int = 2000, seed: int = 12345) -> PatchTransform:
     """The transform fitted to `count` random scenes."""
     generator = np.random.default_rng(seed)
-    return fit_patch_transform(draw_all([random_scene(generator) for _ in range(count)]))
+    return fit_patch_transform(drawn([random_scene(generator) for _ in range(count)]))

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....next_world.patches import PatchTransform
-from ....next_world.scenes import random_scene
-from ....next_world.world import Scene
-from ..subjects import in_training
-from .latents import draw_all
+from ...toy_world.patches import PatchTransform
+from ...toy_world.scenes import random_scene
+from ...toy_world.subjects import in_training
+from ...toy_world.world import Scene
+from .latents import drawn
 
 CHUNK = 4000  # scenes
 SEED = 77
@@ -43,7 +43,7 @@ def draw_chunks(transform: PatchTransform, folder: Path, count: int, log: Callab
             continue
         scenes, parts = chunk_scenes(number), []
         for start in range(0, CHUNK, 250):
-            parts.append(transform.encode(draw_all(scenes[start : start + 250])).half())
+            parts.append(transform.encode(drawn(scenes[start : start + 250])).half())
         torch.save(torch.cat(parts), file.with_suffix(".part"))
         file.with_suffix(".part").replace(file)
         log(f"drew chunk {number}")

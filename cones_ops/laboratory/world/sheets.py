@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from ...hosts.diffusers.pictures import pixels_of
-from ...next_world import model_file
-from ...next_world.captions import describe, random_caption
-from ...next_world.scenes import random_scene
-from ...next_world.world import Scene
-from .sampling import sample
-from .subjects import in_training
-from .train.latents import draw_all
+from ...toy_world import bundle
+from ...toy_world.captions import describe, random_caption
+from ...toy_world.drawing.scene import draw_all
+from ...toy_world.scenes import random_scene
+from ...toy_world.subjects import in_training
+from ...toy_world.world import Scene
+from ..sampling import sample
 
 
 def sheet(pictures: Tensor, columns: int, zoom: int = 2) -> Image.Image:
@@ -33,7 +33,7 @@ def scenes_of(count: int, characters: int, seed: int) -> list[Scene]:
     return [random_scene(generator, characters, in_training) for _ in range(count)]
 
 
-def drawings_and_samples(pipeline: model_file.Pipeline, each: int, seed: int) -> Image.Image:
+def drawings_and_samples(pipeline: bundle.ToyPipeline, each: int, seed: int) -> Image.Image:
     """Rows in pairs for 1 to 4 characters: drawings, and samples of captions that say everything or most things."""
     rows = []
     for characters in (1, 2, 3, 4):
@@ -43,7 +43,7 @@ def drawings_and_samples(pipeline: model_file.Pipeline, each: int, seed: int) ->
             describe(scene).text if i % 2 else random_caption(scene, generator, identifiers=False).text
             for i, scene in enumerate(scenes)
         ]
-        rows += [(draw_all(scenes) + 1) / 2, sample(pipeline, texts)]
+        rows += [draw_all(scenes), sample(pipeline, texts)]
     return sheet(torch.cat(rows), each)
 
 
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    pipeline = model_file.load_pipeline(arguments.model_file)
+    pipeline = bundle.load_pipeline(arguments.model_file)
     drawings_and_samples(pipeline, arguments.each, arguments.seed).save(arguments.out)
 
 

@@ -1,24 +1,25 @@
-"""How often pictures are what was asked for, by the judge: in words, for implanted subjects, and the judge itself."""
+"""How often pictures are what their captions say, by the judge; and how good the judge itself is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...next_world.caption_forms import FORMS, SEARCH_FORMS
-from ...next_world.captions import Caption, Said, compose, describe
-from ...next_world.model_file import Pipeline
-from ...next_world.scenes import look_alike, random_scene
-from ...next_world.world import BACKGROUNDS, NAMED, Character, Scene
-from .judge import Judge, Reading, agrees, fulfils, read, shows
-from .sampling import OwnWeights, sample
-from .subjects import SUBJECTS, Subject, in_training
-from .train.latents import draw_all
+from ...toy_world.bundle import ToyPipeline
+from ...toy_world.caption_forms import FORMS
+from ...toy_world.captions import Caption, describe
+from ...toy_world.drawing.scene import draw_all
+from ...toy_world.scenes import look_alike, random_scene
+from ...toy_world.subjects import SUBJECTS, in_training
+from ...toy_world.world import NAMED, Character, Scene
+from ..averages import share_error
+from ..judge import Judge, Reading, agrees, fulfils, read, shows
+from ..sampling import sample
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Share:
 
     @property
     def standard_error(self) -> float:
-        return (self.value * (1 - self.value) / self.n) ** 0.5
+        return share_error(self.value, self.n)
 
     def as_json(self) -> dict[str, float]:
         """Rounded, for a file of results."""
@@ -64,7 +65,7 @@ class InWords:
 
 
 def in_words(
-    pipeline: Pipeline,
+    pipeline: ToyPipeline,
     judge: Judge,
     count: int,
     samples: int,
@@ -101,38 +102,12 @@ def _parts(cells: list[tuple[Reading, Caption, Scene]]) -> tuple[Share, dict[str
     return shares.pop("character"), shares
 
 
-def subject_prompts(subject: Subject, count: int) -> list[str]:
-    """`a sks cat` in search forms and on backgrounds in turn."""
-    prompts = []
-    said = (Said(subject.class_word, identifier=subject.identifier),)
-    for form, background in islice(zip(cycle(SEARCH_FORMS), cycle(BACKGROUNDS), strict=False), count):
-        scene = Scene("one", (subject.character,), background)
-        prompts.append(compose(scene, said, form, background=True).text)
-    return prompts
-
-
-def subject_shown(
-    pipeline: Pipeline, judge: Judge, subject: Subject, count: int, own_weights: OwnWeights | None = None
-) -> tuple[Share, Tensor, dict[str, Share]]:
-    """How often prompts with the identifier show the subject with all its parts; the pictures; each part's share."""
-    pictures = sample(
-        pipeline, subject_prompts(subject, count), seeds=range(5000, 5000 + count), own_weights=own_weights
-    )
-    readings = read(judge, pictures)
-    hits = [shows(reading, subject.character) for reading in readings]
-    parts = {
-        name: Share(sum(getattr(reading.characters[0], name) == value for reading in readings), count)
-        for name, value in vars(subject.character).items()
-    }
-    return Share(sum(hits), count), pictures, parts
-
-
 def judge_on_drawings(judge: Judge, count: int, seed: int = 99) -> Share:
     """Share of the characters of fresh drawings that are read right in every attribute and place."""
     generator, hits = np.random.default_rng(seed), []
     for _ in range(-(-count // 32)):
         scenes = [random_scene(generator) for _ in range(32)]
-        readings = read(judge, (draw_all(scenes) + 1) / 2)
+        readings = read(judge, draw_all(scenes))
         for scene, reading in zip(scenes, readings, strict=True):
             hits += [
                 reading.places.get(place) == character
@@ -153,12 +128,12 @@ def look_alikes_passed(judge: Judge, count: int, seed: int = 98) -> Share:
             characters[int(generator.integers(len(characters)))] = look_alike(subject.character, generator)[0]
             scenes.append(Scene(scene.layout, tuple(characters), scene.background))
             subjects.append(subject)
-        readings = read(judge, (draw_all(scenes) + 1) / 2)
+        readings = read(judge, draw_all(scenes))
         hits += [shows(reading, subject.character) for reading, subject in zip(readings, subjects, strict=True)]
     return Share(sum(hits), len(hits))
 
 
-def parameters(pipeline: Pipeline) -> dict[str, int]:
+def parameters(pipeline: ToyPipeline) -> dict[str, int]:
     """Weights of each part."""
     parts: dict[str, torch.nn.Module] = {
         "unet": pipeline.unet,

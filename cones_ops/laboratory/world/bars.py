@@ -1,6 +1,6 @@
-"""The bars that the next world has to clear, as one command with one file of results.
+"""The bars that the toy world has to clear, as one command with one file of results.
 
-`python -m cones_ops.laboratory.next_world.bars` prints each bar with its standard error and writes
+`python -m cones_ops.laboratory.world.bars` prints each bar with its standard error and writes
 benchmarks/results/world.json: in words by number of characters, the positive control by subject, the judge, the model.
 """
 
@@ -14,16 +14,17 @@ from typing import Any
 
 import torch
 
-from ...next_world import model_file
-from .control import fine_tune_own_tokens
-from .judge import load_judge
-from .measure import in_words, judge_on_drawings, look_alikes_passed, parameters, subject_shown
-from .references import references
+from ...toy_world import bundle
+from ...toy_world.subjects import SUBJECTS, subject_named
+from ..baselines import FineTuning, fine_tune_own_tokens, subject_examples
+from ..judge import load_judge
+from ..measure import Measuring, measure, subject_shown
+from .in_words import Share, in_words, judge_on_drawings, look_alikes_passed, parameters
 from .sheets import sheet
-from .subjects import SUBJECTS, subject
 
 BARS = {1: 0.95, 2: 0.90, 3: 0.80, 4: 0.65}
 CONTROL_BAR, CONTROL_SUBJECTS = 0.60, 8
+PICTURES, RATE = 16, 4e-3  # of the positive control: reference pictures, half of them with others; rate
 
 
 def say(line: str) -> None:
@@ -32,7 +33,7 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def words_bars(pipeline: model_file.Pipeline, judge: Any, samples: int, pictures: Path | None) -> dict[str, Any]:
+def words_bars(pipeline: bundle.ToyPipeline, judge: Any, samples: int, pictures: Path | None) -> dict[str, Any]:
     """Bar (a): full captions in every form."""
     results = {}
     for count, bar in BARS.items():
@@ -50,22 +51,29 @@ def words_bars(pipeline: model_file.Pipeline, judge: Any, samples: int, pictures
 
 
 def control_bars(
-    pipeline: model_file.Pipeline, judge: Any, names: list[str], samples: int, steps: int, pictures: Path | None
+    pipeline: bundle.ToyPipeline, judge: Any, names: list[str], samples: int, steps: int, pictures: Path | None
 ) -> dict[str, Any]:
-    """Bar (b): each subject before and after fine-tuning K and V at its own tokens."""
+    """Bar (b): each subject before and after fine-tuning K and V at its own tokens.
+
+    It is the upper bound of what shutting entries of K and V can reach; a subject that it cannot implant tests no mask.
+    """
     results, rows = {}, []
     for name in names:
-        character = subject(name)
-        before, _, _ = subject_shown(pipeline, judge, character, samples)
-        tuned = fine_tune_own_tokens(pipeline, references(character), character, steps)
-        after, shown, parts = subject_shown(pipeline, judge, character, samples, tuned)
-        results[name] = {"before": before.as_json(), "after": after.as_json()}
+        subject = subject_named(name)
+        shown = subject_examples(pipeline, subject, PICTURES, beside=PICTURES // 2)
+        tuned = fine_tune_own_tokens(pipeline, shown, subject, FineTuning(steps, RATE))
+        before = measure(Measuring(pipeline, judge, samples), subject_shown, subject)
+        after = measure(Measuring(pipeline, judge, samples, own_weights=tuned), subject_shown, subject)
+        shares = {"before": Share(sum(before.hits), samples), "after": Share(sum(after.hits), samples)}
+        results[name] = {phase: share.as_json() for phase, share in shares.items()}
+        seen = [vars(reading.characters[0]) for reading in after.readings]
+        parts = {key: sum(row[key] == value for row in seen) for key, value in vars(subject.character).items()}
         say(
-            f"control {name} {character.class_word}: {before.value:.2f} -> {after.value:.2f} "
+            f"control {name} {subject.class_word}: {before.share:.2f} -> {after.share:.2f} "
             f"+- {after.standard_error:.2f} (bar {CONTROL_BAR} for {CONTROL_SUBJECTS}); "
-            f"{' '.join(f'{key} {part.value:.2f}' for key, part in parts.items())}"
+            f"{' '.join(f'{key} {hits / samples:.2f}' for key, hits in parts.items())}"
         )
-        rows.append(torch.cat([references(character).pictures[:4], shown[:8]]))
+        rows.append(torch.cat([subject.reference_pictures(4)[0], after.pictures[:8]]))
         if pictures:
             sheet(torch.cat(rows), 12).save(pictures / "control.png")
     return results
@@ -75,7 +83,7 @@ def training_of(checkpoint: Path) -> dict[str, float]:
     """Processor hours and samples that the UNet has had."""
     if not checkpoint.is_file():
         return {}
-    from .train.unet import BATCH
+    from ..training.unet import BATCH
 
     state = torch.load(checkpoint, weights_only=True, map_location="cpu")
     if "spent" not in state:  # unpacked from a model file
@@ -86,7 +94,7 @@ def training_of(checkpoint: Path) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model-file", type=Path, default=model_file.SHIPPED)
+    parser.add_argument("--model-file", type=Path, default=bundle.SHIPPED)
     parser.add_argument("--judge-file", type=Path, default=None)
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/unet.pt"), help="for the training's cost")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/world.json"))
@@ -99,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     only = arguments.only or ["judge", "words", "control"]
-    pipeline, judge = model_file.load_pipeline(arguments.model_file), load_judge(arguments.judge_file)
+    pipeline, judge = bundle.load_pipeline(arguments.model_file), load_judge(arguments.judge_file)
     results: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
     if "judge" in only:
         fresh, passed = judge_on_drawings(judge, 1000), look_alikes_passed(judge, 1000)

@@ -1,0 +1,1 @@
+"""Scenes as pictures: the pen, the characters and their faces, the backgrounds."""
