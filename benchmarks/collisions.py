@@ -48,7 +48,7 @@ class SubjectMask:
 
 
 def load_masks(folder: Path, where: str) -> list[SubjectMask]:
-    """The default search's masks of the untouched subjects; those without a file are left out."""
+    """The default search's masks of the held-out subjects; those without a file are left out."""
     files = {
         (subject, seed): folder / f"learned-{where.replace(' ', '-')}-{subject.identifier}-{seed}.safetensors"
         for subject, seed in product(HELD_OUT, SEEDS)

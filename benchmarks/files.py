@@ -71,7 +71,7 @@ def random_mask(shapes: Shapes, density: float, seed: int = 0) -> ConceptMask:
         "rank": "uniform",
     }
     base = sketch({name: torch.randn(1000) for name in shapes})
-    return ConceptMask(index, shapes, "sks", "star", "own tokens", "0" * 64, provenance, base)
+    return ConceptMask(index, shapes, "sks", "cat", "own tokens", "0" * 64, provenance, base)
 
 
 def sizes(mask: ConceptMask, folder: Path) -> dict[str, float]:

@@ -112,7 +112,7 @@ class Inputs:
         index = {key: torch.arange(3, 4096, 7 + k) for k, key in enumerate(weights)}
         facts = {"method": "learned", "steps": "300"}
         shapes = {key: (64, 64) for key in weights}
-        mask = ConceptMask(index, shapes, "sks", "star", "everywhere", base.fingerprint, facts, base.sketch)
+        mask = ConceptMask(index, shapes, "sks", "cat", "everywhere", base.fingerprint, facts, base.sketch)
         save_mask(mask, folder / "mask.safetensors", "overwrite")
         save_file(weights, folder / "checkpoint.safetensors", {"format": "pt"})
         facts_of_state = {"phase": "search", "step": 1, "numbers": {"rms": 1.0}, "history": [1.0]}
@@ -150,7 +150,7 @@ class Inputs:
         needed = {
             "find": ["--class-word", "dog"],
             "tune": ["--concept", mask, empty],
-            "apply": ["--prompt", "a sks star"],
+            "apply": ["--prompt", "a sks cat"],
         }
         arguments += needed.get(command, [])
         for option in generator.sample(OPTIONS[command], min(len(OPTIONS[command]), generator.randrange(4))):

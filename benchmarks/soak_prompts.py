@@ -1,6 +1,6 @@
 """The prompts of soak.py: prompt `number` depends on the seed and the number alone.
 
-Each is small: the toy world, one picture of 64x64 in two or three steps, searches and tuning of two steps.
+Each is small: the toy world, one picture of 96x96 in two or three steps, searches and tuning of two steps.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from cones_ops.laboratory.comfyui.prompts import node, toy_picture
 from cones_ops.laboratory.comfyui.workflow import Prompt
 
 LORA = "soak.safetensors"
-OWN = ("toy-sks-star", "toy-zwx-heart")
-EVERYWHERE = ("toy-sks-star-everywhere", "toy-mfj-circle-everywhere")
+OWN = ("toy-sks-cat", "toy-zwx-robot")
+EVERYWHERE = ("toy-sks-cat-everywhere", "toy-mfj-fish-everywhere")
 TEXTS = (
-    "a sks star on a white background",
-    "a zwx heart and a sks star",
-    "a mfj circle left of a blue square",
-    "two sks stars on a black background",
-    "a red plain circle",
+    "a sks cat in the snow",
+    "a zwx robot and a sks cat",
+    "a mfj fish to the left of a blue mug",
+    "two sks cats at night",
+    "a red house",
 )
-SUBJECTS = {"sks": "star", "zwx": "heart", "mfj": "circle"}
+SUBJECTS = {"sks": "cat", "zwx": "robot", "mfj": "fish"}
 SAMPLERS = ("euler", "dpmpp_2m", "euler_ancestral", "uni_pc")
 SEARCHES = 8
 DISTINCT = 150

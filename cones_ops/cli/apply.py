@@ -18,7 +18,7 @@ def apply(options: argparse.Namespace) -> None:
     from 00. Each mask acts where it was found to act. The order of the masks does not matter.
 
     examples:
-      cones apply toy sks-star.safetensors --prompt "a sks star on a white background"
+      cones apply toy sks-cat.safetensors --prompt "a sks cat in the snow"
       cones apply sd15 sks-dog.safetensors --prompt "a sks dog on a beach" --device cuda
       cones apply sd15 tuned/sks-dog.safetensors tuned/ktn-cat.safetensors \\
           --prompt "a sks dog on the left and a ktn cat on the right" --out together
@@ -54,4 +54,4 @@ def describe(commands: Any) -> None:
     add("--strength", type=real(0, 1), default=1.0, help="of all masks, 0 to 1: 0 = untouched, bit for bit, 1 = shut")
     add_sampler(add)
     add("--out", type=Path, default=Path("samples"), help="folder for the pictures; existing ones are overwritten")
-    add_sampling(add, "side of the pictures in pixels, a multiple of 8 (default: the model's own)")
+    add_sampling(add, "side of the pictures in pixels, a multiple of 8, for toy of 24 (default: the model's own)")

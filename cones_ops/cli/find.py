@@ -30,7 +30,7 @@ def find(options: argparse.Namespace) -> None:
     each batch and the statistics among processes; such a search does not resume.
 
     examples:
-      cones find toy sks --class-word star --out sks-star.safetensors
+      cones find toy sks --class-word cat --out sks-cat.safetensors
       cones find sd15 pictures/dog --class-word dog --out sks-dog.safetensors --device cuda
       cones find sd15 pictures/dog --class-word dog --where everywhere --out sks-dog-all.safetensors
     """
@@ -70,7 +70,7 @@ def describe(commands: Any) -> None:
     add = add_command(commands, find).add_argument
     add_model(add)
     add("pictures", type=Path, help="folder with 3 to 6 pictures of the subject (.png, .jpg, .jpeg, .webp, "
-        ".bmp); with toy also one of its subjects by its word, such as sks (a star) or zwx (a heart)")  # fmt: skip
+        ".bmp); with toy also one of its subjects by its word, such as sks (a cat) or zwx (a robot)")  # fmt: skip
     add("--class-word", type=word, required=True, help="what the subject is, in the model's own words, e.g. dog")
     add("--out", type=Path, required=True, help="the concept mask to write, .safetensors")
     add("--identifier", type=word, default="sks", help="the rare word that will name the subject")

@@ -1,6 +1,6 @@
 """Models as the commands take them: the word `toy`, or what the diffusers host loads.
 
-`toy` is the small model that ships with the pack. Its pictures are 64 pixels wide, and it knows neither "photo" nor
+`toy` is the small model that ships with the pack. Its pictures are 96 pixels wide, and it knows neither "photo" nor
 much guidance, so a command's defaults depend on the model.
 """
 
@@ -35,7 +35,7 @@ class ModelDefaults:
     guidance: float
 
 
-OF_TOY = ModelDefaults(64, "a {}", 3.0)
+OF_TOY = ModelDefaults(96, "a {}", 3.0)
 OF_OTHERS = ModelDefaults(512, "a photo of a {}", 7.5)
 OF_SDXL = replace(OF_OTHERS, size=1024)
 
@@ -99,7 +99,7 @@ def read_pictures(model: Path, pictures: Path, size: int | None) -> Tensor:
 
 
 def save_picture(model: Path, picture: Any, file: Path) -> None:
-    """Write a sampled PIL picture; one of toy, 64 pixels wide, four times as large, to be seen on a screen."""
+    """Write a sampled PIL picture; one of toy, 96 pixels wide, four times as large, to be seen on a screen."""
     width, height = picture.size
     larger = picture.resize((4 * width, 4 * height), Image.Resampling.NEAREST) if is_toy(model) else picture
     file.parent.mkdir(parents=True, exist_ok=True)

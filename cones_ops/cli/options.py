@@ -20,7 +20,7 @@ from ..masks.whole_files import IfExists
 from ..search.settings import SearchSettings
 from .values import LARGEST_SEED, dashed, device, printable, side, spaced, whole
 
-SIDE = "side to which the pictures are scaled, in pixels; a multiple of 8 (default: 512, for SDXL 1024, for toy 64)"
+SIDE = "side of the scaled pictures in pixels; a multiple of 8, for toy of 24 (default: 512, for SDXL 1024, for toy 96)"
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):

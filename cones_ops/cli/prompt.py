@@ -20,7 +20,7 @@ def prompt(options: argparse.Namespace) -> None:
     stays in a region of its own. An unknown name is refused before the model is loaded.
 
     examples:
-      cones prompt toy "a <concept:toy-sks-star> on a white background" --out star.png
+      cones prompt toy "a <concept:toy-sks-cat> in the snow" --out cat.png
       cones prompt sd15 "a <concept:rex> next to a <concept:tom:0.8> on a beach" --masks masks \\
           --out both.png --device cuda
     """
@@ -56,4 +56,4 @@ def describe(commands: Any) -> None:
     add("--out", type=Path, required=True, help="the picture to write, .png")
     add("--overwrite", action="store_true", help="replace the file if it exists")
     add_sampler(add)
-    add_sampling(add, "side of the picture in pixels, a multiple of 8 (default: the model's own)")
+    add_sampling(add, "side of the picture in pixels, a multiple of 8, for toy of 24 (default: the model's own)")

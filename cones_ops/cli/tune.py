@@ -27,7 +27,7 @@ def tune(options: argparse.Namespace) -> None:
     is saved and the report says so.
 
     examples:
-      cones tune toy --concept sks-star.safetensors sks --concept zwx-heart.safetensors zwx --out tuned
+      cones tune toy --concept sks-cat.safetensors sks --concept zwx-robot.safetensors zwx --out tuned
       cones tune sd15 --concept sks-dog.safetensors pictures/dog \\
           --concept ktn-cat.safetensors pictures/cat --out tuned --device cuda
     """

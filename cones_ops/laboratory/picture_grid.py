@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ..hosts.diffusers.pictures import pixels_of
 
-CELL, GAP, LABEL, TITLE = 80, 6, 330, 34  # pixels
+CELL, GAP, LABEL, TITLE = 96, 6, 330, 34  # pixels
 INK, PAPER, FRAME, FAINT = (30, 30, 30), (255, 255, 255), (0, 114, 178), (110, 110, 110)
 
 
 @dataclass(frozen=True)
 class GridRow:
-    """A title line or a row of pictures (n, 3, 64, 64) in [0, 1]; `hits` frames some of them."""
+    """A title line or a row of pictures (n, 3, 96, 96) in [0, 1]; `hits` frames some of them."""
 
     title: str
     detail: str = ""

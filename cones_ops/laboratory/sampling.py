@@ -91,7 +91,7 @@ def examples(
     concepts: Sequence[Words] = (),
     rules: Sequence[OwnWords] = (),
 ) -> Examples:
-    """Pictures (n, 3, 64, 64) in [0, 1] and their captions as latents and conditioning."""
+    """Pictures (n, 3, 96, 96) in [0, 1] and their captions as latents and conditioning."""
     with torch.no_grad():
         latents = pipeline.autoencoder.encode(pictures * 2 - 1)
     return Examples(latents, conditioning(pipeline, texts, concepts, rules))

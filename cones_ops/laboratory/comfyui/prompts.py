@@ -13,9 +13,9 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 
 
 def toy_picture(
-    model: list[Any], text: str = "a sks star on a white background", positive: Any = None, **sampling: Any
+    model: list[Any], text: str = "a sks cat in the snow", positive: Any = None, **sampling: Any
 ) -> Prompt:
-    """Sample one picture of 64x64 of the toy world with a model, by default in two steps without guidance; node "show"
+    """Sample one picture of 96x96 of the toy world with a model, by default in two steps without guidance; node "show"
     shows it. `positive` takes the place of the stock encoding of the text.
     """
     settings = {"seed": 3, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
@@ -23,7 +23,7 @@ def toy_picture(
         "world": node("ConesToyWorld"),
         "text": positive or node("CLIPTextEncode", clip=["world", 1], text=text),
         "negative": node("CLIPTextEncode", clip=["world", 1], text=""),
-        "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "empty": node("EmptyLatentImage", width=96, height=96, batch_size=1),
         "sampler": node(
             "KSampler",
             model=model,

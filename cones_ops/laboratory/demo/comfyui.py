@@ -69,7 +69,7 @@ class Session:
         return judged(self.judge, request, pictures[0]), judged(self.judge, request, pictures[1])
 
     def _composed(self, text: str, names: Sequence[str], count: int) -> Tensor:
-        """Run compose-two-concepts: pictures (2, count, 3, 64, 64) without, and with the masks."""
+        """Run compose-two-concepts: pictures (2, count, 3, 96, 96) without, and with the masks."""
         prompt = self.prompt(COMPOSE)
         loaders = [node for node in prompt.values() if node["class_type"] == "ConesLoadConceptMask"]
         for node, name in zip(loaders, (names[0], names[-1]), strict=True):
@@ -116,7 +116,8 @@ def _results(session: Session, subjects: Sequence[Subject]) -> DemoResults:
     names = {where: [_mask_name(subject, where) for subject in subjects] for where in WHERES}
     full_caption, _ = session.measured(all_described(subjects, session.samples), names[WHERES[0]])
     toy = next(node for node in session.prompt(FIND).values() if node["class_type"] == "ConesToySubject")
-    references = [torch.from_numpy(s.reference_pictures(beside=toy["inputs"]["beside"])[0]) for s in subjects]
+    shown = toy["inputs"]["pictures"], toy["inputs"]["seed"], toy["inputs"]["beside"]
+    references = [subject.reference_pictures(*shown)[0] for subject in subjects]
     return DemoResults(
         subjects,
         dict.fromkeys(WHERES, references),
@@ -128,7 +129,7 @@ def _results(session: Session, subjects: Sequence[Subject]) -> DemoResults:
 
 
 def small(pictures: Sequence[np.ndarray]) -> Tensor:
-    """Pictures (H, W, 3) uint8 without the pixels that the workflow's enlarging repeated, (n, 3, 64, 64) in [0, 1]."""
+    """Pictures (H, W, 3) uint8 without the pixels that the workflow's enlarging repeated, (n, 3, 96, 96) in [0, 1]."""
     step = len(pictures[0]) // SIDE
     return torch.from_numpy(np.stack(pictures)[:, ::step, ::step].copy()).movedim(3, 1).float() / 255
 

@@ -28,7 +28,7 @@ class Budget:
 
     steps: int = 300  # of every search and fine-tune
     batch: int = 8  # rows of each term in a step
-    beside: int = 24  # collages of the subject with another thing, beside 4 pictures of it alone
+    beside: int = 24  # collages of the subject with another thing, beside 6 pictures of it alone
     class_pictures: int = 8  # of the class alone in the prior, and as many collages as the subject has
     joint_steps: int = 200  # of tuning masks together
     samples: int = 16  # pictures per figure

@@ -166,7 +166,7 @@ def turns(group: Sequence[Subject]) -> list[Sequence[Subject]]:
 
 
 def pair_prompts(group: Sequence[Subject], forms: Sequence[str]) -> list[str]:
-    """A pair in all forms, each subject first in half of them."""
+    """A pair in these forms, each subject first in half of the prompts."""
     first, second = (subject.said for subject in group)
     return prompts_of([first] * PICTURES, [second] * PICTURES, forms)
 

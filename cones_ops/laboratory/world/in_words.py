@@ -58,7 +58,7 @@ class InWords:
 
     def by_form(self) -> dict[str, Share]:
         """Shares of hits by caption form."""
-        forms = {caption.form: [] for caption in self.captions}  # type: dict[str, list[bool]]
+        forms: dict[str, list[bool]] = {caption.form: [] for caption in self.captions}
         for caption, hit in zip(self.captions, self.hits, strict=True):
             forms[caption.form].append(hit)
         return {form: Share(sum(hits), len(hits)) for form, hits in forms.items()}

@@ -52,7 +52,7 @@ def test_values_that_do_not_fit_are_named(parse, text: str, message: str) -> Non
     [("own-tokens", "own tokens"), ("own tokens", "own tokens"), ("everywhere", "everywhere"), (None, "own tokens")],
 )
 def test_a_choice_with_spaces_may_have_dashes(text: str | None, where: str) -> None:
-    find = ["find", "toy", "sks", "--class-word", "star", "--out", "m.safetensors"]
+    find = ["find", "toy", "sks", "--class-word", "cat", "--out", "m.safetensors"]
     options = parser().parse_args([*find, *(["--where", text] if text else [])])
     assert (options.where, options.targets) == (where, "text K+V")
 
