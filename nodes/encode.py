@@ -46,8 +46,8 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
                     multiline=True,
                     dynamic_prompts=True,
                     tooltip=(
-                        'What to draw. Name a concept by its identifier and class word, as in "a sks star". Weights '
-                        "such as (sks star:1.2) and plurals also work. Brackets around a concept say which words are "
+                        'What to draw. Name a concept by its identifier and class word, as in "a sks cat". Weights '
+                        "such as (sks cat:1.2) and plurals also work. Brackets around a concept say which words are "
                         "its own, as in [a sks dog with a red collar]; the text encoder does not get them."
                     ),
                 ),
@@ -60,7 +60,7 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
                     default="",
                     optional=True,
                     tooltip=(
-                        'Concepts that have no mask yet, such as "sks star" before a search. Write the identifier '
+                        'Concepts that have no mask yet, such as "sks cat" before a search. Write the identifier '
                         'first; separate several concepts by commas, semicolons, "and" or new lines.'
                     ),
                 ),
@@ -72,7 +72,7 @@ class ConesEncodePrompt(io.ComfyNode):  # type: ignore[misc]
                     advanced=True,
                     tooltip=(
                         "Which tokens count as the concept's own. phrase (recommended): also the words after the class "
-                        'word that say what it wears or where it is ("a sks star on the left"); the report prints '
+                        'word that say what it wears or where it is ("a sks cat on the left"); the report prints '
                         "them. Masks that were found by their phrase always use it; other masks follow this setting, "
                         "where phrase means identifier + class word for them. With the end tokens, a mask changes the "
                         "whole picture, not only its subject."
@@ -128,7 +128,7 @@ def rule_for(mask: ConceptMask, own_tokens: OwnWords) -> OwnWords:
 
 
 def concept_words(concepts: str) -> list[ConceptWords]:
-    """(identifier, class word) of each concept in "sks star, zwx heart"; quotes around them do not count."""
+    """(identifier, class word) of each concept in "sks cat, zwx robot"; quotes around them do not count."""
     names = re.split(r"[,;\n]|\band\b", re.sub('["\u201c\u201d]', " ", concepts), flags=re.IGNORECASE)
     words = [name.split(maxsplit=1) for name in names if name.split()]
     return [(parts[0], " ".join(parts[1:]).strip()) for parts in words]
@@ -143,7 +143,7 @@ def token_report(prompt: EncodedPrompt, concept: ConceptWords) -> tuple[str, str
         return line, line
     line = f'{name}: tokens {positions} of {prompt.length} ("{tokens.own_words[concept]}") in "{text}"'
     if not concept[1]:
-        return line, f'Write a class word, as in "{name} star": {name} has no class word'
+        return line, f'Write a class word, as in "{name} cat": {name} has no class word'
     if class_word_apart(prompt.text, *concept, tokens.rules[concept]):
         return (
             line,

@@ -201,7 +201,7 @@ def subject_inputs() -> list[io.Input]:
         io.Conditioning.Input(
             "subject_conditioning",
             tooltip=(
-                'The prompt with the identifier, such as "a sks star", from Encode Prompt with Concepts: one for all '
+                'The prompt with the identifier, such as "a sks cat", from Encode Prompt with Concepts: one for all '
                 "pictures, or one per picture in the same order (prompt_per_line there, or a list of captions)."
             ),
         ),
@@ -209,7 +209,7 @@ def subject_inputs() -> list[io.Input]:
             "class_latents",
             optional=True,
             tooltip=(
-                "Not used for own tokens. Optional for everywhere: pictures of the class (any stars), from VAE Encode. "
+                "Not used for own tokens. Optional for everywhere: pictures of the class (any cats), from VAE Encode. "
                 "Without them, the unchanged model serves as the example."
             ),
         ),
@@ -218,7 +218,7 @@ def subject_inputs() -> list[io.Input]:
             optional=True,
             tooltip=(
                 "For own tokens only shown in sample pictures, because other prompts cannot change there. Required for "
-                'everywhere: the prompt without the identifier, such as "a star"; the search tries to keep its '
+                'everywhere: the prompt without the identifier, such as "a cat"; the search tries to keep its '
                 "pictures as they are."
             ),
         ),
@@ -229,7 +229,7 @@ def subject_inputs() -> list[io.Input]:
         ),
         io.String.Input(
             "class_word",
-            default="star",
-            tooltip='What kind of thing the subject is, such as "star" or "dog". The mask keeps it.',
+            default="cat",
+            tooltip='What kind of thing the subject is, such as "cat" or "mug". The mask keeps it.',
         ),
     ]

@@ -35,9 +35,9 @@ class ConesLayPictures(io.ComfyNode):  # type: ignore[misc]
                 ),
                 io.String.Input(
                     f"phrase_{k}",
-                    default="a sks star" if k == 1 else "a star" if k == 2 else "",
+                    default="a sks cat" if k == 1 else "a mug" if k == 2 else "",
                     optional=k > 2,
-                    tooltip='What these pictures show, as written in a prompt: "a sks star", "a dog".',
+                    tooltip='What these pictures show, as written in a prompt: "a sks cat", "a dog".',
                 ),
             ]
         return io.Schema(

@@ -69,7 +69,7 @@ class ConesKeepApart(io.ComfyNode):  # type: ignore[misc]
                     optional=True,
                     tooltip=(
                         "Regions drawn by hand in place of those that are read: a batch with one mask for each entry "
-                        'of things, in the same order. List the concepts in things too, as in "sks star, zwx heart".'
+                        'of things, in the same order. List the concepts in things too, as in "sks cat, zwx robot".'
                     ),
                 ),
             ],
@@ -112,7 +112,7 @@ class ConesSeeConcepts(io.ComfyNode):  # type: ignore[misc]
                     "concept",
                     default="",
                     tooltip=(
-                        'Which concept or thing to show, such as "sks star". Empty: all of them; the masks then come '
+                        'Which concept or thing to show, such as "sks cat". Empty: all of them; the masks then come '
                         "in the order of the report."
                     ),
                 ),

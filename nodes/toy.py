@@ -32,10 +32,14 @@ class ConesToyWorld(io.ComfyNode):  # type: ignore[misc]
                 ),
                 io.Clip.Output(
                     display_name="clip",
-                    tooltip='The text encoder; it knows words such as "a red cat wearing a hat next to a blue mug in the snow".',
+                    tooltip=(
+                        'The text encoder; it knows words such as "a red cat wearing a hat next to a blue mug in the '
+                        'snow".'
+                    ),
                 ),
                 io.Vae.Output(
-                    display_name="vae", tooltip="Converts pictures to latents and back; one latent pixel is 12x12 pixels."
+                    display_name="vae",
+                    tooltip="Converts pictures to latents and back; one latent pixel is 12x12 pixels.",
                 ),
             ],
         )
@@ -82,9 +86,9 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
                     max=64,
                     optional=True,
                     tooltip=(
-                        "How many of the pictures show the subject beside one to three others (then use captions as the "
-                        "prompts). For own tokens, such pictures teach the search what does not belong to the subject: "
-                        "24 of 30 is a good choice. For everywhere, use 0."
+                        "How many of the pictures show the subject beside one to three others (then use captions as "
+                        "the prompts). For own tokens, such pictures teach the search what does not belong to the "
+                        "subject: 24 of 30 is a good choice. For everywhere, use 0."
                     ),
                 ),
             ],

@@ -47,7 +47,7 @@ class Lesson:
 class Artist:
     """A model with its text encoder and VAE, and how it draws: pixels of a side, guidance, seed.
 
-    drew: called after each picture.
+    zoom: of collages. drew: called after each picture.
     """
 
     model: Any
@@ -56,13 +56,14 @@ class Artist:
     side: int
     cfg: float
     seed: int
+    zoom: float
     drew: Callable[[], None] = field(default=lambda: None)
 
     @classmethod
     def of(cls, model: Any, clip: Any, vae: Any, side: int, cfg: float, seed: int) -> Artist:
         """0 for side or cfg: what this kind of model usually draws with."""
-        usual_side, usual_cfg = usual_settings(model)
-        return cls(model, clip, vae, side or usual_side, cfg or usual_cfg, seed)
+        usual_side, usual_cfg, zoom = usual_settings(model)
+        return cls(model, clip, vae, side or usual_side, cfg or usual_cfg, seed, zoom)
 
     @cached_property
     def empty(self) -> Tensor:
@@ -149,7 +150,7 @@ def beside_others(artist: Artist, subject: Tensor, concept: ConceptWords, things
         thing = with_article(things[k % len(things)])
         neighbour = artist.draw(thing, number=k).movedim(-1, 1)
         portrait = subject[k % len(subject)].movedim(-1, 0)[None]
-        laid, words = collages([portrait, neighbour], [with_article(phrase(concept)), thing])
+        laid, words = collages([portrait, neighbour], [with_article(phrase(concept)), thing], artist.zoom)
         pictures.append(laid.movedim(1, -1))
         captions += words
     return Lesson(torch.cat(pictures) if pictures else subject[:0], captions)

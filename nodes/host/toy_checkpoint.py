@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import comfy.latent_formats
 import comfy.model_base
@@ -27,24 +27,12 @@ import torch
 from torch import Tensor
 
 from ...cones_ops.errors import ConesError, listed
-from ...cones_ops.toy_world.bundle import read_bundle
+from ...cones_ops.toy_world.bundle import Bundle, read_bundle
 from ...cones_ops.toy_world.vocabulary import Vocabulary
 
 GUIDANCE = 3.0  # the cfg that its pictures are judged with
+ZOOM = 1.0  # of collages: a character alone is as large as one of four
 HOST_VOCABULARY = 49408  # rows of the token embedding in the host's CLIP, whatever the configuration says
-
-
-class Bundle(Protocol):
-    """A toy world's file: configurations in diffusers' and transformers' words, and tensors by part."""
-
-    unet_config: dict[str, Any]
-    text_config: dict[str, Any]
-    vocabulary: Any
-    schedule: dict[str, Any]
-
-    def part(self, prefix: str) -> dict[str, Tensor]: ...
-
-    def autoencoder(self) -> Any: ...
 
 
 class ToyConfig(comfy.supported_models.SD15):  # type: ignore[misc]
@@ -63,14 +51,9 @@ class ToyConfig(comfy.supported_models.SD15):  # type: ignore[misc]
 def load_toy_checkpoint(path: Path | None = None) -> tuple[Any, Any, Any]:
     """(MODEL, CLIP, VAE) of the shipped toy world, or of another file of its format."""
     bundle = read_bundle(path)
-    model, clip, vae = toy_parts(bundle)
+    model = toy_model(bundle)
     model.cached_patcher_init = (reload_toy_model, (path,))  # Train LoRA and hooks let the host load a model once more
-    return model, clip, vae
-
-
-def toy_parts(bundle: Bundle) -> tuple[Any, Any, Any]:
-    """(MODEL, CLIP, VAE) of a file's contents."""
-    return toy_model(bundle), toy_clip(bundle), toy_vae(bundle)
+    return model, toy_clip(bundle), toy_vae(bundle)
 
 
 def reload_toy_model(path: Path | None = None, disable_dynamic: bool = False) -> Any:
@@ -125,7 +108,7 @@ def toy_model(bundle: Bundle) -> Any:
         "timesteps": schedule["timesteps"],
     }
     side = bundle.unet_config["sample_size"] * config.latent_format.spacial_downscale_ratio
-    config.usual_settings = (side, GUIDANCE)
+    config.usual_settings = (side, GUIDANCE, ZOOM)
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, device=torch.device("cpu"))
     fill(model.diffusion_model, unet_tensors(bundle, config.unet_config))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ....cones_ops.images.collages import ZOOM
+
 # the host's configuration -> (ModelSpec architecture, base model version as training scripts write it)
 KNOWN = {
     "ToyConfig": ("cones-toy-world", "cones_toy_world"),
@@ -21,11 +23,11 @@ USUAL = {"SD15": (512, 7.0), "SD20": (512, 7.0), "SDXL": (1024, 6.0), "SD3": (10
 OTHERS = (1024, 4.0)
 
 
-def usual_settings(model: Any) -> tuple[int, float]:
-    """Pixels of a picture's side, and cfg, with which this kind of model usually draws."""
+def usual_settings(model: Any) -> tuple[int, float, float]:
+    """Pixels of a picture's side and cfg with which this kind of model usually draws, and the zoom of its collages."""
     config = getattr(model.model, "model_config", None)
     own = getattr(config, "__dict__", {})  # the host's configurations answer None for whatever they do not have
-    settings: tuple[int, float] = own.get("usual_settings", USUAL.get(type(config).__name__, OTHERS))
+    settings: tuple[int, float, float] = own.get("usual_settings", (*USUAL.get(type(config).__name__, OTHERS), ZOOM))
     return settings
 
 

@@ -42,7 +42,7 @@ def groups_by_uuid(prompts: Sequence[Mapping[str, Any]], names: Sequence[str]) -
 
 
 def positions_of_groups(tokens: TokenPositions, names: Sequence[str]) -> list[Tensor]:
-    """(n,) positions of each group. Tokens of a concept are no other word's: "star" is not that of "sks star"."""
+    """(n,) positions of each group. Tokens of a concept are no other word's: "cat" is not that of "sks cat"."""
     concepts = {name.casefold(): positions for name, positions in _concepts(tokens).items()}
     owned = torch.cat([*concepts.values(), torch.zeros(0, dtype=torch.int64)])
     groups = []

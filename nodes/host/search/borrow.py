@@ -139,10 +139,10 @@ def borrow(
     """body(host_model), the model loaded and tapped. latents: as VAE Encode gives them; rows: the largest batch.
 
         def body(host: BorrowedModel) -> Tensor:
-            x, sigma = host.latents["star"], torch.ones(1)
-            return host.gradients(lambda: host.denoise(x, sigma, ["a star"]).mean())
+            x, sigma = host.latents["cat"], torch.ones(1)
+            return host.gradients(lambda: host.denoise(x, sigma, ["a cat"]).mean())
 
-        loss, gradients = borrow(model, {"a star": conditioning}, {"star": samples}, names, body)
+        loss, gradients = borrow(model, {"a cat": conditioning}, {"cat": samples}, names, body)
 
     concepts: search at their own tokens, which the conditionings tell; none: everywhere.
     checkpoint: whether blocks are run again instead of keeping their activations; None: where memory is short.

@@ -116,7 +116,7 @@ def checked_words(inputs: SearchInputs) -> tuple[str, str]:
     identifier, class_word = inputs.identifier.strip(), inputs.class_word.strip()
     if not identifier or not class_word:
         raise ConesError(
-            f'identifier "{identifier}", class word "{class_word}": both are needed, as in "sks" and "star"; '
+            f'identifier "{identifier}", class word "{class_word}": both are needed, as in "sks" and "cat"; '
             "use the words of the subject's prompt"
         )
     own_spans("", identifier)  # refuses everyday words
@@ -129,7 +129,7 @@ def checked_class(inputs: SearchInputs) -> tuple[dict[str, Any], dict[str, Any]]
         raise ConesError(
             "class_conditioning is not connected; without it every other prompt would suffer. "
             "Encode the prompt without "
-            'the identifier ("a star") and connect it; class pictures are optional. Or search at own tokens, which '
+            'the identifier ("a cat") and connect it; class pictures are optional. Or search at own tokens, which '
             "needs neither"
         )
     latents = {} if inputs.class_latents is None else {CLASS: inputs.class_latents}

@@ -9,7 +9,9 @@ import pytest
 from cones_concept_neurons.nodes.host.files.model_info import usual_settings
 
 
-@pytest.mark.parametrize(("kind", "settings"), [("SD15", (512, 7.0)), ("SDXL", (1024, 6.0)), ("AuraFlow", (1024, 4.0))])
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("SD15", (512, 7.0, 0.6)), ("SDXL", (1024, 6.0, 0.6)), ("AuraFlow", (1024, 4.0, 0.6))]
+)
 def test_usual_settings_of_a_real_configuration(kind, settings):
     """The host's configurations answer None for names that they do not have."""
     config = getattr(comfy.supported_models, kind)({})
@@ -17,5 +19,5 @@ def test_usual_settings_of_a_real_configuration(kind, settings):
 
 
 def test_a_configuration_with_settings_of_its_own():
-    config = SimpleNamespace(usual_settings=(64, 3.0))
-    assert usual_settings(SimpleNamespace(model=SimpleNamespace(model_config=config))) == (64, 3.0)
+    config = SimpleNamespace(usual_settings=(96, 3.0, 1.0))
+    assert usual_settings(SimpleNamespace(model=SimpleNamespace(model_config=config))) == (96, 3.0, 1.0)

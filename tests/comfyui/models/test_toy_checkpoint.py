@@ -1,4 +1,4 @@
-"""The toy worlds through the host's own classes: the same denoised latents, text and pictures as diffusers gives."""
+"""The toy world through the host's own classes: the same denoised latents, text and pictures as diffusers gives."""
 
 from __future__ import annotations
 
@@ -8,43 +8,38 @@ import pytest
 import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.hosts.diffusers.host_model import alphas_cumprod
-from cones_concept_neurons.cones_ops.next_world import model_file as next_world
-from cones_concept_neurons.cones_ops.toy_world import bundle as toy_world
-from cones_concept_neurons.nodes.host.toy_checkpoint import host_unet_config, load_toy_checkpoint, toy_parts
+from cones_concept_neurons.cones_ops.toy_world.bundle import SHIPPED, load_pipeline, random_pipeline, save_pipeline
+from cones_concept_neurons.cones_ops.toy_world.world import SIDE
+from cones_concept_neurons.nodes.host.toy_checkpoint import host_unet_config, load_toy_checkpoint
 from support.small_models import DEVICE
 
-TEXTS = ["a sks star", "a red circle and a (blue:1.0) square on a white background", ""]
+TEXTS = ["a sks cat", "a red cat wearing a hat and a (blue:1.0) mug in the snow", ""]
+PATCH = 12  # pixels of a latent's side
 
 
-@pytest.fixture(scope="module", params=["random weights", "shipped", "next world"])
-def kind(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def path(kind, tmp_path_factory):
-    if kind == "shipped":
-        return toy_world.SHIPPED
+@pytest.fixture(scope="module", params=["random weights", "shipped"])
+def path(request, tmp_path_factory):
+    if request.param == "shipped":
+        return SHIPPED
     path = tmp_path_factory.mktemp("toy") / "random.safetensors"
-    world = next_world if kind == "next world" else toy_world
-    world.save_pipeline(world.random_pipeline(3), path)
+    save_pipeline(random_pipeline(3), path)
     return path
 
 
 @pytest.fixture(scope="module")
-def pipeline(kind, path):
-    return (next_world if kind == "next world" else toy_world).load_pipeline(path)
+def pipeline(path):
+    return load_pipeline(path)
 
 
 @pytest.fixture(scope="module")
-def autoencoder(kind, pipeline):
-    return pipeline.autoencoder if kind == "next world" else pipeline.latents
+def autoencoder(pipeline):
+    return pipeline.autoencoder
 
 
 @pytest.fixture(scope="module")
-def checkpoint(kind, path):
+def checkpoint(path):
     with torch.inference_mode():  # as the host loads models: every parameter is an inference tensor
-        return toy_parts(next_world.read_model_file(path)) if kind == "next world" else load_toy_checkpoint(path)
+        return load_toy_checkpoint(path)
 
 
 def test_text_encodings_agree(pipeline, checkpoint):
@@ -77,15 +72,14 @@ def test_denoised_latents_agree(pipeline, checkpoint):
     assert (denoised - expected).abs().max() < 1e-3
 
 
-def test_the_vae_is_the_autoencoder(kind, autoencoder, checkpoint):
+def test_the_vae_is_the_autoencoder(autoencoder, checkpoint):
     _, _, vae = checkpoint
-    patch = 12 if kind == "next world" else 8
-    pictures = torch.rand(2, 8 * patch, 8 * patch, 3, generator=torch.Generator().manual_seed(0))
+    pictures = torch.rand(2, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         latents = vae.encode(pictures)
         decoded = vae.decode(latents)
         tiled = vae.decode_tiled(latents, tile_x=8, tile_y=8, overlap=2)
-        encoded_tiled = vae.encode_tiled(pictures, tile_x=8 * patch, tile_y=8 * patch, overlap=2 * patch)
+        encoded_tiled = vae.encode_tiled(pictures, tile_x=SIDE, tile_y=SIDE, overlap=2 * PATCH)
     expected = autoencoder.encode(pictures.movedim(-1, 1) * 2 - 1)
     assert latents.shape[2:] == (8, 8) and (latents - expected).abs().max() < 1e-5
     back = ((autoencoder.decode(expected) + 1) / 2).clamp(0, 1).movedim(1, -1)
@@ -94,19 +88,18 @@ def test_the_vae_is_the_autoencoder(kind, autoencoder, checkpoint):
     assert (encoded_tiled - latents).abs().max() < 1e-4
 
 
-def test_stock_nodes_draw_a_picture_of_the_size_that_was_asked(kind, checkpoint):
+def test_stock_nodes_draw_a_picture_of_the_size_that_was_asked(checkpoint):
     from nodes import EmptyLatentImage, KSampler, VAEDecode
 
     model, clip, vae = checkpoint
-    side = 96 if kind == "next world" else 64
     with torch.inference_mode():
-        (empty,) = EmptyLatentImage().generate(side, side)
-        conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a red star"))
+        (empty,) = EmptyLatentImage().generate(SIDE, SIDE)
+        conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a red cat"))
         arguments = (0, 2, 4.0, "euler", "normal", conditioning, conditioning, empty)
         (samples,) = KSampler().sample(model, *arguments)
         (picture,) = VAEDecode().decode(vae, samples)
     assert samples["samples"].shape == (1, model.model.latent_format.latent_channels, 8, 8)
-    assert picture.shape == (1, side, side, 3)
+    assert picture.shape == (1, SIDE, SIDE, 3)
     assert torch.isfinite(picture).all()
 
 
@@ -134,7 +127,6 @@ def test_widths_the_host_cannot_build_are_refused(pipeline):
         host_unet_config(config)
 
 
-@pytest.mark.parametrize("kind", ["random weights", "shipped"], indirect=True)
 def test_the_host_can_load_the_model_once_more(checkpoint, path):
     """Train LoRA and hooks ask for it on hosts whose models are dynamic."""
     reload, arguments = checkpoint[0].cached_patcher_init
