@@ -60,7 +60,7 @@ SMALL = (
 def small_graph(node_id: str) -> Graph:
     """A node that no example workflow has, with what it needs at its left."""
     graph = Graph(node_id)
-    first, second = load_masks(graph, (0, 0), MASKS[0], MASKS[2])
+    first, second = load_masks(graph, (0, 0), MASKS[0], MASKS[-1])
     world = graph.add("ConesToyWorld", (0, 400))
     inputs = {
         "ConesCombineConceptMasks": {"mask_1": first[0], "mask_2": second[0]},
@@ -72,8 +72,8 @@ def small_graph(node_id: str) -> Graph:
             "clip": world[1],
             "text": "a <concept:rex> next to a <concept:tom:0.8>",
         },
-        "ConesKeepApart": {"model": world[0], "things": "circle, background"},
-        "ConesSeeConcepts": {"model": world[0], "concept": "sks star"},
+        "ConesKeepApart": {"model": world[0], "things": "mug, paper"},
+        "ConesSeeConcepts": {"model": world[0], "concept": "sks cat"},
     }
     graph.add(node_id, (420, 0), **inputs[node_id])
     return graph

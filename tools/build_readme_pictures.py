@@ -28,7 +28,7 @@ from cones_ops.reports.figures import labelled_grid
 from cones_ops.toy_world.subjects import subject_named
 
 SIDE, SEED = 256, 0
-BACKGROUND = " on a white background"
+BACKGROUND = " in the snow"
 SETTINGS = {"num_inference_steps": 20, "guidance_scale": 3.0}
 SCREEN, SAVED = (1920, 1020), (1280, 680)
 QUIET = {"Comfy.Graph.CanvasInfo": False}  # no frame rate on the canvas
@@ -37,12 +37,12 @@ QUIET = {"Comfy.Graph.CanvasInfo": False}  # no frame rate on the canvas
 def before_after(file: Path) -> None:
     """A reference picture, and the same prompts and noise before and after, each SIDE pixels wide."""
     pipeline = toy_pipeline()
-    mask = load_mask(ROOT / "concept_masks" / "toy-sks-star.safetensors")
-    drawn, texts = subject_named("sks").reference_pictures(4)
-    white = next(k for k, text in enumerate(texts) if text.endswith(BACKGROUND))
-    pictures = [Image.fromarray(pixels_of(drawn[white]))]
+    mask = load_mask(ROOT / "concept_masks" / "toy-sks-cat.safetensors")
+    drawn, texts = subject_named("sks").reference_pictures(6)
+    place = next(k for k, text in enumerate(texts) if text.endswith(BACKGROUND))
+    pictures = [Image.fromarray(pixels_of(drawn[place]))]
     labels = ["what pictures showed"]
-    before, after, other = ("a sks star", 0, "before"), ("a sks star", 1, "after"), ("a star", 1, "unchanged")
+    before, after, other = ("a sks cat", 0, "before"), ("a sks cat", 1, "after"), ("a cat", 1, "unchanged")
     for prompt, strength, label in (before, after, other):
         pictures += sample(pipeline, [prompt + BACKGROUND], [(mask, strength)], seed=SEED, **SETTINGS)
         labels.append(f'"{prompt}", {label}')

@@ -13,7 +13,19 @@ from typing import Any
 
 from workflow_blueprints import BLUEPRINTS, encode_pictures, first_pictures, redraw, two_prompts, without_and_with
 from workflow_graph import Graph, Node
-from workflow_pieces import MASKS, NOTE_WIDTH, PAIR, SAMPLER, SD15, TOY, compared, empty_latents, enlarged, saved
+from workflow_pieces import (
+    MASKS,
+    NOTE_WIDTH,
+    PAIR,
+    SAMPLER,
+    SD15,
+    TOGETHER,
+    TOY,
+    compared,
+    empty_latents,
+    enlarged,
+    saved,
+)
 
 ROOT = Path(__file__).absolute().parent.parent
 WIDTH, HEIGHT = 1660, 910  # of a template, from the leftmost to the rightmost node, title bars included
@@ -40,7 +52,7 @@ def concept_app() -> Graph:
 def draw(graph: Graph) -> tuple[Node, Node, Node, Node]:
     """Toy World, a prompt with a tag, a sampler: the nodes of the prompt, latents, sampler and pictures."""
     world = graph.add("ConesToyWorld", (0, 510), size=(NOTE_WIDTH, 90))
-    text = f"a <concept:{MASKS[0]}> on a white background"
+    text = f"a <concept:{MASKS[0]}> on paper"
     prompts = graph.add("ConesPromptWithConcepts", (MIDDLE, 0), model=world[0], clip=world[1], text=text)
     latents = empty_latents(graph, (MIDDLE, 460), 4, width=360)
     inputs = {"model": prompts[0], "positive": prompts[1], "negative": prompts[2], "latent_image": latents}
@@ -84,13 +96,14 @@ def teach_from_photos() -> Graph:
     return graph
 
 
-def two_concepts() -> Graph:
-    """Two concepts in one prompt, kept apart and not."""
-    graph = Graph("4 - Two concepts in one picture")
-    graph.note((0, 0), (NOTE_WIDTH, 460), "Two concepts in one picture")
+def four_concepts() -> Graph:
+    """Four concepts in one prompt, kept apart and not."""
+    graph = Graph("4 - Four concepts in one picture")
+    graph.note((0, 0), (NOTE_WIDTH, 460), "Four concepts in one picture")
     world = graph.add("ConesToyWorld", (0, 650), size=(NOTE_WIDTH, 90))
-    words = f"a <concept:{MASKS[0]}> on the left and a <concept:{MASKS[1]}> on the right on a white background"
-    text = graph.add("PrimitiveStringMultiline", (0, 510), "What to draw", (NOTE_WIDTH, 90), value=words)
+    corners = ("top left", "top right", "bottom left", "bottom right")
+    words = ", ".join(f"a <concept:{name}> at the {corner}" for name, corner in zip(TOGETHER, corners, strict=True))
+    text = graph.add("PrimitiveStringMultiline", (0, 510), "What to draw", (NOTE_WIDTH, 110), value=f"{words} on paper")
     inputs, drawn = {"model": world[0], "clip": world[1], "text": text[0]}, {}
     for k, (title, apart) in enumerate((("Looks may mix", False), ("Kept apart", True)), start=1):
         position = (MIDDLE, 460 * (k - 1))
@@ -107,17 +120,17 @@ def swap_a_thing() -> Graph:
     graph = Graph("5 - Swap a thing in a picture")
     graph.note((0, 0), (NOTE_WIDTH, 460), "Swap a thing in a picture")
     world = graph.add("ConesToyWorld", (0, 510), size=(NOTE_WIDTH, 90))
-    recorder = {"model": world[0], "things": "star", "strength": 0.0}
+    recorder = {"model": world[0], "things": "cat", "strength": 0.0}
     watched = graph.add("ConesKeepApart", (0, 640), "Record where words look", (NOTE_WIDTH, 150), **recorder)
-    text = "a {} on the left and a blue circle on the right on a white background"
-    inputs = {"model": watched[0], "clip": world[1], "vae": world[2], "text": text.format("red star")}
+    text = "a {} on the left and a blue mug on the right on paper"
+    inputs = {"model": watched[0], "clip": world[1], "vae": world[2], "text": text.format("red cat")}
     before = graph.add_subgraph(first_pictures(), (MIDDLE, 0), (360, 200), **inputs)
-    seen = {"images": before[0], "model": watched[0], "concept": "star"}
+    seen = {"images": before[0], "model": watched[0], "concept": "cat"}
     place = graph.add("ConesSeeConcepts", (MIDDLE, 240), size=(360, 640), **seen)
     words = {"text": text.format(f"<concept:{MASKS[0]}>")}
     prompts = graph.add("ConesPromptWithConcepts", (940, 0), model=world[0], clip=world[1], **words)
     inputs = {"model": prompts[0], "positive": prompts[1], "negative": prompts[2], "vae": world[2]}
-    inputs |= {"pictures": before[0], "mask": place[1], "room": 6, "seed": 7, "denoise": 1.0, "enlarge": 4.0}
+    inputs |= {"pictures": before[0], "mask": place[1], "room": 9, "seed": 7, "denoise": 1.0, "enlarge": 4.0}
     pictures = graph.add_subgraph(redraw(), (940, 460), (360, 420), **inputs)
     compared(graph, (1340, 0), (310, 420), "Before | after", pictures[0], pictures[1])
     saved(graph, (1340, 460), (310, 420), pictures[2], "Side by side")
@@ -129,7 +142,7 @@ def find_step_by_step() -> Graph:
     graph = Graph("6 - Find a concept step by step")
     graph.note((0, 0), (NOTE_WIDTH, 420), "Find a concept step by step")
     world = graph.add("ConesToyWorld", (0, 470), size=(NOTE_WIDTH, 90))
-    subject = graph.add("ConesToySubject", (0, 600), size=(NOTE_WIDTH, 280), subject="sks", pictures=28, beside=24)
+    subject = graph.add("ConesToySubject", (0, 600), size=(NOTE_WIDTH, 280), subject="sks", pictures=30, beside=24)
     inputs = {"clip": world[1], "vae": world[2], "images": subject[0], "captions": subject[5], "concepts": subject[6]}
     encoded = graph.add_subgraph(encode_pictures(), (MIDDLE, 0), (400, 230), **inputs)
     search = graph.add(
@@ -140,7 +153,7 @@ def find_step_by_step() -> Graph:
         "ConesSaveConceptMask", (980, 0), size=(320, 150), concept_mask=search[0], name=MASKS[0], if_exists="overwrite",
     )  # fmt: skip
     inputs = {"model": world[0], "clip": world[1], "vae": world[2], "concept_mask": mask[0]}
-    words = {"text": "a sks star on a white background"}
+    words = {"text": "a sks cat on paper"}
     pictures = graph.add_subgraph(without_and_with(), (980, 190), (320, 420), **inputs, **words, **PAIR)
     compared(graph, (1340, 0), (310, 420), "Before | after", pictures[0], pictures[1])
     saved(graph, (1340, 460), (310, 420), pictures[2], "Side by side")
@@ -148,7 +161,7 @@ def find_step_by_step() -> Graph:
 
 
 WORKFLOWS: tuple[Callable[[], Graph], ...] = (
-    *(draw_a_saved_concept, teach_a_concept, teach_from_photos, two_concepts, swap_a_thing, find_step_by_step),
+    *(draw_a_saved_concept, teach_a_concept, teach_from_photos, four_concepts, swap_a_thing, find_step_by_step),
     concept_app,
 )
 

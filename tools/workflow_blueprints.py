@@ -110,7 +110,7 @@ def tune_two() -> Subgraph:
         inputs[f"latents_{k}"] = latents[0]
         inputs[f"conditioning_{k}"] = encoded(graph, (0, top + 120), f"What pictures {k} show", clip, **words)
         slots[f"phrase_{k}"] = graph.input(f"phrase_{k}")
-    laid = graph.add("ConesLayPictures", (420, 0), **slots)
+    laid = graph.add("ConesLayPictures", (420, 0), **slots, zoom=graph.input("zoom"))
     inputs["together_latents"] = graph.add("VAEEncode", (420, 370), pixels=laid[0], vae=vae)[0]
     captions = encoded(graph, (420, 490), "A caption per picture", clip, laid[1], prompt_per_line=True, **masks)
     inputs |= {"together_conditioning": captions, "steps": graph.input("steps")}

@@ -7,8 +7,10 @@ from typing import Any
 
 from workflow_graph import Graph, Node, Output, Pair
 
-MASKS = ("toy-sks-star", "toy-zwx-heart", "toy-sks-star-everywhere", "toy-mfj-circle-everywhere")
-PAIR = {"side": 64, "pictures": 2, "seed": 7, "enlarge": 4.0}
+TOGETHER = ("toy-sks-cat", "toy-zwx-robot", "toy-qpd-rocket", "toy-vbn-mushroom")  # tuned to share a picture
+MASKS = (*TOGETHER, "toy-sks-cat-everywhere")
+SIDE, ZOOM = 96, 1.0  # of the toy world's pictures, and of collages of them
+PAIR = {"side": SIDE, "pictures": 2, "seed": 7, "enlarge": 4.0}
 SAMPLER = {"sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
 TOY = {"seed": 7, "steps": 20, "cfg": 3.0}
 SD15 = {"seed": 7, "steps": 25, "cfg": 7.0}
@@ -30,7 +32,7 @@ def encoded(graph: Graph, position: Pair, title: str, clip: Output, text: Output
 
 
 def empty_latents(
-    graph: Graph, position: Pair, count: Output | int, side: Output | int = 64, width: int = 340
+    graph: Graph, position: Pair, count: Output | int, side: Output | int = SIDE, width: int = 340
 ) -> Output:
     """Empty latents of square pictures; width: of the node."""
     return graph.add("EmptyLatentImage", position, size=(width, 110), width=side, height=side, batch_size=count)[0]
@@ -43,7 +45,7 @@ def samples(graph: Graph, position: Pair, title: str, inputs: Inputs, vae: Outpu
 
 
 def enlarged(graph: Graph, position: Pair, pictures: Output, times: Output | float = 4.0) -> Output:
-    """64 pixels are small on a canvas: several times larger, pixel by pixel."""
+    """96 pixels are small on a canvas: several times larger, pixel by pixel."""
     return graph.add("ImageScaleBy", position, image=pictures, upscale_method="nearest-exact", scale_by=times)[0]
 
 

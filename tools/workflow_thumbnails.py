@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from workflow_graph import Graph
+from workflow_pieces import SIDE
 
 from cones_ops.hosts.diffusers.pictures import pixels_of
 from cones_ops.laboratory.comfyui.prompts import node
@@ -15,13 +16,13 @@ from cones_ops.laboratory.comfyui.workflow import Prompt
 from cones_ops.reports.figures import labelled_grid
 from cones_ops.toy_world.subjects import subject_named
 
-SIDE, PATIENCE = 200, 3600  # pixels of a picture, seconds that a run may take
+SHOWN, PATIENCE = 200, 3600  # pixels of a picture, seconds that a run may take
 BEFORE_AFTER = {
-    "4": ("two concepts, mixed", "kept apart"),
-    "5": ("a red star", "swapped for a concept"),
-    "6": ("a sks star, before", "after"),
+    "4": ("four concepts, mixed", "kept apart"),
+    "5": ("a red cat", "swapped for a concept"),
+    "6": ("a sks cat, before", "after"),
 }
-EXAMPLE = node("ConesLoadConceptMask", mask_name="toy-sks-star.safetensors")
+EXAMPLE = node("ConesLoadConceptMask", mask_name="toy-sks-cat.safetensors")
 Labelled = dict[str, np.ndarray]
 
 
@@ -50,7 +51,7 @@ def thumbnail(server: Server, object_info: dict[str, Any], graph: Graph) -> np.n
 
 
 def in_a_row(pictures: Labelled) -> np.ndarray:
-    return labelled_grid(list(pictures.values()), list(pictures), columns=len(pictures), side=SIDE)
+    return labelled_grid(list(pictures.values()), list(pictures), columns=len(pictures), side=SHOWN)
 
 
 def drawn(server: Server, prompt: Prompt, text: str) -> np.ndarray:
@@ -61,12 +62,12 @@ def drawn(server: Server, prompt: Prompt, text: str) -> np.ndarray:
 
 def tagged(server: Server, prompt: Prompt) -> Labelled:
     """The same words without and with the tag."""
-    texts = {"without: a sks star": "a sks star", "a <concept:toy-sks-star>": "a <concept:toy-sks-star>"}
-    return {label: drawn(server, prompt, f"{text} on a white background") for label, text in texts.items()}
+    texts = {"without: a sks cat": "a sks cat", "a <concept:toy-sks-cat>": "a <concept:toy-sks-cat>"}
+    return {label: drawn(server, prompt, f"{text} on paper") for label, text in texts.items()}
 
 
 def as_app(server: Server, prompt: Prompt) -> Labelled:
-    texts = {name: f"a <concept:toy-{name}> on a white background" for name in ("zwx-heart", "sks-star")}
+    texts = {name: f"a <concept:toy-{name}> on paper" for name in ("zwx-robot", "sks-cat")}
     labels = ("App: write a prompt,", "press Run")
     return {label: drawn(server, prompt, text) for label, text in zip(labels, texts.values(), strict=True)}
 
@@ -75,11 +76,11 @@ def from_photos(server: Server, prompt: Prompt) -> Labelled:
     """With the toy world in the place of the checkpoint, and pictures of a toy subject as photos."""
     photos = [pixels_of(picture) for picture in subject_named("zwx").reference_pictures(4)[0]]
     prompt[only(prompt, "CheckpointLoaderSimple")] = node("ConesToyWorld")
-    prompt[only(prompt, "ConesTeachConcept")] = node("ConesLoadConceptMask", mask_name="toy-zwx-heart.safetensors")
+    prompt[only(prompt, "ConesTeachConcept")] = node("ConesLoadConceptMask", mask_name="toy-zwx-robot.safetensors")
     del prompt[only(prompt, "LoadImageDataSetFromFolder")]
-    prompt[only(prompt, "EmptyLatentImage")]["inputs"] |= {"width": 64, "height": 64}
+    prompt[only(prompt, "EmptyLatentImage")]["inputs"] |= {"width": SIDE, "height": SIDE}
     prompt[only(prompt, "KSampler")]["inputs"] |= {"cfg": 3.0, "steps": 20}
-    text = "a zwx heart on a white background"
+    text = "a zwx robot on paper"
     return {"a folder of photos": quartered(photos), "a concept to draw": drawn(server, prompt, text)}
 
 
