@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-WORDS = "a zwx heart on a grey background"
+WORDS = "a zwx robot in the snow"
 
 
 def changed(canvas):

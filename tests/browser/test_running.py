@@ -32,14 +32,14 @@ def test_run_on_find_a_concept_shows_progress_a_curve_and_a_picture(canvas, serv
         "window.app.graph.nodes.filter(node => node.type === 'SaveImage').flatMap(node => node.imgs)"
         ".map(image => image.naturalWidth)"
     )
-    assert widths == [256] * 4
+    assert widths == [384] * 4
     assert (server.base / "models" / "concept_masks" / "from the browser.safetensors").is_file()
     assert not canvas.ours()
 
 
 def test_missing_words_are_told_on_the_node(canvas):
     canvas.open("compose-two-concepts")
-    canvas.set_widgets("ConesEncodePrompt", text="a sks star and a heart")
+    canvas.set_widgets("ConesEncodePrompt", text="a sks cat and a robot")
     canvas.set_widgets("KSampler", steps=2)
     canvas.complaints.clear()
     canvas.press_run()
@@ -51,7 +51,7 @@ def test_missing_words_are_told_on_the_node(canvas):
         "window.app.graph.nodes.filter(node => node.type === 'ConesEncodePrompt')"
         ".flatMap(node => node.widgets.map(widget => String(widget.value)))"
     )
-    assert any("not in the prompt: zwx heart" in text for text in told)
+    assert any("not in the prompt: zwx robot" in text for text in told)
     assert not canvas.ours()
 
 
@@ -79,7 +79,7 @@ def test_a_mask_that_is_not_there_is_told_with_what_to_do(canvas):
 def test_an_error_while_running_is_told_with_what_to_do(canvas):
     """A mask for own tokens given to a hook: the node that refused is marked, its message is shown."""
     canvas.open("compose-with-hooks")
-    canvas.set_widgets("ConesLoadConceptMask", mask_name="toy-zwx-heart.safetensors")
+    canvas.set_widgets("ConesLoadConceptMask", mask_name="toy-zwx-robot.safetensors")
     canvas.press_run()
     canvas.page.get_by_test_id("error-overlay-see-errors").click(timeout=60_000)
     told = "the concept mask acts at its own tokens, and so already differs from prompt to prompt"

@@ -113,7 +113,7 @@ def test_the_app_has_three_fields_and_runs(window, server):
         assert [widget for _, widget in fields] == ["text", "batch_size", "seed"]
         canvas.screenshot("app")
         text = canvas.page.locator("textarea:visible").first
-        text.fill("a <concept:toy-zwx-heart> on a white background")
+        text.fill("a <concept:toy-zwx-robot> on paper")
         canvas.page.get_by_role("button", name=re.compile("^Run")).last.click()
         canvas.wait_for_outputs("SaveImage", timeout=200)
         canvas.page.wait_for_timeout(2500)

@@ -54,7 +54,7 @@ def test_without_matplotlib_a_result_has_an_empty_figure(monkeypatch):
 
 def test_the_model_library_shows_the_cover(server):
     prompt = {
-        "load": node("ConesLoadConceptMask", mask_name="toy-sks-star.safetensors"),
+        "load": node("ConesLoadConceptMask", mask_name="toy-sks-cat.safetensors"),
         "subject": node("ConesToySubject", subject="sks", pictures=2, seed=0),
         "save": node(
             "ConesSaveConceptMask", concept_mask=["load", 0], name="with cover", if_exists="overwrite",
@@ -63,20 +63,20 @@ def test_the_model_library_shows_the_cover(server):
     }  # fmt: skip
     server.run(prompt)
     file = server.base / "models" / "concept_masks" / "with cover.safetensors"
-    assert Image.open(file.with_suffix(".png")).size == (256, 256)
+    assert Image.open(file.with_suffix(".png")).size == (288, 288)
     meta = read_mask_metadata(file)
-    assert meta["modelspec.title"] == "sks star" and meta["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
+    assert meta["modelspec.title"] == "sks cat" and meta["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
     url = "/experiment/models/preview/concept_masks/0/with%20cover.safetensors"
     beside = Image.open(BytesIO(server.request(url)))
     file.with_suffix(".png").unlink()
     inside = Image.open(BytesIO(server.request(url)))
-    assert beside.size == (256, 256) and inside.size == (INSIDE, INSIDE)
-    assert server.json("/view_metadata/concept_masks?filename=with%20cover.safetensors")["ss_output_name"] == "sks star"
+    assert beside.size == (288, 288) and inside.size == (INSIDE, INSIDE)
+    assert server.json("/view_metadata/concept_masks?filename=with%20cover.safetensors")["ss_output_name"] == "sks cat"
 
 
 def test_without_a_cover_nothing_is_added(server):
     prompt = {
-        "load": node("ConesLoadConceptMask", mask_name="toy-sks-star.safetensors"),
+        "load": node("ConesLoadConceptMask", mask_name="toy-sks-cat.safetensors"),
         "save": node("ConesSaveConceptMask", concept_mask=["load", 0], name="bare", if_exists="overwrite"),
     }
     server.run(prompt)

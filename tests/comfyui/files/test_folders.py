@@ -122,15 +122,15 @@ def test_the_default_of_extra_model_paths_is_saved_to(own, monkeypatch):
 
 
 def test_a_mask_is_kept_elsewhere_when_its_name_or_folder_fails(own, tmp_path, monkeypatch):
-    mask = ConceptMask({"a.weight": torch.tensor([1])}, {"a.weight": (2, 2)}, identifier="sks", class_word="star")
+    mask = ConceptMask({"a.weight": torch.tensor([1])}, {"a.weight": (2, 2)}, identifier="sks", class_word="cat")
     assert keep_mask(mask, "first", False) == ("first.safetensors", "")
     assert keep_mask(mask, "first", False) == ("first-2.safetensors", "")
     assert keep_mask(mask, "first", True) == ("first.safetensors", "")
     name, trouble = keep_mask(mask, "x" * 300, False)
-    assert name == "sks-star.safetensors" and "at most 255" in trouble and "kept as sks-star" in trouble
+    assert name == "sks-cat.safetensors" and "at most 255" in trouble and "kept as sks-cat" in trouble
     monkeypatch.setattr(folder_paths, "models_dir", str(own / "users" / "a.png" / "models"))
     monkeypatch.setitem(folder_paths.folder_names_and_paths, folders.FOLDER, ([], set()))
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
     name, trouble = keep_mask(mask, "second", False)
-    assert name == str(tmp_path / "output" / "sks-star.safetensors") and "is not a folder" in trouble
+    assert name == str(tmp_path / "output" / "sks-cat.safetensors") and "is not a folder" in trouble
     assert load_mask(name).count == 1

@@ -37,8 +37,8 @@ def test_the_package_alone_has_every_node_and_draws_a_picture(
     from cones_ops.laboratory.comfyui.server import started
 
     prompt = {
-        **toy_picture(["apply", 0], "a sks star"),
-        "mask": node("ConesLoadConceptMask", mask_name="toy-sks-star-everywhere.safetensors"),
+        **toy_picture(["apply", 0], "a sks cat"),
+        "mask": node("ConesLoadConceptMask", mask_name="toy-sks-cat-everywhere.safetensors"),
         "apply": node("ConesApplyConceptMasks", model=["world", 0], mask_1=["mask", 0], strength_1=1.0),
     }
     ours = {name for name in server.object_info() if name.startswith("Cones")}

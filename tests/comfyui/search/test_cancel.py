@@ -20,7 +20,7 @@ from cones_concept_neurons.nodes.host.search.host_model import BorrowedModel
 from cones_concept_neurons.nodes.host.search.progress import SearchProgress
 from PIL import Image
 
-TEXT = "a sks star on the left and a zwx heart on the right"
+TEXT = "a sks cat on the left and a zwx robot on the right"
 CURVE = Image.new("RGB", (progress_module.WIDTH, progress_module.HEIGHT), "white")
 SETTINGS = SearchSettings("learned", steps=2, batch=4, held_out=64)
 
@@ -28,9 +28,9 @@ SETTINGS = SearchSettings("learned", steps=2, batch=4, held_out=64)
 @pytest.fixture
 def inputs(checkpoint) -> SearchInputs:
     with torch.inference_mode():
-        prompt = encode.ConesEncodePrompt.execute(checkpoint[1], TEXT, concepts="sks star, zwx heart").args[0]
-    latents = torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(1))
-    return SearchInputs({"samples": latents}, prompt, None, None, "sks", "star")
+        prompt = encode.ConesEncodePrompt.execute(checkpoint[1], TEXT, concepts="sks cat, zwx robot").args[0]
+    latents = torch.randn(2, 48, 8, 8, generator=torch.Generator().manual_seed(1))
+    return SearchInputs({"samples": latents}, prompt, None, None, "sks", "cat")
 
 
 def found(checkpoint: Any, inputs: SearchInputs) -> Any:
@@ -79,7 +79,7 @@ def test_another_concept_of_the_same_prompt_does_not_take_up_the_state(checkpoin
         found(checkpoint, inputs)
     steps.clear()
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        found(checkpoint, replace(inputs, identifier="zwx", class_word="heart"))
+        found(checkpoint, replace(inputs, identifier="zwx", class_word="robot"))
     assert steps == [1]  # its own first step
     assert len(list((tmp_path / "cones-searches").iterdir())) == 2
 

@@ -41,7 +41,7 @@ from support.prompts import as_lists
 from support.small_models import DEVICE
 
 pytestmark = pytest.mark.slow
-PROMPTS = ("a sks star", "a star")
+PROMPTS = ("a sks cat", "a cat")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def few_held_out_draws(monkeypatch):
 def run_find(model, inputs, **changes):
     widgets = {
         "identifier": "sks",
-        "class_word": "star",
+        "class_word": "cat",
         "method": "taylor",
         "targets": "text K+V",
         "density": 0.02,
@@ -88,7 +88,7 @@ def test_find_save_load_combine_apply(checkpoint, inputs):
     assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
     assert isinstance(mask, ConceptMask)
     assert mask.density == pytest.approx(0.02, abs=1e-4)
-    assert (mask.identifier, mask.class_word, mask.where) == ("sks", "star", "everywhere")
+    assert (mask.identifier, mask.class_word, mask.where) == ("sks", "cat", "everywhere")
     assert curve.ndim == 4 and curve.shape[-1] == 3 and 0 <= curve.min() < curve.max() <= 1
     assert report.startswith("NOT FOUND. Use more steps") and "attn2.to_k" in report  # of random weights
 
@@ -101,7 +101,7 @@ def test_find_save_load_combine_apply(checkpoint, inputs):
     assert "no concept mask" in masks.ConesLoadConceptMask.validate_inputs("people/other.safetensors")
     assert masks.ConesLoadConceptMask.fingerprint_inputs(name) == masks.ConesLoadConceptMask.fingerprint_inputs(name)
     loaded, identifier, class_word = masks.ConesLoadConceptMask.execute(name).args
-    assert (identifier, class_word) == ("sks", "star")
+    assert (identifier, class_word) == ("sks", "cat")
     assert loaded.fingerprint == mask.fingerprint and loaded.count == mask.count
 
     (same,) = masks.ConesCombineConceptMasks.execute("union", mask_1=loaded, mask_2=mask).args
@@ -204,13 +204,13 @@ def test_the_diffusers_host_finds_the_same_neurons(path, checkpoint, inputs, met
         Examples(latents, [TextTokens(hidden[0], nobody)]),
         Examples(latents, [TextTokens(hidden[1], nobody)]),
         identifier="sks",
-        class_word="star",
+        class_word="cat",
         settings=settings,
         density=0.01,
         distill=True,
     )
     task = searching.SearchInputs(
-        inputs["subject_latents"], inputs["subject_conditioning"], None, inputs["class_conditioning"], "sks", "star"
+        inputs["subject_latents"], inputs["subject_conditioning"], None, inputs["class_conditioning"], "sks", "cat"
     )
     with torch.inference_mode():
         found = searching.search(checkpoint[0], task, "text K+V", settings, 0.01, 1.0)
@@ -223,10 +223,10 @@ def test_the_diffusers_host_finds_the_same_neurons(path, checkpoint, inputs, met
     assert both >= 0.99 * ours.count > 0
 
 
-CAPTIONS = ("a sks star", "a sks star on the left and a circle on the right", "a heart and a sks star")
+CAPTIONS = ("a sks cat", "a sks cat on the left and a mug on the right", "a robot and a sks cat")
 
 
-def captioned(clip, captions=CAPTIONS, concepts="sks star", rule="identifier + class word"):
+def captioned(clip, captions=CAPTIONS, concepts="sks cat", rule="identifier + class word"):
     with torch.inference_mode():
         lines = "\n".join(captions)
         return encode.ConesEncodePrompt.execute(clip, lines, concepts, rule, prompt_per_line=True).args[0]
@@ -235,8 +235,8 @@ def captioned(clip, captions=CAPTIONS, concepts="sks star", rule="identifier + c
 @pytest.mark.parametrize(
     ("captions", "rule", "told"),
     [
-        (CAPTIONS[1:2], "identifier + class word", 'identifier + class word, at "sks star", 2, 3 of 48'),
-        (CAPTIONS, "phrase", 'phrase, at "sks star", 2, 3 of 48; "sks star on the left", 2, 3, 4, 5, 6 of 48'),
+        (CAPTIONS[1:2], "identifier + class word", 'identifier + class word, at "sks cat", 2, 3 of 64'),
+        (CAPTIONS, "phrase", 'phrase, at "sks cat", 2, 3 of 64; "sks cat on the left", 2, 3, 4, 5, 6 of 64'),
     ],
 )
 def test_the_diffusers_host_finds_the_same_neurons_at_own_tokens(path, checkpoint, inputs, captions, rule, told):
@@ -245,7 +245,7 @@ def test_the_diffusers_host_finds_the_same_neurons_at_own_tokens(path, checkpoin
     pipeline = load_pipeline(path)
     settings = SearchSettings("learned", steps=3, batch=8, held_out=8, seed=1, sparsity=0.0)
     latents = inputs["subject_latents"]["samples"].clone()
-    words = {"identifier": "sks", "class_word": "star"}
+    words = {"identifier": "sks", "class_word": "cat"}
     expected = find_concept_neurons(
         sampling.model_of(pipeline),
         Examples(latents, sampling.conditioning(pipeline, captions, [tuple(words.values())], [rule])),
@@ -278,9 +278,9 @@ def test_own_tokens_need_prompts_that_tell_them(checkpoint, inputs):
             run_find(model, {**inputs, **changes}, where="own tokens")
 
     refused("comes from CLIP Text Encode")
-    other = captioned(clip, concepts="zwx heart")
-    refused(r'no own tokens of "sks star".*looked for zwx heart', subject_conditioning=other)
-    refused("no own tokens", subject_conditioning=captioned(clip, ("a sks star", "a star", "a sks star")))
+    other = captioned(clip, concepts="zwx robot")
+    refused(r'no own tokens of "sks cat".*looked for zwx robot', subject_conditioning=other)
+    refused("no own tokens", subject_conditioning=captioned(clip, ("a sks cat", "a cat", "a sks cat")))
     refused("the subject conditioning is empty", subject_conditioning=[])
     refused("2 prompts for 3 pictures", subject_conditioning=captioned(clip, CAPTIONS[:2]))
     masked = run_find(model, {**inputs, "subject_conditioning": captioned(clip)}, where="own tokens").args[0]
@@ -300,7 +300,7 @@ def test_a_mask_gives_the_same_denoised_latents_in_both_hosts(path, checkpoint):
     generator = torch.Generator().manual_seed(2)
     scores = {name: torch.rand(weight.shape, generator=generator) for name, weight in other.base_weights.items()}
     mask = from_ranking(scores, 0.3)
-    x, sigma = torch.randn(1, 24, 8, 8, generator=generator) * 3, torch.tensor([3.0])
+    x, sigma = torch.randn(1, 48, 8, 8, generator=generator) * 3, torch.tensor([3.0])
     hidden = pipeline.encode_text([PROMPTS[0]])[0]
     with torch.inference_mode(), other.multiplied(multipliers(mask)):
         expected = other.denoise(x, sigma, [TextTokens(hidden, torch.zeros(1, len(hidden), dtype=torch.bool))])
@@ -323,7 +323,7 @@ def test_bad_input_is_named(checkpoint, inputs):
     with pytest.raises(ConesError, match='class word ""'):
         run_find(model, inputs, class_word=" ")
     with pytest.raises(ConesError, match="all zero"):
-        run_find(model, {**inputs, "subject_latents": {"samples": torch.zeros(1, 24, 8, 8)}})
+        run_find(model, {**inputs, "subject_latents": {"samples": torch.zeros(1, 48, 8, 8)}})
     with pytest.raises(ConesError, match="batch of 2 prompts for 3 pictures"):
         text = inputs["subject_conditioning"][0]
         run_find(model, {**inputs, "subject_conditioning": [[torch.cat([text[0]] * 2), text[1]]]})

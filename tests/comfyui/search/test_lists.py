@@ -20,18 +20,18 @@ from support.prompts import node
 
 pytestmark = pytest.mark.slow
 SETTINGS = {
-    "identifier": "sks", "class_word": "star", "method": "taylor", "targets": "text K+V", "density": 0.02,
+    "identifier": "sks", "class_word": "cat", "method": "taylor", "targets": "text K+V", "density": 0.02,
     "steps": 2, "batch": 4, "prior_weight": 1.0, "seed": 0, "where": "own tokens",
 }  # fmt: skip
 
 
 @pytest.fixture
 def square() -> torch.Tensor:
-    return torch.randn(3, 24, 8, 8, generator=torch.Generator().manual_seed(1))
+    return torch.randn(3, 48, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def prompt(clip: Any, text: str = "a sks star", **options: Any) -> Any:
-    return encode.ConesEncodePrompt.execute(clip, text, concepts="sks star", **options).args[0]
+def prompt(clip: Any, text: str = "a sks cat", **options: Any) -> Any:
+    return encode.ConesEncodePrompt.execute(clip, text, concepts="sks cat", **options).args[0]
 
 
 def search(checkpoint: Any, latents: list[Any], prompts: list[Any], **changes: Any) -> Any:
@@ -51,7 +51,7 @@ def test_a_list_of_pictures_is_the_same_as_their_batch(checkpoint, square):
 
 
 def test_a_list_of_captions_is_the_same_as_a_prompt_per_line(checkpoint, square):
-    captions = ("a sks star", "a heart and a sks star", "a sks star")
+    captions = ("a sks cat", "a robot and a sks cat", "a sks cat")
     lines = search(
         checkpoint, [{"samples": square}], [prompt(checkpoint[1], "\n".join(captions), prompt_per_line=True)]
     )
@@ -60,7 +60,7 @@ def test_a_list_of_captions_is_the_same_as_a_prompt_per_line(checkpoint, square)
 
 
 def test_pictures_of_several_sizes_are_searched_together(checkpoint, square):
-    wide = torch.randn(1, 24, 8, 16, generator=torch.Generator().manual_seed(2))
+    wide = torch.randn(1, 48, 8, 16, generator=torch.Generator().manual_seed(2))
     latents = [{"samples": square[:2]}, {"samples": wide}]
     mask = search(checkpoint, latents, [prompt(checkpoint[1])], method="learned")
     alone = search(checkpoint, latents[:1], [prompt(checkpoint[1])], method="learned")
@@ -70,10 +70,10 @@ def test_pictures_of_several_sizes_are_searched_together(checkpoint, square):
 
 def test_a_noise_mask_decides_which_part_of_a_picture_counts(checkpoint, square):
     prompts = [prompt(checkpoint[1])]
-    left = torch.zeros(1, 1, 64, 64)
-    left[..., :32] = 1
+    left = torch.zeros(1, 1, 96, 96)
+    left[..., :48] = 1
     plain = search(checkpoint, [{"samples": square}], prompts)
-    everything = search(checkpoint, [{"samples": square, "noise_mask": torch.ones(1, 1, 64, 64)}], prompts)
+    everything = search(checkpoint, [{"samples": square, "noise_mask": torch.ones(1, 1, 96, 96)}], prompts)
     masked = search(checkpoint, [{"samples": square, "noise_mask": left}], prompts)
     assert same_neurons(plain, everything) and not same_neurons(plain, masked)
     weights = loss_weights({"samples": square, "noise_mask": left})
@@ -83,17 +83,17 @@ def test_a_noise_mask_decides_which_part_of_a_picture_counts(checkpoint, square)
 
 
 def test_a_caption_with_a_little_noise_is_searched_and_warned_of_once(checkpoint, square, caplog):
-    captions = prompt(checkpoint[1], "a sks star\na heart and a sks star\na sks star", prompt_per_line=True)
+    captions = prompt(checkpoint[1], "a sks cat\na robot and a sks cat\na sks cat", prompt_per_line=True)
     noisy = [[text + 0.01 * torch.randn_like(text), extra] for text, extra in captions]
     assert search(checkpoint, [{"samples": square}], [noisy]).count > 0
     assert caplog.text.count("has changed the text of a conditioning a little") == 1
 
 
 def test_lists_are_joined_with_their_masks(square):
-    wide = torch.zeros(1, 24, 8, 16)
+    wide = torch.zeros(1, 48, 8, 16)
     half = torch.ones(1, 8, 16)
     joined = joined_latents([{"samples": square[:1]}, {"samples": wide, "noise_mask": half}])
-    assert [tuple(picture.shape) for picture in joined["samples"]] == [(24, 8, 8), (24, 8, 16)]
+    assert [tuple(picture.shape) for picture in joined["samples"]] == [(48, 8, 8), (48, 8, 16)]
     weights = loss_weights(joined)
     assert [tuple(weight.shape) for weight in weights] == [(1, 8, 8), (1, 8, 16)]
     assert joined_latents(None) is None and joined_latents([None]) is None
@@ -135,16 +135,16 @@ def test_a_folder_of_pictures_of_several_sizes_makes_one_mask(server):
     folder = server.base / "input" / "photos"
     folder.mkdir()
     generator = np.random.default_rng(0)
-    for k, width in enumerate((64, 64, 128)):
-        pixels = generator.integers(0, 256, (64, width, 3), dtype=np.uint8)
+    for k, width in enumerate((96, 96, 192)):
+        pixels = generator.integers(0, 256, (96, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{k}.png")
-        (folder / f"{k}.txt").write_text("a sks star")
+        (folder / f"{k}.txt").write_text("a sks cat")
     loader = "LoadImageTextDataSetFromFolder"
     graph = {
         "world": node("ConesToyWorld"),
         "photos": node(loader, folder="photos"),
         "latents": node("VAEEncode", pixels=["photos", 0], vae=["world", 2]),
-        "captions": node("ConesEncodePrompt", clip=["world", 1], text=["photos", 1], concepts="sks star"),
+        "captions": node("ConesEncodePrompt", clip=["world", 1], text=["photos", 1], concepts="sks cat"),
         "find": node(
             "ConesFindConceptNeurons", model=["world", 0], subject_latents=["latents", 0],
             subject_conditioning=["captions", 0], **SETTINGS,
@@ -153,7 +153,7 @@ def test_a_folder_of_pictures_of_several_sizes_makes_one_mask(server):
     }  # fmt: skip
     server.run(graph)
     graph["photos"] = node("LoadImageDataSetFromFolder", folder="photos")
-    graph["captions"]["inputs"]["text"] = "a sks star"
+    graph["captions"]["inputs"]["text"] = "a sks cat"
     graph["save"]["inputs"]["name"] = "no captions"
     server.run(graph)
     masks = sorted(file.name for file in (server.base / "models" / "concept_masks").glob("*.safetensors"))

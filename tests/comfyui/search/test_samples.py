@@ -25,10 +25,10 @@ STEPS = 4
 @pytest.fixture(scope="module")
 def inputs(checkpoint: Any) -> SearchInputs:
     with torch.inference_mode():
-        prompt = encode.ConesEncodePrompt.execute(checkpoint[1], "a sks star", concepts="sks star").args[0]
-        general = encode.ConesEncodePrompt.execute(checkpoint[1], "a star").args[0]
-    latents = torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(1))
-    return SearchInputs({"samples": latents}, prompt, None, general, "sks", "star")
+        prompt = encode.ConesEncodePrompt.execute(checkpoint[1], "a sks cat", concepts="sks cat").args[0]
+        general = encode.ConesEncodePrompt.execute(checkpoint[1], "a cat").args[0]
+    latents = torch.randn(2, 48, 8, 8, generator=torch.Generator().manual_seed(1))
+    return SearchInputs({"samples": latents}, prompt, None, general, "sks", "cat")
 
 
 def found(
@@ -109,10 +109,10 @@ def test_cancel_acts_within_a_sample(checkpoint, inputs, monkeypatch, tmp_path):
 def test_without_a_vae_or_room_for_it_a_sample_is_a_latent_preview(checkpoint, inputs, monkeypatch):
     shown: list[Image.Image] = []
     found(checkpoint, inputs, every_second(shown, inputs))
-    assert sampling.fits(checkpoint[2], (1, 24, 8, 8))
+    assert sampling.fits(checkpoint[2], (1, 48, 8, 8))
     with monkeypatch.context() as full:
         full.setattr(comfy.model_management, "get_free_memory", lambda *_: 0)
-        assert not sampling.fits(checkpoint[2], (1, 24, 8, 8))
+        assert not sampling.fits(checkpoint[2], (1, 48, 8, 8))
     monkeypatch.setattr(sampling, "fits", lambda *_: False)
     again: list[Image.Image] = []
     found(checkpoint, inputs, every_second(again, inputs, vae=checkpoint[2]))

@@ -26,8 +26,8 @@ def inputs(checkpoint):
     channels = model.get_model_object("latent_format").latent_channels
     with torch.inference_mode():
         conditionings = {
-            "subject": clip.encode_from_tokens_scheduled(clip.tokenize("a sks star")),
-            "prior": clip.encode_from_tokens_scheduled(clip.tokenize("a star")),
+            "subject": clip.encode_from_tokens_scheduled(clip.tokenize("a sks cat")),
+            "prior": clip.encode_from_tokens_scheduled(clip.tokenize("a cat")),
         }
         latents = {"subject": torch.randn(2, channels, 8, 8, generator=torch.Generator().manual_seed(0))}
     return conditionings, latents

@@ -20,8 +20,8 @@ from cones_concept_neurons.nodes.host.search.progress import SearchProgress
 from support.prompts import as_lists
 
 pytestmark = pytest.mark.slow
-SKS, ZWX = ("sks", "star"), ("zwx", "heart")
-BOTH = "a sks star on the left and a zwx heart on the right"
+SKS, ZWX = ("sks", "cat"), ("zwx", "robot")
+BOTH = "a sks cat on the left and a zwx robot on the right"
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def inputs(checkpoint, pipeline):
     with torch.inference_mode():
         subjects = [toy.ConesToySubject.execute(word, 2, 0).args[0] for word in ("sks", "zwx")]
         laid, captions = pictures.ConesLayPictures.execute(
-            0.6, images_1=subjects[0], phrase_1="a sks star", images_2=subjects[1], phrase_2="a zwx heart"
+            0.6, images_1=subjects[0], phrase_1="a sks cat", images_2=subjects[1], phrase_2="a zwx robot"
         ).args
         for k, (concept, some) in enumerate(zip((SKS, ZWX), subjects, strict=True), 1):
             given |= {
@@ -88,14 +88,14 @@ def test_the_diffusers_host_takes_the_same_joint_steps(checkpoint, pipeline, inp
         return Examples(latents["samples"].clone(), rows)
 
     captions = [
-        *(BOTH, "a sks star and a zwx heart"),
-        *("a zwx heart and a sks star", "a zwx heart on the left and a sks star on the right"),
+        *(BOTH, "a sks cat and a zwx robot"),
+        *("a zwx robot and a sks cat", "a zwx robot on the left and a sks cat on the right"),
     ]
     settings = replace(tuning(1), steps=3, batch=4, held_out=8)
     expected = tune_concept_masks(
         sampling.model_of(pipeline, concepts=2),
         [inputs["mask_1"], inputs["mask_2"]],
-        [examples(inputs["latents_1"], ["a sks star"]), examples(inputs["latents_2"], ["a zwx heart"])],
+        [examples(inputs["latents_1"], ["a sks cat"]), examples(inputs["latents_2"], ["a zwx robot"])],
         examples(inputs["together_latents"], captions),
         settings=settings,
     )
@@ -128,7 +128,7 @@ def test_everywhere_the_masks_act_as_their_union_and_need_class_prompts(checkpoi
     masks = {f"mask_{k}": random_mask(pipeline, c, k, "everywhere") for k, c in ((1, SKS), (2, ZWX))}
     with pytest.raises(ConesError, match="class_conditioning is not connected"):
         run_tune(model, plain | masks)
-    classes = prompts(clip, "a star\na heart")
+    classes = prompts(clip, "a cat\na robot")
     found = run_tune(model, plain | masks, class_conditioning=classes)
     assert [mask.where for mask in found[:2]] == ["everywhere"] * 2
     assert "3 joint steps" in found[-1]
@@ -155,13 +155,13 @@ def test_what_cannot_be_tuned_together_is_named(checkpoint, pipeline, inputs):
             run_tune(model, inputs, **changes)
 
     refused("act everywhere and own tokens", mask_2=replace(mask, where="everywhere"))
-    refused('"zwx heart" was found on base weights 0000000000000000', mask_2=replace(mask, fingerprint="0" * 64))
+    refused('"zwx robot" was found on base weights 0000000000000000', mask_2=replace(mask, fingerprint="0" * 64))
     some = dict(list(mask.shapes.items())[:2])
-    refused("zwx heart: searched in other weights", mask_2=ConceptMask({}, some, "zwx", "heart", "own tokens"))
-    refused('no own tokens of "zwx heart"', conditioning_2=inputs["conditioning_1"])
-    refused('no own tokens of "zwx heart"', together_conditioning=prompts(clip, "a sks star", SKS))
+    refused("zwx robot: searched in other weights", mask_2=ConceptMask({}, some, "zwx", "robot", "own tokens"))
+    refused('no own tokens of "zwx robot"', conditioning_2=inputs["conditioning_1"])
+    refused('no own tokens of "zwx robot"', together_conditioning=prompts(clip, "a sks cat", SKS))
     refused("3 prompts for 4 pictures", together_conditioning=prompts(clip, "\n".join([BOTH] * 3), SKS, ZWX))
-    refused("two concepts at once", mask_2=replace(mask, identifier="sks", class_word="star"),
+    refused("two concepts at once", mask_2=replace(mask, identifier="sks", class_word="cat"),
             conditioning_2=inputs["conditioning_1"])  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from cones_ops.masks.fingerprint import fingerprint
 from cones_ops.masks.mask_file import save_mask
 
 pytest.importorskip("diffusers")
-TEXT, STEPS, SEED = "a sks star on a white background", 8, 11
+TEXT, STEPS, SEED = "a sks cat on paper", 8, 11
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def mask(server: Any, pipeline: Any) -> ConceptMask:
     generator = torch.Generator().manual_seed(3)
     index = {n: (torch.rand(w.numel(), generator=generator) < 0.1).nonzero().flatten() for n, w in weights.items()}
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    made = ConceptMask(index, shapes, "sks", "star", "everywhere", fingerprint(weights), {"method": "random"})
+    made = ConceptMask(index, shapes, "sks", "cat", "everywhere", fingerprint(weights), {"method": "random"})
     save_mask(made, server.base / "models" / "concept_masks" / "both-hosts.safetensors", "overwrite")
     return made
 
@@ -53,7 +53,7 @@ def test_both_hosts_sample_the_same_picture(server: Any, pipeline: Any, mask: Co
         "mask": node("ConesLoadConceptMask", mask_name="both-hosts.safetensors"),
         "apply": node("ConesApplyConceptMasks", model=["world", 0], mask_1=["mask", 0], strength_1=strength),
     }
-    theirs = server.run(prompt).image("show").astype(float)  # (64, 64, 3)
+    theirs = server.run(prompt).image("show").astype(float)  # (96, 96, 3)
     ours = sample(pipeline, [TEXT], [(mask, strength)], seeds=[SEED], steps=STEPS, guidance=3.0)
     ours = ours[0].movedim(0, -1).numpy() * 255
     difference = np.abs(theirs - ours)
@@ -84,7 +84,7 @@ def test_a_server_of_its_own_runs_a_prompt(host: Any, tmp_path: Any, monkeypatch
             "subject": node("ConesToySubject", subject="sks", pictures=2, seed=0),
             "show": node("PreviewImage", images=["subject", 0]),
         }
-        assert demo_comfyui.small(server.run(prompt).images("show")).shape == (2, 3, 64, 64)
+        assert demo_comfyui.small(server.run(prompt).images("show")).shape == (2, 3, 96, 96)
         with pytest.raises(ConesError, match="refused"):
             server.run({"show": node("PreviewImage")})
     assert server.process.poll() is not None

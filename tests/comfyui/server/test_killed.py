@@ -17,10 +17,10 @@ def finding(name: str) -> dict:
         "world": node("ConesToyWorld"),
         "subject": node("ConesToySubject", subject="sks", pictures=2, seed=0),
         "latents": node("VAEEncode", pixels=["subject", 0], vae=["world", 2]),
-        "caption": node("ConesEncodePrompt", clip=["world", 1], text=["subject", 1], concepts="sks star"),
+        "caption": node("ConesEncodePrompt", clip=["world", 1], text=["subject", 1], concepts="sks cat"),
         "find": node(
             "ConesFindConceptNeurons", model=["world", 0], subject_latents=["latents", 0],
-            subject_conditioning=["caption", 0], identifier="sks", class_word="star", method="learned",
+            subject_conditioning=["caption", 0], identifier="sks", class_word="cat", method="learned",
             targets="text K+V", density=0.01, steps=STEPS, batch=2, prior_weight=1.0, seed=1, where="own tokens",
         ),
         "save": node("ConesSaveConceptMask", concept_mask=["find", 0], name=name, if_exists="keep both"),

@@ -14,7 +14,7 @@ from cones_concept_neurons.cones_ops.toy_world.bundle import load_pipeline
 from support.prompts import node, toy_picture
 from support.server import events
 
-MASKS = ("toy-sks-star", "toy-zwx-heart", "random-qpd", "random-vbn")
+MASKS = ("toy-sks-cat", "toy-zwx-robot", "random-qpd", "random-vbn")
 SEED, STEPS, GUIDANCE = 11, 20, 3.0
 
 
@@ -41,7 +41,7 @@ def masks(server: Any) -> dict[str, ConceptMask]:
     shipped = Path(__file__).parents[3] / "concept_masks"
     found = {name: load_mask(shipped / f"{name}.safetensors") for name in MASKS[:2]}
     like, generator = found[MASKS[0]], torch.Generator().manual_seed(6)
-    for name, class_word in zip(MASKS[2:], ("cross", "circle"), strict=True):
+    for name, class_word in zip(MASKS[2:], ("rocket", "mushroom"), strict=True):
         index = {n: torch.randperm(i.numel(), generator=generator)[:500].sort().values for n, i in like.index.items()}
         identifier = name.removeprefix("random-")
         found[name] = ConceptMask(index, like.shapes, identifier, class_word, "own tokens", like.fingerprint)
@@ -50,7 +50,7 @@ def masks(server: Any) -> dict[str, ConceptMask]:
     return found
 
 
-@pytest.mark.parametrize("text", ["a star on the left and a blue plain circle on the right", "a heart"])
+@pytest.mark.parametrize("text", ["a cat on the left and a blue mug on the right", "a robot"])
 def test_prompts_without_the_words_are_bit_identical(server, masks, text):
     vanilla = server.run(prompt(text, (), steps=6)).image("show")
     for count in (1, 2, 4):
@@ -62,9 +62,9 @@ def test_prompts_without_the_words_are_bit_identical(server, masks, text):
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ("a sks star on a white background", MASKS[:1]),
-        ("a sks star on the left and a zwx heart on the right on a white background", MASKS[:2]),
-        ("two sks stars and a blue circle", MASKS),
+        ("a sks cat on paper", MASKS[:1]),
+        ("a sks cat on the left and a zwx robot on the right on paper", MASKS[:2]),
+        ("two sks cats and a blue mug", MASKS),
     ],
 )
 def test_the_diffusers_host_gives_the_same_picture(server, masks, text, names):
@@ -81,20 +81,20 @@ def test_the_diffusers_host_gives_the_same_picture(server, masks, text, names):
 
 def test_a_plain_prompt_and_missing_words_are_told(server, masks):
     before = len(server.log())
-    plain = server.run(prompt("a sks star", MASKS[:1], stock=True, steps=3)).image("show")
-    assert np.array_equal(plain, server.run(prompt("a sks star", (), stock=True, steps=3)).image("show"))
+    plain = server.run(prompt("a sks cat", MASKS[:1], stock=True, steps=3)).image("show")
+    assert np.array_equal(plain, server.run(prompt("a sks cat", (), stock=True, steps=3)).image("show"))
     warnings = [line for line in server.log()[before:].splitlines() if "has no effect in this run" in line]
-    assert len(warnings) == 1 and "sks star" in warnings[0] and "Encode Prompt with Concepts" in warnings[0]
+    assert len(warnings) == 1 and "sks cat" in warnings[0] and "Encode Prompt with Concepts" in warnings[0]
     with events(server) as messages:
-        server.queue(prompt("a zwx heart again", MASKS[:2], steps=2))
+        server.queue(prompt("a zwx robot again", MASKS[:2], steps=2))
         for kind, data in messages:
             if kind == "executing" and data.get("node") is None:
                 break
-    assert 'not in the prompt: sks star. Write it in "a zwx heart again"' in server.log()
+    assert 'not in the prompt: sks cat. Write it in "a zwx robot again"' in server.log()
 
 
 def test_where_can_be_chosen_against_the_file(server, masks):
-    text = "a star"
+    text = "a cat"
     vanilla = server.run(prompt(text, (), steps=4)).image("show")
     everywhere = prompt(text, MASKS[:1], steps=4)
     everywhere["apply"]["inputs"]["where"] = "everywhere"

@@ -14,13 +14,13 @@ from support.prompts import node, toy_picture
 from support.server import failed
 
 SHIPPED = Path(__file__).absolute().parents[3] / "concept_masks"
-SKS, ZWX = "toy-sks-star", "toy-zwx-heart"
+SKS, ZWX = "toy-sks-cat", "toy-zwx-robot"
 SETTINGS = {"seed": 5, "steps": 4, "cfg": 3.0}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def rex(server: Any) -> None:
-    """A mask of a user's own, in a subfolder: the shipped heart."""
+    """A mask of a user's own, in a subfolder: the shipped robot."""
     folder = server.base / "models" / "concept_masks" / "people"
     folder.mkdir(exist_ok=True)
     shutil.copy(SHIPPED / f"{ZWX}.safetensors", folder / "Rex.safetensors")
@@ -52,19 +52,19 @@ def four_nodes(text: str, strengths: dict[str, float]) -> Prompt:
 
 
 def test_a_prompt_without_tags_is_bit_identical_to_the_stock_nodes(server):
-    ours = server.run(one_node("a red star, (a blue circle:1.2)"))
-    stock = server.run(toy_picture(["world", 0], "a red star, (a blue circle:1.2)", **SETTINGS))
+    ours = server.run(one_node("a red cat, (a blue mug:1.2)"))
+    stock = server.run(toy_picture(["world", 0], "a red cat, (a blue mug:1.2)", **SETTINGS))
     assert np.array_equal(ours.image("show"), stock.image("show"))
-    assert ours.text("words") == "a red star, (a blue circle:1.2)"
+    assert ours.text("words") == "a red cat, (a blue mug:1.2)"
 
 
 @pytest.mark.parametrize(
     ("text", "words", "strengths"),
     [
-        ("a <concept:toy-sks-star>", "a sks star", {SKS: 1.0}),
+        ("a <concept:toy-sks-cat>", "a sks cat", {SKS: 1.0}),
         (
             "a <concept:TOY-SKS-STAR:0.4> on the left and a <concept:rex> on the right",
-            "a sks star on the left and a zwx heart on the right",
+            "a sks cat on the left and a zwx robot on the right",
             {SKS: 0.4, ZWX: 1.0},
         ),
     ],
@@ -79,7 +79,7 @@ def test_tags_draw_what_load_apply_and_encode_draw(server, text, words, strength
 
 
 def test_keep_apart_acts_on_two_concepts_alone(server):
-    two = "a <concept:toy-sks-star> on the left and a <concept:rex> on the right"
+    two = "a <concept:toy-sks-cat> on the left and a <concept:rex> on the right"
     on, off = (server.run(one_node(two, keep_apart=value)).image("show") for value in (True, False))
     assert not np.array_equal(on, off)
     on, off = (server.run(one_node("a <concept:rex>", keep_apart=value)).image("show") for value in (True, False))
@@ -87,28 +87,28 @@ def test_keep_apart_acts_on_two_concepts_alone(server):
 
 
 def test_strength_0_and_tags_in_the_negative_text(server):
-    plain = server.run(toy_picture(["world", 0], "a sks star", **SETTINGS)).image("show")
-    assert np.array_equal(server.run(one_node("a <concept:toy-sks-star:0>")).image("show"), plain)
-    against = server.run(one_node("a red star", negative="a <concept:people/rex>"))
+    plain = server.run(toy_picture(["world", 0], "a sks cat", **SETTINGS)).image("show")
+    assert np.array_equal(server.run(one_node("a <concept:toy-sks-cat:0>")).image("show"), plain)
+    against = server.run(one_node("a red cat", negative="a <concept:people/rex>"))
     assert "not in the prompt" not in against.text("prompt")
-    stock = server.run(one_node("a red star", negative="a zwx heart")).image("show")
+    stock = server.run(one_node("a red cat", negative="a zwx robot")).image("show")
     assert not np.array_equal(against.image("show"), stock)
 
 
 def test_a_connected_mask_is_named_by_its_words(server):
     load = {"load": node("ConesLoadConceptMask", mask_name=f"{SKS}.safetensors")}
     mask = {"masks.mask_1": ["load", 0]}
-    connected = server.run({**one_node("a sks star", **mask), **load})
-    tagged = server.run(one_node("a <concept:toy-sks-star>"))
+    connected = server.run({**one_node("a sks cat", **mask), **load})
+    tagged = server.run(one_node("a <concept:toy-sks-cat>"))
     assert np.array_equal(connected.image("show"), tagged.image("show"))
-    unnamed = server.run({**one_node("a red star", **mask), **load})
-    assert "not in the prompt: sks star" in unnamed.text("prompt")
+    unnamed = server.run({**one_node("a red cat", **mask), **load})
+    assert "not in the prompt: sks cat" in unnamed.text("prompt")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a <concept:toy-sks-stat>", "the nearest names are: toy-sks-star"),
+        ("a <concept:toy-sks-stat>", "the nearest names are: toy-sks-cat"),
         ("a <concept:rex:2>", "write a number from 0 to 1"),
         ("a <concept:rex", "has no end"),
         ("a <concept:rex:0.5> and <concept:rex>", "give it the same one everywhere"),
@@ -129,11 +129,11 @@ def test_a_connected_text_is_checked_when_it_is_there(server):
 def test_a_replaced_file_is_loaded_again(server):
     path = server.base / "models" / "concept_masks" / "changing.safetensors"
     shutil.copy(SHIPPED / f"{SKS}.safetensors", path)
-    assert server.run(one_node("a <concept:changing>")).text("words") == "a sks star"
+    assert server.run(one_node("a <concept:changing>")).text("words") == "a sks cat"
     string = {"string": node("PrimitiveStringMultiline", value="a <concept:changing>")}
-    assert server.run({**one_node(["string", 0]), **string}).text("words") == "a sks star"
+    assert server.run({**one_node(["string", 0]), **string}).text("words") == "a sks cat"
     replacement = path.with_suffix(".new")
     shutil.copy(SHIPPED / f"{ZWX}.safetensors", replacement)
     replacement.replace(path)
-    assert server.run(one_node("a <concept:changing>")).text("words") == "a zwx heart"
-    assert server.run({**one_node(["string", 0]), **string}).text("words") == "a zwx heart"
+    assert server.run(one_node("a <concept:changing>")).text("words") == "a zwx robot"
+    assert server.run({**one_node(["string", 0]), **string}).text("words") == "a zwx robot"

@@ -65,7 +65,7 @@ def check_run(server: Any, prompt: Prompt, shape: tuple[int, ...]) -> Any:
 
 def test_find_a_concept_runs_to_a_picture(server):
     prompt = short_prompt(server, "find-a-concept")
-    check_run(server, prompt, (256, 256, 3))
+    check_run(server, prompt, (384, 384, 3))
     assert (server.base / "models" / "concept_masks" / "shortened.safetensors").is_file()
 
 
@@ -76,7 +76,7 @@ MASKED = ["compose-two-concepts", "compare-where-masks-act", "compose-with-hooks
 def test_it_runs_to_a_picture_with_the_example_masks(server, name):
     assert not list((server.base / "models" / "concept_masks").glob("toy-*"))
     prompt = short_prompt(server, name)
-    check_run(server, prompt, (256, 256, 3))
+    check_run(server, prompt, (384, 384, 3))
 
 
 def test_the_hook_acts_in_its_region_and_nowhere_else(server):
@@ -91,31 +91,31 @@ def test_the_hook_acts_in_its_region_and_nowhere_else(server):
     hooked = np.stack(server.run(prompt).images(saved))
     prompt[hook]["inputs"]["strength"] = 0.0
     plain = np.stack(server.run(prompt).images(saved))
-    left, right = np.s_[:, :, :128], np.s_[:, :, 128:]
+    left, right = np.s_[:, :, :192], np.s_[:, :, 192:]
     assert np.array_equal(region[left], hooked[left]) and np.array_equal(region[right], plain[right])
     assert not np.array_equal(hooked[left], plain[left]) and not np.array_equal(hooked[right], plain[right])
 
 
 @pytest.mark.slow
 def test_a_thing_is_swapped_where_its_word_looked_and_the_rest_stays(server):
-    """The star is on the left; the circle on the right is that of the picture before."""
+    """The cat is on the left; the mug on the right is that of the picture before."""
     prompt = to_prompt(read(FILES[0].with_name("swap-a-thing.json")), server.object_info())
     run = server.run(prompt)
     before = np.stack(run.images(nodes_with(prompt, "PreviewImage")[0])).astype(float)
     after = np.stack(run.images(nodes_with(prompt, "SaveImage")[0])).astype(float)
     change = np.abs(after - before).mean(axis=(0, 1, 3))  # by column
-    assert change[:128].mean() > 4 * change[144:].mean()
+    assert change[:192].mean() > 4 * change[216:].mean()
 
 
 def test_tune_two_concepts_runs_to_a_picture(server):
     """After two steps the masks may come back as they were given, so a strength tells the rows of pictures apart."""
     prompt = short_prompt(server, "tune-two-concepts")
     prompt[nodes_with(prompt, "ConesApplyConceptMasks")[-1]]["inputs"]["strength_1"] = 0.5
-    run = check_run(server, prompt, (256, 256, 3))
+    run = check_run(server, prompt, (384, 384, 3))
     report = run.text(nodes_with(prompt, "PreviewAny")[0])
-    assert "2 joint steps on 2 masks" in report and "zwx heart" in report
+    assert "2 joint steps on 2 masks" in report and "zwx robot" in report
     collages = run.images(nodes_with(prompt, "PreviewImage")[0])
-    assert len(collages) == 10 and all(picture.shape == (256, 256, 3) for picture in collages)
+    assert len(collages) == 10 and all(picture.shape == (384, 384, 3) for picture in collages)
 
 
 def test_inspect_and_compare_shows_masks_and_their_parts(server):
@@ -124,7 +124,7 @@ def test_inspect_and_compare_shows_masks_and_their_parts(server):
     figures = [run.image(node_id) for node_id in nodes_with(prompt, "ConesInspectConceptMask")]
     assert all(figure.shape == (540, 640, 3) for figure in figures) and not np.array_equal(*figures)
     report = run.text(nodes_with(prompt, "ConesCompareConceptMasks")[0])
-    assert "sks star and zwx heart" in report and "Masks at own tokens" in report
+    assert "sks cat and zwx robot" in report and "Masks at own tokens" in report
     grid = run.image(nodes_with(prompt, "SaveImage")[0])
     assert grid.shape[1] > 3 * 288 and grid.std() > 0  # the whole mask and six blocks: three in a row
 

@@ -20,7 +20,7 @@ from support.server import events, failed
 from cones_ops.laboratory.comfyui.server import PromptRefusedError
 
 WORLD, TEXT, DECODE, SHOW = "world", "text", "decode", "show"
-WORDS = {"identifier": "sks", "class_word": "star"}
+WORDS = {"identifier": "sks", "class_word": "cat"}
 QUICK = {"method": "cones", "targets": "text K+V", "density": 0.01, "steps": 2, "batch": 32, "prior_weight": 1.0}
 QUICK |= {"where": "everywhere"}
 
@@ -76,7 +76,7 @@ def masks(server: Any) -> list[str]:
             entries = int(np.prod(found.shapes[parameter]))
             other = torch.randint(entries, (entries // 20,), generator=generator)
             index[parameter] = torch.unique(torch.cat([own[: len(own) // 2], other]))
-        mask = ConceptMask(index, found.shapes, name, "star", found.where, found.fingerprint)
+        mask = ConceptMask(index, found.shapes, name, "cat", found.where, found.fingerprint)
         save_mask(mask, folder / f"{name}.safetensors", "overwrite")
     return ["found", "random-1", "random-2"]
 
@@ -228,7 +228,7 @@ class TestBadInput:
     def test_another_base_stops_unless_applied_anyway(self, server, masks, vanilla):
         folder = server.base / "models" / "concept_masks"
         mask = load_mask(folder / "found.safetensors")
-        other = ConceptMask(mask.index, mask.shapes, "sks", "star", mask.where, "0" * 64)
+        other = ConceptMask(mask.index, mask.shapes, "sks", "cat", mask.where, "0" * 64)
         save_mask(other, folder / "other.safetensors", "overwrite")
         message = self.error(server, text_to_picture(["apply", 0]) | applying(("other", 1.0)))
         assert "0000000000000000" in message and mask.fingerprint[:16] in message
@@ -249,7 +249,7 @@ class TestBadInput:
     def test_no_pictures(self, server):
         prompt = finding()
         prompt["find"]["inputs"]["subject_latents"] = ["empty", 0]
-        prompt["empty"] = node("EmptyLatentImage", width=64, height=64, batch_size=1)
+        prompt["empty"] = node("EmptyLatentImage", width=96, height=96, batch_size=1)
         assert "VAE Encode" in self.error(server, prompt)
 
     def test_a_name_outside_the_folder_is_refused_before_the_prompt_runs(self, server, masks):

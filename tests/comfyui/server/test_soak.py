@@ -81,7 +81,7 @@ def test_which_files_are_lost(soak: ModuleType, tmp_path: Path) -> None:
     folder = tmp_path / "models" / "concept_masks"
     folder.mkdir(parents=True)
     for name in ("whole", "both"):
-        shutil.copy(ROOT / "concept_masks" / "toy-sks-star.safetensors", folder / f"{name}.safetensors")
+        shutil.copy(ROOT / "concept_masks" / "toy-sks-cat.safetensors", folder / f"{name}.safetensors")
     (folder / "half.safetensors").write_bytes((folder / "whole.safetensors").read_bytes()[:4000])
     cases = [SimpleNamespace(prompt={"1": seed}) for seed in (1, 1, 2, 3)]
     names = (["whole", "gone"], ["whole"], ["both"], ["both"])

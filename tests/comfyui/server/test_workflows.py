@@ -120,9 +120,9 @@ def test_it_draws_what_its_tag_names(server, number):
     prompt = shortened(prompt_of(server, number))
     saved = only(prompt, "SaveImage")
     tagged = np.stack(server.run(prompt).images(saved))
-    prompt[only(prompt, "ConesPromptWithConcepts")]["inputs"]["text"] = "a sks star on a white background"
+    prompt[only(prompt, "ConesPromptWithConcepts")]["inputs"]["text"] = "a sks cat on paper"
     words = np.stack(server.run(prompt).images(saved))
-    assert tagged.shape == words.shape == (4, 256, 256, 3) and not np.array_equal(tagged, words)
+    assert tagged.shape == words.shape == (4, 384, 384, 3) and not np.array_equal(tagged, words)
 
 
 def test_teach_a_concept_saves_and_shows_it(server):
@@ -130,7 +130,7 @@ def test_teach_a_concept_saves_and_shows_it(server):
     teach = only(prompt, "ConesTeachConcept")
     prompt[teach]["inputs"] |= {"name": "shortened/taught", "identifier": "hta"}
     run = server.run(prompt)
-    assert "a <concept:shortened/taught>" in run.text(teach) and "a hta square" in run.text(teach)
+    assert "a <concept:shortened/taught>" in run.text(teach) and "a hta mug" in run.text(teach)
     assert run.image(teach).std() > 0
 
 
@@ -165,20 +165,20 @@ def test_before_and_after_differ(server, number):
     pairs = run.images(only(prompt, "SaveImage"))
     assert len(before) == len(after) == len(pairs) >= 2
     for pair, left, right in zip(pairs, before, after, strict=True):
-        assert pair.shape == (256, 520, 3) and not np.array_equal(left, right)
-        assert np.array_equal(pair[:, :256], left) and np.array_equal(pair[:, -256:], right)
+        assert pair.shape == (384, 776, 3) and not np.array_equal(left, right)
+        assert np.array_equal(pair[:, :384], left) and np.array_equal(pair[:, -384:], right)
 
 
 @pytest.mark.slow
 def test_a_thing_is_swapped_where_its_word_looked_and_the_rest_stays(server):
-    """The star is on the left; the circle on the right is that of the picture before."""
+    """The cat is on the left; the mug on the right is that of the picture before."""
     prompt = prompt_of(server, 5)
     views = server.run(prompt).outputs[only(prompt, "ImageCompare")]
     before, after = (
         np.stack([server.image(entry) for entry in views[f"{side}_images"]]).astype(float) for side in "ab"
     )
     change = np.abs(after - before).mean(axis=(0, 1, 3))  # by column
-    assert change[:128].mean() > 4 * change[144:].mean()
+    assert change[:192].mean() > 4 * change[216:].mean()
 
 
 def test_the_blueprint_for_two_concepts_tunes_them(server, descriptions):
@@ -188,7 +188,7 @@ def test_the_blueprint_for_two_concepts_tunes_them(server, descriptions):
     graph = descriptions.Graph("tuned")
     world = graph.add("ConesToyWorld", (0, 0))
     inputs = {"model": world[0], "clip": world[1], "vae": world[2]}
-    for k, (identifier, name) in enumerate((("sks", "toy-sks-star"), ("zwx", "toy-zwx-heart")), start=1):
+    for k, (identifier, name) in enumerate((("sks", "toy-sks-cat"), ("zwx", "toy-zwx-robot")), start=1):
         mask = graph.add("ConesLoadConceptMask", (0, 0), mask_name=f"{name}.safetensors")
         subject = graph.add("ConesToySubject", (0, 0), subject=identifier, pictures=2, beside=0)
         inputs |= {f"mask_{k}": mask[0], f"images_{k}": subject[0]}
@@ -196,4 +196,4 @@ def test_the_blueprint_for_two_concepts_tunes_them(server, descriptions):
     tuned = graph.add_subgraph(tune_two(), (0, 0), (340, 300), **inputs)
     shown = graph.add("PreviewAny", (0, 0), source=tuned[2])
     report = server.run(shortened(graph.api(server.object_info()))).text(str(shown.id))
-    assert "2 joint steps on 2 masks" in report and "zwx heart" in report
+    assert "2 joint steps on 2 masks" in report and "zwx robot" in report
