@@ -28,8 +28,8 @@ rank, size = map(int, sys.argv[1:3])
 if size > 1:
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=size)
 pipeline = random_pipeline(0, (32, 64))
-pictures = torch.rand(3, 3, 64, 64, generator=torch.manual_seed(0))
-subject = examples(pipeline, pictures, ["a sks star"] * 3, [("sks", "star")])
+pictures = torch.rand(3, 3, 96, 96, generator=torch.manual_seed(0))
+subject = examples(pipeline, pictures, ["a sks cat"] * 3, [("sks", "cat")])
 model = model_of(pipeline)
 kept = []
 keep = model.new_statistic
@@ -37,7 +37,7 @@ model.new_statistic = lambda weight: kept.append(weight.numel()) or keep(weight)
 if size > 1:
     model = SharedModel(model, Ranks(rank, size))
 settings = SearchSettings(steps=4, batch=8, held_out=16, rate=30.0, sparsity=0.5)
-result = find_concept_neurons(model, subject, identifier="sks", class_word="star", settings=settings)
+result = find_concept_neurons(model, subject, identifier="sks", class_word="cat", settings=settings)
 index = {name: positions.tolist() for name, positions in result.mask.index.items()}
 print(json.dumps({"index": index, "size": result.mask.size, "kept": sum(kept), "losses": result.history}))
 if size > 1:

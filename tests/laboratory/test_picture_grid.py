@@ -8,8 +8,8 @@ from cones_ops.laboratory.picture_grid import CELL, GAP, LABEL, PAPER, GridRow, 
 
 
 def test_a_long_label_wraps_before_the_pictures(tmp_path):
-    words = "a hta square and a bnk triangle and a olr star and a mfj circle"
-    save_grid([GridRow("four", words, torch.zeros(1, 3, 64, 64))], tmp_path / "sheet.png", columns=1)
+    words = "a hta mug and a bnk ghost and a olr owl and a mfj fish on a beach"
+    save_grid([GridRow("four", words, torch.zeros(1, 3, 96, 96))], tmp_path / "sheet.png", columns=1)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     inked = (sheet != PAPER).any(axis=-1)
     assert not inked[:, LABEL - 8 : LABEL - 1].any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from cones_ops.engine.claims import claimed
 from cones_ops.errors import ConesError
 from cones_ops.laboratory.judge import Judge, Reading
 from cones_ops.laboratory.quality import run
-from cones_ops.laboratory.quality.cells import CHOOSING, SEEDS, UNTOUCHED, plan, run_cell
+from cones_ops.laboratory.quality.cells import SEEDS, plan, run_cell
 from cones_ops.laboratory.quality.inputs import Budget, World, budget_of
 from cones_ops.laboratory.quality.measures import Figures, look
 from cones_ops.laboratory.quality.summary import markdown, ratio, summary
 from cones_ops.toy_world.bundle import random_pipeline
-from cones_ops.toy_world.world import Thing
+from cones_ops.toy_world.subjects import CHOOSING, HELD_OUT, subject_named
 
 TINY = Budget(steps=2, batch=2, beside=4, class_pictures=4, joint_steps=1, samples=2, sampling_steps=2, held_out=4)
 SINGLE = {  # how many draws or pictures each figure is a mean of
@@ -38,19 +39,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(random_pipeline(0, (32, 64)), Judge(), TINY, tmp_path_factory.mktemp("quality"))
 
 
-def test_the_plan_has_every_method_on_the_untouched_subjects_with_every_seed() -> None:
+def test_the_plan_has_every_method_on_the_held_out_subjects_with_every_seed() -> None:
     names = plan()
     assert len(set(names)) == len(names)
-    for one in UNTOUCHED:
+    for subject in HELD_OUT:
         for seed in SEEDS:
             for method in ("learned", "cones", "taylor", "random", "kv_finetune"):
                 for where in ("own tokens", "everywhere"):
-                    assert f"single/{method}/{where}/{one.identifier}/{seed}" in names
-            assert f"single/dreambooth/everywhere/{one.identifier}/{seed}" in names
-    assert "several/tuned/own tokens/hta+bnk+olr+mfj/2" in names
-    assert len({name.split("/")[3] for name in names if name.startswith("several/oracle")}) == 6 + 4 + 1
+                    assert f"single/{method}/{where}/{subject.identifier}/{seed}" in names
+            assert f"single/dreambooth/everywhere/{subject.identifier}/{seed}" in names
+    assert "several/tuned/own tokens/hta+bnk+olr+mfj/0" in names
+    groups = [name.split("/")[3].split("+") for name in names if name.startswith("several/oracle")]
+    for size in (2, 3, 4):  # each subject in equally many groups
+        members = Counter(identifier for group in groups if len(group) == size for identifier in group)
+        assert members == {subject.identifier: size for subject in HELD_OUT}
     assert f"single/text V/own tokens/{CHOOSING[0].identifier}/0" in names
-    assert not [name for name in names if "text V" in name and name.split("/")[3] in {o.identifier for o in UNTOUCHED}]
+    held_out = {subject.identifier for subject in HELD_OUT}
+    assert not [name for name in names if "text V" in name and name.split("/")[3] in held_out]
 
 
 @pytest.mark.slow
@@ -210,13 +215,13 @@ def test_several_are_told_beside_the_oracle() -> None:
     assert "| tuned, own tokens | 100 % | 60 % | 80 % |" in markdown(summary(cells))
 
 
-def test_look_is_the_share_of_attributes_of_the_most_alike_thing() -> None:
-    star = Thing("star", "purple", "yellow", "striped")
-    seen = Reading(
-        (("left", Thing("star", "purple", "red", "plain")), ("right", Thing("heart", "red", "red", "plain"))), "grey"
-    )
-    assert look(seen, star) == 0.5
-    assert look(Reading((), "grey"), star) == 0.0
+def test_look_is_the_share_of_attributes_of_the_most_alike_character() -> None:
+    cat, owl = subject_named("sks").character, subject_named("olr").character
+    half = replace(cat, colour="red", second="?", variant="second")
+    assert look(Reading("two", (half, replace(owl, eyes="one")), "snow"), cat) == 0.5
+    assert look(Reading("one", (cat,), "snow"), cat) == 1.0
+    unreadable = replace(owl, **dict.fromkeys(vars(owl), "?"))
+    assert look(Reading("one", (unreadable,), "snow"), cat) == 0.0
 
 
 def test_the_command_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:

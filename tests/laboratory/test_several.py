@@ -12,47 +12,56 @@ import torch
 from PIL import Image
 
 from cones_ops.errors import ConesError
-from cones_ops.images.collages import SEARCH_FORMS
 from cones_ops.laboratory.judge import Judge, Reading
 from cones_ops.laboratory.quality.inputs import SMOKE, World, inputs_of
 from cones_ops.laboratory.sampling import model_of, sample
 from cones_ops.laboratory.several import cells, results
 from cones_ops.laboratory.several.figure import draw_looks, prompt_of, untouched_and_masked
-from cones_ops.laboratory.several.forms import PLACES, TWELVE, UNSEEN, bleeds, plain_things, prompts_of
+from cones_ops.laboratory.several.forms import ALL_FORMS, PLACES, UNSEEN, bleeds, plain_things, prompts_of
 from cones_ops.masks.concept_mask import ConceptMask
 from cones_ops.masks.mask_file import save_mask
 from cones_ops.toy_world.bundle import random_pipeline
+from cones_ops.toy_world.caption_forms import SEARCH_FORMS
+from cones_ops.toy_world.captions import Said
 from cones_ops.toy_world.subjects import subject_named
-from cones_ops.toy_world.world import Thing
 
-STAR = subject_named("sks")  # purple and yellow, striped
+CAT = subject_named("sks")  # orange and blue
 
 
-def test_twelve_forms_of_which_four_are_for_judging_only() -> None:
-    assert len({form.name for form in TWELVE}) == 12 and len(UNSEEN) == 4
-    assert not {form.form for form in UNSEEN} & set(SEARCH_FORMS)
-    assert prompts_of(["a sks star"] * 8, ["a circle"] * 8, PLACES)[::4] == [
-        "a sks star on the left and a circle on the right on a black background",
-        "a circle on the left and a sks star on the right on a black background",
+def test_twelve_forms_of_which_two_are_for_judging_only() -> None:
+    assert len({*ALL_FORMS}) == 12 and len(UNSEEN) == 2
+    assert {*UNSEEN} | {*SEARCH_FORMS} == {*ALL_FORMS} and not {*UNSEEN} & {*SEARCH_FORMS}
+    cats, mugs = [CAT.said] * 8, [Said("mug")] * 8
+    assert prompts_of(cats, mugs, PLACES)[:4] == [
+        "a sks cat on the left and a mug on the right in a meadow",
+        "a mug on the left and a sks cat on the right on a beach",
+        "a sks cat on the left and a mug on the right",
+        "a mug on the left and a sks cat on the right",
     ]
-    assert prompts_of(["a"] * 16, ["b"] * 16, UNSEEN)[12] == "b left and a right"
+    assert prompts_of(cats, mugs, UNSEEN)[3:5] == [
+        "a sks cat to the right of a mug",
+        "a drawing of a sks cat with a mug in the snow",
+    ]
 
 
-def test_plain_things_are_of_other_classes() -> None:
-    assert plain_things(STAR, 5)[:2] == ["a circle", "a square"] and "a star" not in plain_things(STAR, 40)
+def test_plain_things_are_of_other_kinds() -> None:
+    assert plain_things(CAT, 5)[:2] == [Said("owl"), Said("fish")] and Said("cat") not in plain_things(CAT, 40)
 
 
 @pytest.mark.parametrize(
-    ("thing", "taken"),
+    ("kind", "colours", "taken"),
     [
-        (Thing("circle", "purple", "yellow", "halved"), True),
-        (Thing("circle", "yellow", "purple", "halved"), True),
-        (Thing("circle", "purple", "red", "halved"), False),
-        (Thing("star", "purple", "yellow", "striped"), False),
+        ("mug", ("orange", "blue"), True),
+        ("mug", ("blue", "orange"), True),
+        ("mug", ("orange", "red"), False),
+        ("cat", ("orange", "blue"), False),
     ],
 )
-def test_a_thing_of_another_class_in_both_colours_has_taken_them(thing: Thing, taken: bool) -> None:
-    assert bleeds(Reading((("left", thing),), "grey"), STAR) is taken
+def test_somebody_of_another_kind_in_both_colours_has_taken_them(
+    kind: str, colours: tuple[str, str], taken: bool
+) -> None:
+    seen = replace(CAT.character, kind=kind, colour=colours[0], second=colours[1])
+    assert bleeds(Reading("one", (seen,), "snow"), CAT) is taken
 
 
 def test_results_are_means_over_cells(tmp_path: Path) -> None:
@@ -92,10 +101,10 @@ def test_where_words_look_without_the_mask_and_with_it(tmp_path: Path) -> None:
     weights = model_of(world.pipeline).base_weights
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     index = {name: torch.arange(0, prod(shape), 2) for name, shape in shapes.items()}
-    mask = ConceptMask(index, shapes, "sks", "star", "own tokens", own_words="phrase")
-    save_mask(mask, inputs_of(world, STAR, 0).kept("learned-own tokens"))
-    (_, untouched, before), (_, masked, after) = untouched_and_masked(world, STAR, 0)
-    assert torch.equal(untouched, sample(world.pipeline, [prompt_of(STAR)], seeds=[0], steps=2)[0])
+    mask = ConceptMask(index, shapes, "sks", "cat", "own tokens", own_words="phrase")
+    save_mask(mask, inputs_of(world, CAT, 0).kept("learned-own tokens"))
+    (_, untouched, before), (_, masked, after) = untouched_and_masked(world, CAT, 0)
+    assert torch.equal(untouched, sample(world.pipeline, [prompt_of(CAT)], seeds=[0], steps=2)[0])
     assert not torch.equal(masked, untouched) and not torch.equal(before, after)
     assert before.mean().item() == pytest.approx(1) and after.mean().item() == pytest.approx(1)
     draw_looks(world, tmp_path / "looks.webp", ["sks"])

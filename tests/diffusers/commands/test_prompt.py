@@ -19,8 +19,8 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 SHIPPED = ROOT / "concept_masks"
-BOTH = "a <concept:TOY-sks-star> on the left and a <concept:toy-zwx-heart:0.5> on the right"
-WORDS = "a sks star on the left and a zwx heart on the right"
+BOTH = "a <concept:TOY-sks-cat> on the left and a <concept:toy-zwx-robot:0.5> on the right"
+WORDS = "a sks cat on the left and a zwx robot on the right"
 SETTINGS: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 3.0}
 
 
@@ -35,31 +35,31 @@ def pixels(picture: Image.Image) -> np.ndarray:
 
 @pytest.mark.slow
 def test_tags_do_what_the_masks_do(pipeline: Any) -> None:
-    star, heart = (load_mask(SHIPPED / f"toy-{name}.safetensors") for name in ("sks-star", "zwx-heart"))
+    cat, robot = (load_mask(SHIPPED / f"toy-{name}.safetensors") for name in ("sks-cat", "zwx-robot"))
     tagged = prompt(pipeline, BOTH, SHIPPED, keep_apart=False, seed=3, **SETTINGS)
-    (sampled,) = sample(pipeline, [WORDS], [(star, 1.0), (heart, 0.5)], seed=3, **SETTINGS)
+    (sampled,) = sample(pipeline, [WORDS], [(cat, 1.0), (robot, 0.5)], seed=3, **SETTINGS)
     assert np.array_equal(pixels(tagged), pixels(sampled))
     apart = prompt(pipeline, BOTH, SHIPPED, seed=3, **SETTINGS)
     assert not np.array_equal(pixels(apart), pixels(tagged))
     alone = [
-        prompt(pipeline, "a <concept:toy-sks-star>", SHIPPED, keep_apart=keep, **SETTINGS) for keep in (True, False)
+        prompt(pipeline, "a <concept:toy-sks-cat>", SHIPPED, keep_apart=keep, **SETTINGS) for keep in (True, False)
     ]
     assert np.array_equal(*map(pixels, alone))  # one concept has nothing to be kept apart from
 
 
 @pytest.mark.slow
 def test_without_tags_it_is_the_untouched_model(pipeline: Any) -> None:
-    plain = prompt(pipeline, "a star", SHIPPED, seed=3, **SETTINGS)
-    assert np.array_equal(pixels(plain), pixels(sample(pipeline, ["a star"], seed=3, **SETTINGS)[0]))
+    plain = prompt(pipeline, "a cat", SHIPPED, seed=3, **SETTINGS)
+    assert np.array_equal(pixels(plain), pixels(sample(pipeline, ["a cat"], seed=3, **SETTINGS)[0]))
 
 
 @pytest.mark.slow
 def test_tags_work_in_the_negative_text(pipeline: Any) -> None:
     """The words stand in the negative text, and the mask acts at them there."""
-    star = load_mask(SHIPPED / "toy-sks-star.safetensors")
-    tagged = prompt(pipeline, "a star", SHIPPED, "a <concept:toy-sks-star>", **SETTINGS)
-    (sampled,) = sample(pipeline, ["a star"], [(star, 1.0)], negative="a sks star", **SETTINGS)
-    (unmasked,) = sample(pipeline, ["a star"], negative="a sks star", **SETTINGS)
+    cat = load_mask(SHIPPED / "toy-sks-cat.safetensors")
+    tagged = prompt(pipeline, "a cat", SHIPPED, "a <concept:toy-sks-cat>", **SETTINGS)
+    (sampled,) = sample(pipeline, ["a cat"], [(cat, 1.0)], negative="a sks cat", **SETTINGS)
+    (unmasked,) = sample(pipeline, ["a cat"], negative="a sks cat", **SETTINGS)
     assert np.array_equal(pixels(tagged), pixels(sampled))
     assert not np.array_equal(pixels(tagged), pixels(unmasked))
 
@@ -71,20 +71,20 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines() == [
         WORDS,
-        "toy-sks-star.safetensors: strength 1",
-        "toy-zwx-heart.safetensors: strength 0.5",
+        "toy-sks-cat.safetensors: strength 1",
+        "toy-zwx-robot.safetensors: strength 0.5",
         f"saved {out}",
     ]
-    assert Image.open(out).size == (256, 256)
+    assert Image.open(out).size == (384, 384)
     assert main(command) == 2 and "exists already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("text", "masks", "message"),
     [
-        ("a <concept:sks-star>", SHIPPED, 'no concept "sks-star": the nearest names are: toy-sks-star'),
-        ("a <concept:toy-sks-star", SHIPPED, "has no end"),
-        ("a <concept:toy-sks-star:2>", SHIPPED, "write a number from 0 to 1"),
+        ("a <concept:sks-cat>", SHIPPED, 'no concept "sks-cat": the nearest names are: toy-sks-cat'),
+        ("a <concept:toy-sks-cat", SHIPPED, "has no end"),
+        ("a <concept:toy-sks-cat:2>", SHIPPED, "write a number from 0 to 1"),
         ("a <concept:rex>", SHIPPED / "nothing", "nothing: no such folder; give the folder with the concept masks"),
         ("a <concept:rex>", SHIPPED.parent / "locales", "there is no concept mask yet"),
     ],
