@@ -23,6 +23,11 @@ from .weight_patch import add_patches
 
 log = logging.getLogger("cones")
 
+ELSEWHERE = (
+    "the mask was found on another architecture, or on the toy world of an earlier version: load the checkpoint family "
+    "it was made for, or find the concept again on this model"
+)
+
 
 def apply_masks(
     model: Any,
@@ -91,8 +96,7 @@ def check_fit(mask: ConceptMask, shapes: Mapping[str, tuple[int, ...]]) -> None:
     missing = sorted(set(mask.shapes) - set(shapes))
     if missing:
         raise ConesError(
-            f"the model has no {listed(missing)} of the concept mask's {len(mask.shapes)} parameters; "
-            "the mask was found on another architecture: load the checkpoint family it was made for"
+            f"the model has no {listed(missing)} of the concept mask's {len(mask.shapes)} parameters; {ELSEWHERE}"
         )
     wrong = [
         f"{name} (mask {tuple(mask.shapes[name])}, model {tuple(shapes[name])})"
@@ -100,10 +104,7 @@ def check_fit(mask: ConceptMask, shapes: Mapping[str, tuple[int, ...]]) -> None:
         if tuple(mask.shapes[name]) != tuple(shapes[name])
     ]
     if wrong:
-        raise ConesError(
-            f"the model and the concept mask have different shapes: {listed(wrong)}; "
-            "the mask was found on another architecture: load the checkpoint family it was made for"
-        )
+        raise ConesError(f"the model and the concept mask have different shapes: {listed(wrong)}; {ELSEWHERE}")
 
 
 def check_base(model: Any, mask: ConceptMask, apply_anyway: bool, known: dict[tuple[str, ...], Base]) -> None:

@@ -193,7 +193,7 @@ def test_the_blueprint_for_two_concepts_tunes_them(server, descriptions):
         subject = graph.add("ConesToySubject", (0, 0), subject=identifier, pictures=2, beside=0)
         inputs |= {f"mask_{k}": mask[0], f"images_{k}": subject[0]}
         inputs |= {f"captions_{k}": subject[5], f"phrase_{k}": subject[1]}
-    tuned = graph.add_subgraph(tune_two(), (0, 0), (340, 300), **inputs)
+    tuned = graph.add_subgraph(tune_two(), (0, 0), (340, 300), **inputs, zoom=1.0)
     shown = graph.add("PreviewAny", (0, 0), source=tuned[2])
     report = server.run(shortened(graph.api(server.object_info()))).text(str(shown.id))
     assert "2 joint steps on 2 masks" in report and "zwx robot" in report
