@@ -24,6 +24,7 @@ from cones_ops.laboratory.stable_diffusion import save_pictures, toy_pipeline
 from cones_ops.masks.concept_mask import ConceptMask, same_neurons
 from cones_ops.toy_world.bundle import load_pipeline
 from cones_ops.toy_world.subjects import subject_named
+from cones_ops.toy_world.world import BACKGROUNDS
 
 PAGE = Path(__file__).absolute().parents[2] / "docs" / "tutorials" / "python.md"
 TOY, REAL, FILES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -54,8 +55,8 @@ def test_the_first_and_the_last_block_run(few_steps: Path, capsys: pytest.Captur
     names["masks"] = given
     exec(FILES, names)  # noqa: S102
     assert sorted(file.name for file in few_steps.glob("*.safetensors")) == ["sks.safetensors", "zwx.safetensors"]
-    assert same_neurons(names["star"], given[0]) and names["both"].identifier == "sks+zwx"
-    assert "of 135168 neurons" in capsys.readouterr().out
+    assert same_neurons(names["cat"], given[0]) and names["both"].identifier == "sks+zwx"
+    assert "of 180224 neurons" in capsys.readouterr().out
 
 
 def some(mask: ConceptMask) -> ConceptMask:
@@ -78,31 +79,31 @@ def test_the_block_for_a_real_model_runs_on_a_small_one(few_steps: Path, model: 
 def test_a_pipeline_of_the_toy_world_samples_what_the_toy_world_samples() -> None:
     toy = load_pipeline()
     pipeline = toy_pipeline(toy)
-    for text in ("a sks star on the left and a zwx heart on the right", "An  orange, GRAY unheard-of thing", "a " * 60):
+    for text in ("a sks cat on the left and a zwx robot on the right", "An  orange, GRAY unheard-of thing", "a " * 80):
         assert host.token_ids(pipeline, text) == toy.vocabulary.encode(text)
-    prompts = ["a red and blue striped star on a grey background", "a zwx heart"]
-    ours = sampling.sample(toy, prompts, steps=8, guidance=3.0)  # (2, 3, 64, 64)
+    prompts = ["a red cat wearing a hat at night", "a zwx robot"]
+    ours = sampling.sample(toy, prompts, steps=8, guidance=3.0)  # (2, 3, 96, 96)
     theirs = host.sample(pipeline, prompts, guidance_scale=3.0, num_inference_steps=8)
     theirs = torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1) / 255 for one in theirs])
     assert (ours - theirs).abs().mean() < 0.004  # half a level of rounding is 0.002
 
 
 def test_pictures_survive_the_folder(tmp_path: Path) -> None:
-    read = concepts.read_pictures(save_pictures("sks", tmp_path / "deep" / "star"), size=64)
-    drawn, captions = alone(subject_named("sks"))
-    order = sorted(range(4), key=lambda i: captions[i].split()[-2])  # by background, as every subject's
-    assert read.shape == (4, 3, 64, 64) and (read - drawn[order]).abs().max() <= 0.5 / 255 + 1e-6
+    read = concepts.read_pictures(save_pictures("sks", tmp_path / "deep" / "cat"), size=96)
+    drawn, _ = alone(subject_named("sks"))
+    order = sorted(range(6), key=lambda i: BACKGROUNDS[i])  # by background, as every subject's
+    assert read.shape == (6, 3, 96, 96) and (read - drawn[order]).abs().max() <= 0.5 / 255 + 1e-6
     with pytest.raises(ConesError, match="no pictures"):
         concepts.read_pictures(tmp_path)
 
 
 def test_what_is_refused() -> None:
-    pictures = torch.zeros(1, 3, 64, 64)
+    pictures = torch.zeros(1, 3, 96, 96)
     with pytest.raises(ConesError, match="where the concept"):
-        concepts.Concept("sks", "star", pictures, "a photo")
-    star, heart = concepts.Concept("sks", "star", pictures), concepts.Concept("zwx", "heart", pictures)
-    masks = [ConceptMask({}, {}, one.identifier, one.class_word, "own tokens") for one in (star, heart)]
-    with pytest.raises(ConesError, match="masks of zwx heart, sks star but concepts sks star, zwx heart"):
-        concepts.tune(None, masks[::-1], [star, heart])
+        concepts.Concept("sks", "cat", pictures, "a photo")
+    cat, robot = concepts.Concept("sks", "cat", pictures), concepts.Concept("zwx", "robot", pictures)
+    masks = [ConceptMask({}, {}, one.identifier, one.class_word, "own tokens") for one in (cat, robot)]
+    with pytest.raises(ConesError, match="masks of zwx robot, sks cat but concepts sks cat, zwx robot"):
+        concepts.tune(None, masks[::-1], [cat, robot])
     with pytest.raises(ConesError, match="two or more"):
-        concepts.tune(None, masks[:1], [star])
+        concepts.tune(None, masks[:1], [cat])
