@@ -48,7 +48,7 @@ class ConesKeepApart(io.ComfyNode):  # type: ignore[misc]
                     default="",
                     tooltip=(
                         "The other things in the prompt, as written there and separated by commas, such as "
-                        '"circle, tree". They get regions too, so that they do not take the looks of a concept. '
+                        '"mug, tree". They get regions too, so that they do not take the looks of a concept. '
                         "Concepts need not be listed."
                     ),
                 ),

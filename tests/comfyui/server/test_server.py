@@ -1,6 +1,6 @@
 """What the pack promises, on a real ComfyUI server: pictures compared bit for bit, masks, LoRA, Cancel, error messages.
 
-One small prompt is used throughout: the toy world, one picture of 64x64, two steps.
+One small prompt is used throughout: the toy world, one picture of 96x96, two steps.
 """
 
 from __future__ import annotations
