@@ -36,7 +36,7 @@ def masks(host):
 def test_inspect_shows_a_figure_and_words(inspect, masks):
     figure, summary, table = (out := inspect.ConesInspectConceptMask.execute(masks[0])).args
     assert figure.shape == (1, 540, 640, 3) and 0 <= figure.min() < figure.max() <= 1
-    assert summary.startswith(f"sks cat: {masks[0].count:,} of ") and "middle block" in summary
+    assert summary.startswith(f"sks star: {masks[0].count:,} of ") and "middle block" in summary
     assert len(table.splitlines()) == len(masks[0].shapes) + 1  # and all of them
     assert len(out.ui["images"]) == 1 and summary in out.ui["text"]
 
@@ -54,7 +54,7 @@ def test_a_full_disk_costs_the_figure_on_the_node_only(inspect, masks, monkeypat
 def test_compare_skips_empty_slots(inspect, masks):
     figure, report = inspect.ConesCompareConceptMasks.execute(mask_1=masks[0], mask_2=None, mask_5=masks[1]).args
     assert figure.shape[0] == 1 and figure.shape[2:] == (640, 3)
-    assert report.startswith("sks cat and zwx robot: ") and "Masks at own tokens. " in report
+    assert report.startswith("sks star and zwx heart: ") and "Masks at own tokens. " in report
     with pytest.raises(ConesError, match="connect at least two"):
         inspect.ConesCompareConceptMasks.execute(mask_1=masks[0], mask_2=None)
 

@@ -63,7 +63,7 @@ def test_a_prompt_without_tags_is_bit_identical_to_the_stock_nodes(server):
     [
         ("a <concept:toy-sks-cat>", "a sks cat", {SKS: 1.0}),
         (
-            "a <concept:TOY-SKS-STAR:0.4> on the left and a <concept:rex> on the right",
+            "a <concept:TOY-SKS-CAT:0.4> on the left and a <concept:rex> on the right",
             "a sks cat on the left and a zwx robot on the right",
             {SKS: 0.4, ZWX: 1.0},
         ),

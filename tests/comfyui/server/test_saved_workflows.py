@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 from support.prompts import nodes_with, shortened
 
 from cones_ops.laboratory.comfyui.workflow import NOTES, Prompt, input_specs, to_prompt, widget_values
@@ -80,20 +81,30 @@ def test_it_runs_to_a_picture_with_the_example_masks(server, name):
 
 
 def test_the_hook_acts_in_its_region_and_nowhere_else(server):
-    """After one step the left half is that of a prompt with the hook, the right half that of one without."""
+    """After one step the left half is that of a prompt with the hook, the right half that of one without.
+
+    Of the latents: the toy world's decoder looks at the whole picture.
+    """
     prompt = short_prompt(server, "compose-with-hooks")
     for node_id in nodes_with(prompt, "KSampler"):
         prompt[node_id]["inputs"]["steps"] = 1
-    (hook,), saved = nodes_with(prompt, "ConesConceptMaskHook"), nodes_with(prompt, "SaveImage")[0]
-    region = np.stack(server.run(prompt).images(saved))
+    (hook,), (_, in_region, _) = nodes_with(prompt, "ConesConceptMaskHook"), nodes_with(prompt, "KSampler")
+    prompt["keep"] = {"class_type": "SaveLatent", "inputs": {"samples": [in_region, 0], "filename_prefix": "hooked"}}
+    region = saved_latents(server, prompt)
     for node_id in nodes_with(prompt, "ConditioningSetProperties"):
         del prompt[node_id]["inputs"]["mask"]
-    hooked = np.stack(server.run(prompt).images(saved))
+    hooked = saved_latents(server, prompt)
     prompt[hook]["inputs"]["strength"] = 0.0
-    plain = np.stack(server.run(prompt).images(saved))
-    left, right = np.s_[:, :, :192], np.s_[:, :, 192:]
+    plain = saved_latents(server, prompt)
+    left, right = np.s_[..., :4], np.s_[..., 4:]
     assert np.array_equal(region[left], hooked[left]) and np.array_equal(region[right], plain[right])
     assert not np.array_equal(hooked[left], plain[left]) and not np.array_equal(hooked[right], plain[right])
+
+
+def saved_latents(server: Any, prompt: Prompt) -> np.ndarray:
+    """(4, 48, 8, 8), what the node "keep" saves."""
+    (entry,) = server.run(prompt).outputs["keep"]["latents"]
+    return load_file(server.base / "output" / entry["subfolder"] / entry["filename"])["latent_tensor"]
 
 
 @pytest.mark.slow
