@@ -10,6 +10,7 @@ from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.hosts.diffusers.host_model import alphas_cumprod
 from cones_concept_neurons.cones_ops.toy_world.bundle import SHIPPED, load_pipeline, random_pipeline, save_pipeline
 from cones_concept_neurons.cones_ops.toy_world.world import SIDE
+from cones_concept_neurons.nodes.host.files.model_info import usual_settings
 from cones_concept_neurons.nodes.host.toy_checkpoint import host_unet_config, load_toy_checkpoint
 from support.small_models import DEVICE
 
@@ -114,6 +115,10 @@ def test_the_preview_while_sampling_is_the_mean_colour_of_each_patch(autoencoder
     patches = torch.nn.functional.conv_transpose2d(latents, weight, bias, stride=weight.shape[-1])
     expected = (torch.nn.functional.avg_pool2d(patches, weight.shape[-1])[0].movedim(0, -1) + 1) / 2 * 255
     assert (shown - expected.clamp(0, 255)).abs().max() <= 1.01
+
+
+def test_it_says_what_it_usually_draws_with(checkpoint):
+    assert usual_settings(checkpoint[0]) == (SIDE, 3.0, 1.0)
 
 
 def test_a_file_that_is_no_toy_world_is_refused(tmp_path):
