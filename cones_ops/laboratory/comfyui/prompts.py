@@ -12,9 +12,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
 
 
-def toy_picture(
-    model: list[Any], text: str = "a sks cat in the snow", positive: Any = None, **sampling: Any
-) -> Prompt:
+def toy_picture(model: list[Any], text: str = "a sks cat in the snow", positive: Any = None, **sampling: Any) -> Prompt:
     """Sample one picture of 96x96 of the toy world with a model, by default in two steps without guidance; node "show"
     shows it. `positive` takes the place of the stock encoding of the text.
     """
