@@ -14,12 +14,12 @@ from cones_ops.laboratory.comfyui.prompts import node, toy_picture
 from cones_ops.laboratory.comfyui.workflow import Prompt
 
 LORA = "soak.safetensors"
-OWN = ("toy-sks-cat", "toy-zwx-robot")
-EVERYWHERE = ("toy-sks-cat-everywhere", "toy-mfj-fish-everywhere")
+OWN = ("toy-sks-cat", "toy-zwx-robot", "toy-qpd-rocket", "toy-vbn-mushroom")
+EVERYWHERE = ("toy-sks-cat-everywhere",)
 TEXTS = (
     "a sks cat in the snow",
     "a zwx robot and a sks cat",
-    "a mfj fish to the left of a blue mug",
+    "a qpd rocket to the left of a blue mug",
     "two sks cats at night",
     "a red house",
 )
@@ -136,7 +136,7 @@ def search(generator: random.Random) -> Case:
 
 def tuning(generator: random.Random) -> Case:
     """Two joint steps of two masks, and a picture with both."""
-    prompt = toy_picture(["apply", 0], TEXTS[1], **sampling(generator)) | loaded(list(OWN))
+    prompt = toy_picture(["apply", 0], TEXTS[1], **sampling(generator)) | loaded(list(OWN[:2]))
     inputs: dict[str, Any] = {}
     for k, identifier in enumerate(("sks", "zwx"), 1):
         prompt |= subject_of(identifier, k, 0)
@@ -163,7 +163,7 @@ def export(generator: random.Random) -> Case:
 
 def combined(generator: random.Random) -> Case:
     """A picture with the union, intersection or difference of two masks."""
-    prompt = toy_picture(["apply", 0], TEXTS[2], **sampling(generator)) | loaded(list(EVERYWHERE))
+    prompt = toy_picture(["apply", 0], TEXTS[1], **sampling(generator)) | loaded(list(OWN[:2]))
     operation = generator.choice(("union", "intersection", "difference"))
     prompt["both"] = node("ConesCombineConceptMasks", operation=operation, mask_1=["mask 1", 0], mask_2=["mask 2", 0])
     strength = generator.choice(STRENGTHS)
