@@ -149,4 +149,3 @@ def _some_of(character: Character, names: list[str], generator: np.random.Genera
         said.accessory if accessory else None,
         identifier,
     )
-
