@@ -6,6 +6,7 @@ tests/browser and tests/newer_hosts/with_host need a host (support/host.py) and 
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,9 @@ from typing import Any
 
 import hypothesis
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several processes on the same cores wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TESTS = Path(__file__).absolute().parent
 pytest.register_assert_rewrite("support")
