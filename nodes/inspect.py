@@ -65,7 +65,7 @@ class ConesCompareConceptMasks(io.ComfyNode):  # type: ignore[misc]
             category=LOOK,
             description=(
                 "Reports, before any sampling, what concept masks have in common and what to expect when they are "
-                "loaded together. The numbers come from measurements in the toy world. Needs no model and runs at once."
+                "loaded together. The numbers were measured in an earlier toy world. Needs no model and runs at once."
             ),
             search_aliases=[*ALIASES, "overlap", "collision", "multi subject", "identity bleed", "similarity"],
             is_output_node=True,

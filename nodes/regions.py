@@ -134,7 +134,7 @@ class ConesSeeConcepts(io.ComfyNode):  # type: ignore[misc]
                     round=0.001,
                     tooltip=(
                         "What belongs to a mask, from 0 to 1: everything above this share of the map's range. Higher: "
-                        f"smaller masks. {THRESHOLD} fits best in the toy world."
+                        "smaller masks."
                     ),
                 ),
             ],

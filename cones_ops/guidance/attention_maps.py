@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import ConesError
 
 FINEST = 1024  # pixels of the grid
-THRESHOLD = 0.4  # of a map's range: the best of 0.3 to 0.6 in the toy world (docs/results/several-subjects.md)
+THRESHOLD = 0.4  # of a map's range: the best of 0.3 to 0.6 in an earlier toy world (docs/results/several-subjects.md)
 
 
 def attention_to(query: Tensor, key: Tensor, groups: Tensor, mask: Tensor | None = None) -> Tensor:

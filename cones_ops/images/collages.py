@@ -54,7 +54,7 @@ def collages(
 ) -> tuple[Tensor, list[str]]:
     """Pictures of 2 to 4 things together: each thing at every place in turn, as often as the largest batch is long.
 
-    batches: one per thing, (n, C, H, W), shorter ones are repeated; phrases: what each shows, such as "a sks star".
+    batches: one per thing, (n, C, H, W), shorter ones are repeated; phrases: what each shows, such as "a sks cat".
     empty: (n, C, H, W) for the fourth corner of three things, default the first thing's first pixel. forms: of the
     captions, in turn.
     -> pictures (N, C, H, W) and N captions.

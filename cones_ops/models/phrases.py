@@ -1,4 +1,4 @@
-"""The words of a prompt that speak of a concept, in the text alone: any case, plurals, weights as in "(sks:1.2) star".
+"""The words of a prompt that speak of a concept, in the text alone: any case, plurals, weights as in "(sks:1.2) cat".
 
 The phrase of a concept is its identifier and class word, the words between them, and what follows directly and says
 what it does, wears or holds ("wearing a red hat") or where in the picture it is ("on the left"). Square brackets around
@@ -103,7 +103,7 @@ def own_text(text: str | PromptText, spans: Sequence[Span]) -> str:
 def other_things(text: str | PromptText, own: Sequence[Span]) -> list[Span]:
     """The other things that a prompt names: runs of words that are nobody's own, between small words and commas.
 
-    "a sks star on the left and a blue circle on a grey background": "blue circle", "grey background".
+    "a sks cat on the left and a blue mug on a grey background": "blue mug", "grey background".
     """
     plain = text if isinstance(text, str) else text.text
     things: list[Span] = []

@@ -15,7 +15,6 @@ IDENTIFIERS = (
 THINGS = (
     "chair", "ball", "flower", "cup", "car", "tree", "cat", "dog", "book", "house", "lamp", "bird",
     "owl", "fish", "mug", "robot", "rocket", "mushroom", "cactus", "ghost",
-    "circle", "square", "heart", "star", "triangle", "cross",
 )  # fmt: skip
 NONSENSE = ("qxzvkj", "wvkqjx")  # what an encoder with few words takes for one and the same unknown word
 

@@ -1,6 +1,6 @@
 """What concept masks share, and what to expect when they are loaded together, as far as that is known before sampling.
 
-Every threshold and share that the report quotes is here. Evidence: 132 pairs of masks in the toy world, of four
+Every threshold and share that the report quotes is here. Evidence: 132 pairs of masks in an earlier toy world, of four
 subjects and three seeds (default search; 3 to 6 % of the weights shut at own tokens, 1 to 2 % everywhere), the 108 of
 two subjects sampled, by `benchmarks/collisions.py`; joint steps, by `cones bench quality` (docs/results/quality.md).
 
@@ -35,24 +35,24 @@ MIXED = "one everywhere, one at its own tokens"
 ADVICE = {
     OWN: (
         "Each mask acts at its own words only: a subject that is asked for alone comes out as if the other mask were "
-        "not loaded. Both subjects in one picture is a matter of luck: in the toy world 28 % of pictures showed both, "
-        "0 % to 66 % depending on the pair, whatever the masks share. If you need both, use Tune Concept Masks "
-        "Together (95 % there)."
+        "not loaded. Both subjects in one picture is a matter of luck: in our earlier toy world 28 % of pictures "
+        "showed both, 0 % to 66 % depending on the pair, whatever the masks share. If you need both, use Tune Concept "
+        "Masks Together (95 % there)."
     ),
     OWN_TUNED: (
-        "Both masks were tuned. If they were tuned together: in the toy world, 98 % of pictures showed a subject that "
-        "was asked for alone, and 95 % showed both when both were asked for."
+        "Both masks were tuned. If they were tuned together: in our earlier toy world, 98 % of pictures showed a "
+        "subject that was asked for alone, and 95 % showed both when both were asked for."
     ),
     EVERYWHERE: (
-        "Both masks act for every word, so each changes what the other draws. In the toy world, 86 % of pictures "
-        "showed a subject with only its own mask loaded, 44 % with both masks, and 3 % showed both subjects when both "
-        "were asked for (0 % to 16 % depending on the pair), whatever the masks share. Search at own tokens, or use "
-        "Tune Concept Masks Together (91 % and 85 % there)."
+        "Both masks act for every word, so each changes what the other draws. In our earlier toy world, 86 % of "
+        "pictures showed a subject with only its own mask loaded, 44 % with both masks, and 3 % showed both subjects "
+        "when both were asked for (0 % to 16 % depending on the pair), whatever the masks share. Search at own tokens, "
+        "or use Tune Concept Masks Together (91 % and 85 % there)."
     ),
     EVERYWHERE_TUNED: (
-        "Both masks were tuned. If they were tuned together: in the toy world, 91 % of pictures showed a subject that "
-        "was asked for alone, and 85 % showed both when both were asked for. Other words change too, because both "
-        "masks act everywhere."
+        "Both masks were tuned. If they were tuned together: in our earlier toy world, 91 % of pictures showed a "
+        "subject that was asked for alone, and 85 % showed both when both were asked for. Other words change too, "
+        "because both masks act everywhere."
     ),
     MIXED: (
         "The mask that acts everywhere also changes what the other one draws; how much was not measured. Search both "
@@ -134,9 +134,9 @@ def doubts(mask: ConceptMask, other: ConceptMask) -> list[str]:
         )
     elif mask.where == other.where and jaccard(mask, other) >= (usual := SAME_SUBJECT[mask.where]):
         remarks.append(
-            f"ONE SUBJECT TWICE? In the toy world, masks of two subjects share less than {usual:.0%} of all neurons in "
-            "either, masks of one subject more. If these are two subjects, check what else their pictures have in "
-            "common."
+            f"ONE SUBJECT TWICE? In our earlier toy world, masks of two subjects share less than {usual:.0%} of all "
+            "neurons in either, masks of one subject more. If these are two subjects, check what else their pictures "
+            "have in common."
         )
     return remarks
 

@@ -23,7 +23,7 @@ def summary_text(result: SearchResult) -> str:
 
 
 def words_of(mask: ConceptMask) -> str:
-    """How a prompt names a mask's concept: "a sks star"."""
+    """How a prompt names a mask's concept: "a sks cat"."""
     return with_article(f"{mask.identifier} {mask.class_word}".strip())
 
 
