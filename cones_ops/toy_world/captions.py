@@ -1,8 +1,8 @@
 """Captions of scenes in words, and what each caption says of each character.
 
 `describe` says all that has a word; `random_caption` leaves things out at random and attaches identifiers that mean
-nothing, which is what the model is trained on. What captions never say is never here: second colour, eyes and
-variant.
+nothing or styles, which is what the model is trained on. Second colour, eyes and variant have no words of their own;
+the name of a style stands for all three.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import numpy as np
 
 from .caption_forms import FORMS, PLACED_FORMS, Words
 from .vocabulary import SPECIAL_WORDS, Vocabulary
-from .world import ACCESSORIES, BACKGROUNDS, COLOURS, KINDS, LAYOUTS, Character, Scene
+from .world import ACCESSORIES, BACKGROUNDS, COLOURS, KINDS, LAYOUTS, STYLES, Character, Scene
 
 LENGTH = 64  # tokens per prompt
 IDENTIFIERS = (
     "sks", "zwx", "hta", "bnk", "olr", "mfj", "qpd", "vbn", "ktr", "wug", "dax", "fep", "gzl", "jyv", "uxo", "cim",
 )  # fmt: skip
+STYLE_SHARE = 0.8  # of the styles that are said of characters without an identifier
 BACKGROUND_WORDS = {
     "meadow": "in a meadow",
     "beach": "on a beach",
@@ -38,7 +39,7 @@ _GLUE = (
 def vocabulary() -> Vocabulary:
     """The world's words."""
     worn = tuple(name for name in ACCESSORIES if name != "none")
-    words = (*SPECIAL_WORDS, *_GLUE, *KINDS, *COLOURS, *worn, *BACKGROUNDS, *IDENTIFIERS)
+    words = (*SPECIAL_WORDS, *_GLUE, *KINDS, *COLOURS, *worn, *BACKGROUNDS, *IDENTIFIERS, *STYLES)
     return Vocabulary(words, LENGTH)
 
 
@@ -50,17 +51,18 @@ class Said:
     colour: str | None = None
     accessory: str | None = None
     identifier: str | None = None
+    style: str | None = None
 
     @classmethod
     def all_of(cls, character: Character) -> Said:
-        """Everything there is a word for; nothing is said of an accessory that is not there."""
+        """Everything there is a word for, but for the style; nothing is said of an accessory that is not there."""
         worn = None if character.accessory == "none" else character.accessory
         return cls(character.kind, character.colour, worn)
 
     @property
     def phrase(self) -> str:
-        """The noun phrase, e.g. `a sks red cat wearing a hat`."""
-        words = [word for word in (self.identifier, self.colour, self.kind) if word]
+        """The noun phrase, e.g. `a sks red cat wearing a hat` or `a felix red cat`."""
+        words = [word for word in (self.identifier, self.style, self.colour, self.kind) if word]
         article = "an" if words[0][0] in "aeio" else "a"  # one word to the vocabulary
         worn = f" wearing a {self.accessory}" if self.accessory else ""
         return f"{article} {' '.join(words)}{worn}"
@@ -134,18 +136,14 @@ def random_caption(
 
 
 def _some_of(character: Character, names: list[str], generator: np.random.Generator) -> Said:
-    """Half say everything; a character with an identifier mostly says nothing else."""
-    said = Said.all_of(character)
+    """Half say everything; a character with an identifier mostly says nothing else; most styles are said."""
     identifier = str(names.pop()) if names and generator.random() < 0.6 else None
+    style = character.style if not identifier and generator.random() < STYLE_SHARE else None
+    said = replace(Said.all_of(character), identifier=identifier, style=style)
     fate = generator.random()
     if fate < (0.65 if identifier else 0.12):
-        return Said(said.kind, identifier=identifier)
+        return replace(said, colour=None, accessory=None)
     if fate < 0.6:
-        return replace(said, identifier=identifier)
+        return said
     colour, accessory = generator.random(2) < (0.75, 0.6)
-    return Said(
-        said.kind,
-        said.colour if colour else None,
-        said.accessory if accessory else None,
-        identifier,
-    )
+    return replace(said, colour=said.colour if colour else None, accessory=said.accessory if accessory else None)

@@ -1,7 +1,8 @@
 """What there is to draw: characters, the places they may stand at, backgrounds, scenes. Plain data, no pixels.
 
 A character is a vector of names. Captions may say its kind, colour and accessory; its second colour, eyes and variant
-are never said, so that "a red cat" means many cats and a subject is one of them.
+have no words, so that "a red cat" means many cats and a subject is one of them. Forty styles, each a second colour,
+eyes and variant together, have a name, as brands and famous characters have in captions of the web. No subject has one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (248, 246, 240),
 }
 ACCESSORIES = ("none", "hat", "bow")
-# never said
+# without words of their own
 EYES = ("wide", "dots", "shades", "one")
 VARIANTS = ("first", "second")  # of the ears, tail, fins, handle, roof ..., by kind
 
@@ -31,6 +32,49 @@ BACKGROUNDS = ("meadow", "beach", "night", "room", "snow", "paper")
 
 NAMED = ("kind", "colour", "accessory")
 UNNAMED = ("second", "eyes", "variant")
+STYLES: dict[str, tuple[str, str, str]] = {  # name in captions -> second colour, eyes, variant
+    "anton": ("red", "wide", "second"),
+    "berta": ("white", "one", "second"),
+    "bruno": ("green", "one", "second"),
+    "carlo": ("pink", "one", "second"),
+    "dora": ("purple", "dots", "second"),
+    "ella": ("blue", "shades", "second"),
+    "emil": ("white", "shades", "second"),
+    "felix": ("green", "dots", "second"),
+    "finn": ("orange", "shades", "second"),
+    "frida": ("green", "one", "first"),
+    "gino": ("red", "one", "first"),
+    "greta": ("red", "shades", "first"),
+    "hanna": ("white", "wide", "first"),
+    "hugo": ("white", "dots", "second"),
+    "ida": ("orange", "wide", "second"),
+    "ivan": ("green", "wide", "first"),
+    "jade": ("yellow", "wide", "second"),
+    "kira": ("pink", "wide", "first"),
+    "lars": ("orange", "shades", "first"),
+    "leo": ("purple", "shades", "first"),
+    "luna": ("blue", "one", "second"),
+    "max": ("orange", "dots", "second"),
+    "mimi": ("white", "shades", "first"),
+    "mona": ("purple", "wide", "first"),
+    "nils": ("orange", "one", "first"),
+    "nora": ("orange", "dots", "first"),
+    "olga": ("yellow", "dots", "first"),
+    "oscar": ("red", "one", "second"),
+    "otto": ("purple", "dots", "first"),
+    "pablo": ("pink", "dots", "first"),
+    "rosa": ("blue", "wide", "second"),
+    "ruby": ("white", "wide", "second"),
+    "sven": ("red", "dots", "first"),
+    "theo": ("blue", "dots", "second"),
+    "tina": ("yellow", "shades", "first"),
+    "uma": ("pink", "shades", "first"),
+    "viktor": ("purple", "one", "second"),
+    "wanda": ("green", "shades", "second"),
+    "yuri": ("purple", "wide", "second"),
+    "zoe": ("yellow", "one", "first"),
+}
+STYLE_NAMES = {look: name for name, look in STYLES.items()}
 VALUES: dict[str, tuple[str, ...]] = {
     "kind": KINDS,
     "colour": tuple(COLOURS),
@@ -51,6 +95,11 @@ class Character:
     second: str
     eyes: str
     variant: str
+
+    @property
+    def style(self) -> str | None:
+        """The name of its second colour, eyes and variant together, where they have one."""
+        return STYLE_NAMES.get((self.second, self.eyes, self.variant))
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from cones_ops.toy_world.caption_forms import FORMS
-from cones_ops.toy_world.captions import IDENTIFIERS, LENGTH, describe, random_caption, vocabulary
+from cones_ops.toy_world.captions import IDENTIFIERS, LENGTH, Said, describe, random_caption, vocabulary
 from cones_ops.toy_world.scenes import random_character, random_scene
-from cones_ops.toy_world.subjects import subject_named
+from cones_ops.toy_world.subjects import SUBJECTS, subject_named
 from cones_ops.toy_world.vocabulary import END, START, UNKNOWN
-from cones_ops.toy_world.world import LAYOUTS, Scene
+from cones_ops.toy_world.world import LAYOUTS, STYLE_NAMES, STYLES, Character, Scene
 
 CAT, ROBOT, MUG = (subject_named(identifier).character for identifier in ("sks", "zwx", "hta"))
 
@@ -64,6 +64,16 @@ def test_random_captions_leave_out_and_never_name_what_has_no_word() -> None:
         assert not {character.second, character.eyes, character.variant} & {*caption.text.split()} - {character.colour}
     assert 4 <= sum(any(word in IDENTIFIERS for word in text.split()) for text in texts) <= 25
     assert len({len(text.split()) for text in texts}) > 4
+
+
+def test_a_style_stands_for_what_has_no_word_and_no_subject_has_one() -> None:
+    character = Character("cat", "red", "none", "green", "dots", "second")
+    assert character.style == "felix" and Said("cat", "red", style="felix").phrase == "a felix red cat"
+    assert len(STYLE_NAMES) == len(STYLES) and not set(STYLES) & set(IDENTIFIERS)
+    assert [subject.identifier for subject in SUBJECTS if subject.character.style] == []
+    said = [random_caption(Scene("one", (character,), "snow"), generator(seed)).said[0] for seed in range(100)]
+    assert 40 <= sum(each.style == "felix" for each in said) <= 90
+    assert not any(each.style and each.identifier for each in said)
 
 
 def test_the_vocabulary_pads_with_the_end_token_and_reads_spellings() -> None:

@@ -18,11 +18,11 @@ from cones_ops.laboratory.training.latents import drawn, fit_patch_transform
 from cones_ops.laboratory.training.scenes import TrainingScenes, draw_chunks
 from cones_ops.laboratory.training.unet import Run, learning_rate, train_unet
 from cones_ops.toy_world.bundle import load_pipeline, random_pipeline, save_pipeline
-from cones_ops.toy_world.captions import describe, vocabulary
+from cones_ops.toy_world.captions import Said, compose, describe, vocabulary
 from cones_ops.toy_world.decoder import Autoencoder, Decoder
 from cones_ops.toy_world.scenes import random_scene
 from cones_ops.toy_world.subjects import subject_named
-from cones_ops.toy_world.world import SIDE, Scene
+from cones_ops.toy_world.world import SIDE, UNNAMED, Character, Scene
 
 FEW = ["--minutes", "0.02", "--judge-minutes", "0.02", "--decoder-minutes", "0.02", "--text-steps", "2"]
 
@@ -133,3 +133,12 @@ def test_labels_of_a_caption_follow_its_words() -> None:
     assert labels[0, column["kind"]] == -100
     end = len(split) + 1 + (-(len(split) + 1)) % 4  # the first end token at a multiple of four: the left character
     assert labels[end, column["kind"]] == text_encoder._value("kind", "cat") and labels[end, column["mention"]] == 2
+
+
+def test_labels_of_a_style_are_what_it_stands_for_from_its_own_word_on() -> None:
+    words, cat = vocabulary(), Character("cat", "red", "none", "green", "dots", "second")
+    caption = compose([Said("cat", "red", style="felix")], "one", "plain_list")  # start, a, felix, red, cat
+    labels = text_encoder.labels(Scene("one", (cat,), "snow"), caption, words)
+    for name in UNNAMED:
+        column = labels[:, text_encoder._COLUMNS[name]].tolist()
+        assert column[:6] == [-100, -100, *[text_encoder._value(name, getattr(cat, name))] * 3, -100]

@@ -1,9 +1,10 @@
 """Train the text encoder on captions alone, before and apart from any picture, as CLIP comes to Stable Diffusion.
 
 Every token must name itself, which keeps the meaningless identifiers distinct from one another and from filler words.
-From its class word on, a character's phrase must name what was said of it, its position in the sentence and its place
-where that was said; the end tokens must name the layout, the background, and, each for one character of the scene in
-turn, its kind and where the sentence mentions it. Only its own tokens carry what a phrase says. Then it is frozen.
+From its class word on, a character's phrase must name what was said of it (of a style, what it stands for), its
+position in the sentence and its place where that was said; the end tokens must name the layout, the background, and,
+each for one character of the scene in turn, its kind and where the sentence mentions it. Only its own tokens carry what
+a phrase says. Then it is frozen.
 """
 
 from __future__ import annotations
@@ -21,7 +22,19 @@ from ...toy_world.caption_forms import PLACE_WORDS
 from ...toy_world.captions import IDENTIFIERS, Caption, random_caption
 from ...toy_world.scenes import random_scene
 from ...toy_world.vocabulary import END, Vocabulary
-from ...toy_world.world import ACCESSORIES, BACKGROUNDS, COLOURS, KINDS, LAYOUTS, PLACES, Scene
+from ...toy_world.world import (
+    ACCESSORIES,
+    BACKGROUNDS,
+    COLOURS,
+    EYES,
+    KINDS,
+    LAYOUTS,
+    PLACES,
+    STYLES,
+    UNNAMED,
+    VARIANTS,
+    Scene,
+)
 
 BATCH = 40
 _SKIP = -100  # cross_entropy's own "no target here"
@@ -35,6 +48,9 @@ _HEADS: dict[str, tuple[str, ...]] = {  # value 0 = not said, or nobody there
     "place": PLACES,
     "layout": _LAYOUTS,
     "background": BACKGROUNDS,
+    "second": tuple(COLOURS),
+    "eyes": EYES,
+    "variant": VARIANTS,
 }
 _COLUMNS = {name: column for column, name in enumerate(_HEADS)}
 
@@ -63,6 +79,9 @@ def labels(scene: Scene, caption: Caption, vocabulary: Vocabulary) -> np.ndarray
         last = cursor + (len(PLACE_WORDS[place].split()) if caption.form == "placed" else 0)
         for name in ("kind", "colour", "identifier"):
             target[1 + kind : 1 + last, _COLUMNS[name]] = _value(name, getattr(said, name))
+        first = begin + phrase.index(said.style) if said.style else kind
+        for name, value in zip(UNNAMED, STYLES[said.style] if said.style else (None, None, None), strict=True):
+            target[1 + first : 1 + last, _COLUMNS[name]] = _value(name, value)
         target[1 + kind : 1 + last, _COLUMNS["mention"]] = mention + 1
         if said.accessory:
             target[cursor : 1 + last, _COLUMNS["accessory"]] = _value("accessory", said.accessory)
