@@ -34,7 +34,7 @@ from cones_ops.errors import ConesError
 from cones_ops.hosts.diffusers.loading import pipeline_of
 from cones_ops.hosts.diffusers.pictures import read_picture
 from cones_ops.hosts.diffusers.weight_files import weight_reader
-from cones_ops.laboratory.quality.run import collect
+from cones_ops.laboratory.cell_files import collect
 from cones_ops.masks.concept_mask import ConceptMask
 from cones_ops.masks.fingerprint import base_of
 from cones_ops.masks.mask_file import load_mask, read_mask_metadata, save_mask

@@ -17,6 +17,7 @@ pytest.importorskip("transformers")
 from cones_ops import cli
 from cones_ops.engine.claims import claimed
 from cones_ops.errors import ConesError
+from cones_ops.laboratory.cell_files import collect, file_of
 from cones_ops.laboratory.judge import Judge, Reading
 from cones_ops.laboratory.quality import run
 from cones_ops.laboratory.quality.cells import SEEDS, plan, run_cell
@@ -126,8 +127,8 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(run, "load_pipeline", lambda: None)
     monkeypatch.setattr(run, "load_judge", lambda: None)
     names = ["single/a/everywhere/sks/0", "single/b/everywhere/sks/0", "single/c/everywhere/sks/0"]
-    run.file_of(tmp_path, names[2]).with_suffix(".claim").touch()  # of a process that has died
-    with claimed(run.file_of(tmp_path, names[1]).with_suffix(".claim")):  # another process is at it
+    file_of(tmp_path, names[2]).with_suffix(".claim").touch()  # of a process that has died
+    with claimed(file_of(tmp_path, names[1]).with_suffix(".claim")):  # another process is at it
         run.run(tmp_path, names[:2])
     assert made == names[:1]
     run.run(tmp_path, names)
@@ -156,11 +157,11 @@ def test_a_run_takes_over_the_cells_of_an_earlier_one(tmp_path: Path) -> None:
     names = ("single/a/everywhere/sks/0", "single/b/everywhere/sks/0")
     results = tmp_path / "quality.jsonl"
     results.write_text("".join(f'{{"name": "{name}", "figures": {{}}}}\n' for name in names))
-    mine = run.file_of(tmp_path, "single/a/everywhere/sks/0")
+    mine = file_of(tmp_path, "single/a/everywhere/sks/0")
     mine.write_text("mine")
     assert run.restore(tmp_path, results) == 1
     assert mine.read_text() == "mine"
-    assert json.loads(run.file_of(tmp_path, "single/b/everywhere/sks/0").read_text())["name"].startswith("single/b")
+    assert json.loads(file_of(tmp_path, "single/b/everywhere/sks/0").read_text())["name"].startswith("single/b")
     results.write_text("[]")
     with pytest.raises(ConesError, match="not the results"):
         run.restore(tmp_path, results)
@@ -174,7 +175,7 @@ def test_results_are_one_cell_a_line_with_the_summary_beside_them(tmp_path: Path
     rows = json.loads((tmp_path / "new" / "quality_summary.json").read_text())
     assert rows["default"]["subject_gain"] == {"value": 0.2, "standard_error": 0.1, "n": 2}
     assert run.restore(tmp_path / "resumed", tmp_path / "new" / "quality.jsonl") == 2
-    assert run.collect(tmp_path / "resumed") == cells
+    assert collect(tmp_path / "resumed") == cells
 
 
 def single_cell(method: str, where: str, identifier: str, seed: int, gain: float, **more: float) -> dict[str, Any]:
@@ -233,7 +234,7 @@ def test_the_command_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"name": "a"}', '{"name": "a", "figures": {}, "settings": 1}'])
 def test_a_damaged_cell_is_named(tmp_path: Path, content: str) -> None:
-    file = run.file_of(tmp_path, "a")
+    file = file_of(tmp_path, "a")
     file.write_text(content)
     with pytest.raises(ConesError, match=r"a\.json: not a cell of this benchmark"):
-        run.collect(tmp_path)
+        collect(tmp_path)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cones_ops import cli
 from cones_ops.errors import ConesError
 from cones_ops.laboratory.judge import Judge, Reading
 from cones_ops.laboratory.quality.inputs import SMOKE, World, inputs_of
@@ -94,6 +95,27 @@ def test_every_cell_is_planned_once() -> None:
     names = cells.plan()
     assert len(set(names)) == len(names) == 126
     assert names.index("pair/hta+bnk/0") < names.index("alone/hta/1") < names.index("tuned/hta+bnk/0")
+
+
+def test_the_command_makes_the_missing_cells_and_goes_on_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+
+    def shown(world: World, name: str) -> cells.Figures:
+        made.append(name)
+        if name == "words/hta+bnk+olr/untouched" and len(made) < 5:
+            raise ConesError("no judge")
+        return {"words": {"value": 0.5, "standard_error": None, "n": 1}}
+
+    monkeypatch.setattr(cells, "figures_of", shown)
+    monkeypatch.setattr(cells, "world_of", lambda folder, budget: None)
+    command = ["bench", "several", "--only", "^words", "--out", str(tmp_path)]
+    assert cli.main(command) == 2
+    assert "1 of 4 cells could not be made: words/hta+bnk+olr/untouched: no judge" in capsys.readouterr().err
+    assert cli.main(command) == 0  # what failed is made, and nothing else
+    assert len(made) == 5 and made[0] == made[4]
+    assert json.loads(capsys.readouterr().out)["triples"]["words"] == {"value": 0.5, "standard_error": 0.0, "n": 4}
 
 
 def test_where_words_look_without_the_mask_and_with_it(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def quality(options: argparse.Namespace) -> None:
       cones bench quality --list
       cones bench quality --only learned --json quality.jsonl --markdown quality.md
     """
+    from ...laboratory.cell_files import collect
     from ...laboratory.quality import run as bench
     from ...laboratory.quality.grid import draw_grid
     from ...laboratory.quality.inputs import budget_of
@@ -44,7 +46,7 @@ def quality(options: argparse.Namespace) -> None:
     if options.resume is not None:
         bench.restore(options.out, options.resume)
     bench.run(options.out, names, budget, options.again, _say, options.processes)
-    cells = bench.collect(options.out)
+    cells = collect(options.out)
     figures = summary(cells)
     if options.grid is not None:
         draw_grid(options.out, options.grid, budget)
@@ -69,26 +71,27 @@ def several(options: argparse.Namespace) -> None:
       cones bench several --only "^$" --with regions.json --json several_subjects.json
       cones bench several --only "^$" --looks looks.webp
     """
-    from ...laboratory.judge import load_judge
-    from ...laboratory.quality.inputs import FULL, World
+    from ...laboratory.cell_files import collect, make_cells
+    from ...laboratory.quality.inputs import FULL
+    from ...laboratory.quality.run import world_of
     from ...laboratory.several import cells, results
     from ...laboratory.several.figure import draw_looks
-    from ...toy_world.bundle import load_pipeline
 
     names = [name for name in cells.plan() if options.only is None or re.search(options.only, name)]
     if options.list:
         print("\n".join(names))
         return
-    world = World(load_pipeline(), load_judge(), FULL, options.out)
-    cells.run(world, names, _say)
+    for cell in make_cells(partial(cells.make_cell, options.out), options.out, names, options.processes):
+        _say(cell)
     if options.looks is not None:
-        draw_looks(world, options.looks, cells.HELD_OUT)
-    figures = results.results(cells.cells_in(options.out), options.elsewhere)
+        draw_looks(world_of(options.out, FULL), options.looks, cells.HELD_OUT)
+    every_cell = collect(options.out)
+    figures = results.results(every_cell, options.elsewhere)
     text = json.dumps(figures, indent=1)
     if options.json is not None:
         write_whole(options.json, (text + "\n").encode())
     print(text)
-    print(json.dumps(results.by_form(cells.cells_in(options.out))), file=sys.stderr)
+    print(json.dumps(results.by_form(every_cell)), file=sys.stderr)
 
 
 def speed(options: argparse.Namespace) -> None:
@@ -152,6 +155,7 @@ def _add_several(kinds: Any) -> None:
     add("--out", type=Path, default=Path("bench-out/several"), help="folder of the cells; a stopped run resumes there")
     add("--only", type=pattern, metavar="PATTERN", help="only the cells whose name matches this regular expression")
     add("--list", action="store_true", help="print the names of the cells and stop")
+    add("--processes", type=int, default=1, metavar="N", help="share the cells among this many processes, on Ray")
     add("--with", type=Path, nargs="+", default=(), dest="elsewhere", metavar="FILE", help="JSON of other commands")
     add("--looks", type=Path, metavar="PICTURE", help="also draw where each subject's words look, masked or not")
     add("--json", type=Path, metavar="FILE", help="also write the figures to this file")

@@ -14,9 +14,7 @@ from uuid import uuid4
 
 import torch
 
-from ...engine.run import results
-from ...engine.tasks import Workers
-from ...errors import ConesError
+from .. import cell_files
 from . import plan
 from .cells import Bench, CellSubjects, load, run_cell
 
@@ -26,16 +24,10 @@ PlannedCell = tuple[CellSubjects, Sequence[tuple[str, str]]]  # subjects, (promp
 def made(options: argparse.Namespace, cells: Mapping[Path, PlannedCell]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Make these cells, by file, and yield each; ConesError at the end for those that could not be made."""
     by_name = {str(file): cell for file, cell in cells.items()}
-    cuda = torch.device(options.device).type == "cuda"
-    workers = Workers(options.processes, torch.get_num_threads() if options.processes == 1 else 1, int(cuda))
-    failed = []
-    for result in results(partial(_make, uuid4().hex, options, by_name), list(by_name), workers):
-        if result and result.error:
-            failed.append(f"{result.name}: {result.error}")
-        elif result:
-            yield Path(result.name), result.value
-    if failed:
-        raise ConesError(f"{len(failed)} of {len(cells)} cells could not be made: {failed[0]}")
+    cuda = int(torch.device(options.device).type == "cuda")
+    work = partial(_make, uuid4().hex, options, by_name)
+    for result in cell_files.made(work, list(by_name), options.processes, cuda):
+        yield Path(result.name), result.value
 
 
 def _make(call: str, options: argparse.Namespace, cells: Mapping[str, PlannedCell], name: str) -> dict[str, Any]:

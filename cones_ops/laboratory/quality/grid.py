@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...toy_world.bundle import load_pipeline
 from ...toy_world.subjects import HELD_OUT, Subject
-from ..judge import load_judge
 from ..measure import Measured, Measuring, all_described, all_shown, measure, subject_shown
 from ..picture_grid import GridRow, save_grid
 from . import multi_subject
 from .cells import group_of
 from .inputs import Budget, World, inputs_of
+from .run import world_of
 from .searches import default_mask
 
 COLUMNS, SEED = 8, 0
@@ -20,7 +19,7 @@ COLUMNS, SEED = 8, 0
 
 def draw_grid(folder: Path, path: Path, budget: Budget) -> None:
     """Masks of earlier cells are used if they are in the folder, and found otherwise."""
-    world = World(load_pipeline(), load_judge(), budget, folder)
+    world = world_of(folder, budget)
     measuring = world.measuring(SEED)
     rows = [GridRow("Held-out subjects; a framed sample shows what was asked, by the judge")]
     for subject in HELD_OUT:

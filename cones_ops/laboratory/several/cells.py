@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
-from ...engine.claims import claimed
 from ...hosts.diffusers.apply_masks import Strengths
 from ...masks.concept_mask import ConceptMask
-from ...masks.whole_files import write_whole
 from ...toy_world.captions import Said
 from ...toy_world.subjects import Subject, subject_named
 from .. import measure
 from ..averages import Average, mean_with_error
+from ..cell_files import Cell
 from ..gradient_guidance import GradientGuidance, LossName
 from ..judge import Reading, read, shows
 from ..looks import attention_iou, sample_with_maps
 from ..quality.cells import group_of
-from ..quality.inputs import World, inputs_of
+from ..quality.inputs import FULL, World, inputs_of
 from ..quality.multi_subject import tune
-from ..quality.run import file_of
+from ..quality.run import world_of
 from ..quality.searches import default_mask
 from ..sampling import Apart, sample
 from .forms import ALL_FORMS, PER_FORM, PLACES, UNSEEN, bleeds, plain_things, prompts_of
@@ -54,29 +51,15 @@ def plan(subjects: Sequence[str] = HELD_OUT, seeds: Sequence[int] = SEEDS) -> li
     return names + [f"{kind}/{triple}/{seed}" for seed in seeds for kind in ("triple", "tuned") for triple in triples]
 
 
-def run(world: World, names: Sequence[str], on_cell: Callable[[dict[str, Any]], object]) -> None:
-    """Make every cell that is not there yet and that no other process makes."""
-    for name in names:
-        file = file_of(world.folder, name)
-        if file.is_file():
-            continue
-        with claimed(file.with_suffix(".claim")) as claim:
-            if claim and not file.is_file():
-                started = time.monotonic()
-                cell: dict[str, Any] = {"name": name, "figures": figures_of(world, name)}
-                cell["cell_seconds"] = round(time.monotonic() - started, 1)
-                write_whole(file, (json.dumps(cell) + "\n").encode())
-                on_cell(cell)
-
-
-def cells_in(folder: Path) -> Iterator[dict[str, Any]]:
-    """All cells of a folder."""
-    for file in sorted((folder / "cells").glob("*.json")):
-        yield json.loads(file.read_text(encoding="utf-8"))
+def make_cell(folder: Path, name: str) -> Cell:
+    """One cell, in whatever process."""
+    started = time.monotonic()
+    figures = figures_of(world_of(folder, FULL), name)
+    return {"name": name, "figures": figures, "cell_seconds": round(time.monotonic() - started, 1)}
 
 
 def figures_of(world: World, name: str) -> Figures:
-    """Make a cell."""
+    """What a cell shows."""
     kind, subjects, seed = name.split("/")
     group = [subject_named(identifier) for identifier in subjects.split("+")]
     number = 0 if seed == UNTOUCHED else int(seed)
