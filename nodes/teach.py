@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..cones_ops.errors import ConesError
 from ..cones_ops.models.phrases import PHRASE
-from ..cones_ops.models.rare_words import check_known, rare_word, with_article
+from ..cones_ops.models.rare_words import with_article
 from ..cones_ops.reports.text import facts_text
 from ..cones_ops.search.find import SearchResult
 from ..cones_ops.search.settings import recommended
@@ -37,15 +36,16 @@ from .host.lessons import (
     Lesson,
     before_after,
     beside_others,
+    concept_of,
     fitted,
     other_things,
     own_captions,
-    taken_identifiers,
 )
 from .host.notices import warn
 from .host.samples import Samples
 from .host.search.example_inputs import only
 from .host.search.find import SearchInputs, search
+from .host.search.kept_states import kept_state
 from .host.search.progress import SearchProgress
 from .host.text.encode import encode_prompt
 from .host.text.token_positions import ConceptWords, phrase
@@ -186,9 +186,10 @@ class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
         things = other_things(artist, choice.other_things, concept[1])
         progress = SearchProgress(before=-(-choice.beside // 2) if things else 0, after=2 + bool(things))
         artist = replace(artist, drew=progress.drew)
-        beside = beside_others(artist, subject, concept, things, choice.beside)
-        lesson = Lesson(torch.cat([subject, beside.pictures]), [*alone, *beside.captions])
-        result = taught(artist, lesson, concept, choice, progress)
+        with kept_state(artist.model) as drawings:
+            beside = beside_others(replace(artist, drawings=drawings), subject, concept, things, choice.beside)
+            lesson = Lesson(torch.cat([subject, beside.pictures]), [*alone, *beside.captions])
+            result = taught(artist, lesson, concept, choice, progress)
         name, notes = "", ""
         if result.mask.count:
             cover, no_cover = safe_covers(subject)
@@ -207,16 +208,6 @@ class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
     def validate_inputs(cls, name: Sequence[str | None] = (None,)) -> bool | str:
         """Before minutes of search are spent: the name can be a file's."""
         return check_file_name(name[0])
-
-
-def concept_of(choice: Any, artist: Artist) -> ConceptWords:
-    """The words that will name the subject."""
-    class_word = " ".join(choice.class_word.split())
-    if not class_word:
-        raise ConesError('class_word is empty; write what the subject is, such as "dog"')
-    check_known(class_word, artist.tokens_of)
-    replaced = f"{choice.name.strip()}{SUFFIX}" if choice.if_exists == "overwrite" else ""
-    return choice.identifier.strip() or rare_word(artist.tokens_of, taken_identifiers(replaced)), class_word
 
 
 def taught(

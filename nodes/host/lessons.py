@@ -1,7 +1,7 @@
 """From a user's pictures to what a search needs: one size, captions, and the subject beside other things.
 
-The other things are drawn by the model itself. Everything depends on the inputs and the seed alone, so that a search
-that was stopped resumes.
+The other things are drawn by the model itself, once: what a search that was stopped has drawn is kept until it ends.
+Everything depends on the inputs and the seed alone.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from ...cones_ops.images.collages import collages, layout_caption
 from ...cones_ops.masks.concept_mask import ConceptMask
 from ...cones_ops.masks.mask_file import read_mask_metadata
 from ...cones_ops.models.phrases import PHRASE, own_spans
-from ...cones_ops.models.rare_words import THINGS, told_apart, with_article
+from ...cones_ops.models.rare_words import THINGS, check_known, rare_word, told_apart, with_article
 from ...cones_ops.reports.figures import labelled_grid
+from ...cones_ops.search.resume import Resume
 from .apply.apply_masks import apply_masks
-from .files.folders import mask_names, path_of
+from .files.folders import SUFFIX, mask_names, path_of
 from .files.model_info import usual_settings
 from .inputs import as_pixels, comma_separated
+from .search.kept_states import kept_tensor
 from .text.encode import encode_prompt, flat_tokens, is_tokens
 from .text.token_positions import ConceptWords, phrase
 
@@ -47,7 +49,7 @@ class Lesson:
 class Artist:
     """A model with its text encoder and VAE, and how it draws: pixels of a side, guidance, seed.
 
-    zoom: of collages. drew: called after each picture.
+    zoom: of collages. drew: called after each picture. drawings: of this model, where latents are kept; None: nowhere.
     """
 
     model: Any
@@ -58,6 +60,7 @@ class Artist:
     seed: int
     zoom: float
     drew: Callable[[], None] = field(default=lambda: None)
+    drawings: Resume | None = None
 
     @classmethod
     def of(cls, model: Any, clip: Any, vae: Any, side: int, cfg: float, seed: int) -> Artist:
@@ -85,9 +88,14 @@ class Artist:
         comfy.model_management.throw_exception_if_processing_interrupted()
         model = model or self.model
         positive = encode_prompt(self.clip, text, concepts, PHRASE).conditioning
-        noise = comfy.sample.prepare_noise(self.empty, self.seed + number)
+        seed = self.seed + number
         sampling = (DRAWING_STEPS, self.cfg, "euler", "normal", positive, self.negative, self.empty)
-        samples = comfy.sample.sample(model, noise, *sampling, disable_pbar=True, seed=self.seed + number)
+
+        def sampled() -> Tensor:
+            noise = comfy.sample.prepare_noise(self.empty, seed)
+            return torch.as_tensor(comfy.sample.sample(model, noise, *sampling, disable_pbar=True, seed=seed))
+
+        samples = kept_tensor(self.drawings, sampled, self.empty, seed, *sampling)
         pictures: Tensor = self.vae.decode(samples)
         self.drew()
         return pictures.reshape(-1, *pictures.shape[-3:])[:1, ..., :3].float().cpu()
@@ -101,6 +109,16 @@ def fitted(images: Sequence[Tensor], side: int) -> Tensor:
         comfy.utils.common_upscale(batch[..., :3].movedim(-1, 1), side, side, "lanczos", "center") for batch in images
     ]
     return torch.cat(squares).movedim(1, -1).float()
+
+
+def concept_of(choice: Any, artist: Artist) -> ConceptWords:
+    """The words that will name the subject."""
+    class_word = " ".join(choice.class_word.split())
+    if not class_word:
+        raise ConesError('class_word is empty; write what the subject is, such as "dog"')
+    check_known(class_word, artist.tokens_of)
+    replaced = f"{choice.name.strip()}{SUFFIX}" if choice.if_exists == "overwrite" else ""
+    return choice.identifier.strip() or rare_word(artist.tokens_of, taken_identifiers(replaced)), class_word
 
 
 def taken_identifiers(replaced: str = "") -> set[str]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 import torch
+from torch import Tensor
 
-from ....cones_ops.search.resume import SUFFIX, Resume, digest, resuming
+from ....cones_ops.errors import ConesError
+from ....cones_ops.search.resume import SUFFIX, Resume, digest, resuming, state_of
 from ..text.token_positions import TokenPositions
 
 log = logging.getLogger("cones")
@@ -39,6 +41,24 @@ def kept_state(model: Any, *inputs: Any) -> Iterator[Resume | None]:
         return
     with resuming(folder, facts, SECONDS) as resume:
         yield resume
+
+
+def kept_tensor(resume: Resume | None, make: Callable[[], Tensor], like: Tensor, *inputs: Any) -> Tensor:
+    """What `make` returns, of the shape and type of `like`; what an earlier attempt kept, if it is there.
+
+    inputs: all that it depends on besides what `resume` is for. None, or inputs that nobody can tell apart: not kept.
+    """
+    try:
+        state = None if resume is None else state_of(resume, plain(inputs))
+    except ConesError:
+        state = None
+    if state is None:
+        return make()
+    kept = {"kept": {("", "tensor"): torch.empty_like(like)}}
+    if state.read() is None or not state.fill(kept):
+        kept["kept"]["", "tensor"].copy_(make())
+        state.write({"phase": "kept", "step": 1, "numbers": {}, "history": []}, kept)
+    return kept["kept"]["", "tensor"]
 
 
 def model_digest(model: Any) -> str:

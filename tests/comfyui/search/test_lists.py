@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import comfy.model_management
+import comfy.sample
 import comfy.utils
 import folder_paths
 import numpy as np
@@ -12,7 +14,8 @@ import pytest
 import torch
 from cones_concept_neurons.cones_ops.errors import ConesError
 from cones_concept_neurons.cones_ops.masks.concept_mask import same_neurons
-from cones_concept_neurons.nodes import encode, find
+from cones_concept_neurons.cones_ops.search.settings import SearchSettings
+from cones_concept_neurons.nodes import encode, find, teach
 from cones_concept_neurons.nodes.host.search import kept_states
 from cones_concept_neurons.nodes.host.search.example_inputs import joined_latents, loss_weights, only
 from PIL import Image
@@ -129,6 +132,48 @@ def test_a_cancelled_search_resumes_and_ends_alike(checkpoint, square, monkeypat
     resumed = search(*inputs, method="learned", steps=4)
     assert values[2] > values[1] and same_neurons(resumed, whole) and resumed.provenance == whole.provenance
     assert not list(tmp_path.iterdir())
+
+
+def test_teaching_that_was_cancelled_draws_nothing_twice(checkpoint, monkeypatch, tmp_path):
+    """The other things that it had drawn are kept until the concept is taught; the lesson is the same either way."""
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(teach, "keep_mask", lambda mask, name, *_: (name, ""))
+    monkeypatch.setattr(teach, "recommended", lambda where, seed: SearchSettings(batch=2, held_out=2, seed=seed))
+    drawn, lessons, results, sample, taught = [], [], [], comfy.sample.sample, teach.taught
+
+    def sampled(*inputs: Any, **options: Any) -> torch.Tensor:
+        drawn.append(options["seed"])
+        return sample(*inputs, **options)
+
+    def searched(artist: Any, lesson: Any, *inputs: Any) -> Any:
+        lessons.append(lesson)
+        if len(lessons) in (2, 3):
+            raise comfy.model_management.InterruptProcessingException
+        results.append(results[0] if results else taught(artist, lesson, *inputs))
+        return results[0]
+
+    monkeypatch.setattr(comfy.sample, "sample", sampled)
+    monkeypatch.setattr(teach, "taught", searched)
+    model, clip, vae = checkpoint[:3]
+    inputs = {"model": model, "clip": clip, "vae": vae, "class_word": "mug", "name": "", "if_exists": "overwrite"}
+    inputs |= {"identifier": "hta", "steps": 1, "beside": 6, "seed": 5, "sample_every": 0}
+    pictures = [torch.rand(1, 96, 96, 3, generator=torch.Generator().manual_seed(1))]
+
+    def drawings(things: str) -> list[int]:
+        """The seeds of all that one run of the node draws."""
+        drawn.clear()
+        lists = {name: [value] for name, value in {**inputs, "other_things": things}.items()}
+        with torch.inference_mode(), suppress(comfy.model_management.InterruptProcessingException):
+            teach.ConesTeachConcept.execute(images=pictures, **lists)
+        return list(drawn)
+
+    others, figure = [5, 6, 7], [1005, 1005, 1006]  # before, and after, alone and beside another
+    assert drawings("owl, robot") == [*others, *figure] and not list(tmp_path.iterdir())
+    assert drawings("owl, robot") == others and len(list((tmp_path / "cones-searches").iterdir())) == 3
+    assert drawings("owl, fish") == [6]  # only the fish is new
+    assert drawings("owl, robot") == figure and len(results) == 2
+    assert len(list((tmp_path / "cones-searches").iterdir())) == 1  # the fish, for a week
+    assert torch.equal(lessons[3].pictures, lessons[0].pictures) and lessons[3].captions == lessons[0].captions
 
 
 def test_a_folder_of_pictures_of_several_sizes_makes_one_mask(server):
