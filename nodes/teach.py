@@ -100,12 +100,13 @@ class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
                 ),
                 io.String.Input(
                     "identifier",
+                    display_name="identifier (rare word)",
                     default="",
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "The rare word that names the subject in prompts. Empty: a word that the text encoder tells "
-                        "apart and that none of your other concepts has."
+                        'The rare word that names the subject in prompts, such as sks in "a sks dog". Empty: a word '
+                        "that the text encoder tells apart and that none of your other concepts has."
                     ),
                 ),
                 io.Int.Input(
@@ -119,6 +120,7 @@ class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
                 ),
                 io.Int.Input(
                     "beside",
+                    display_name="pictures beside other things",
                     default=DEFAULTS["beside"],
                     min=0,
                     max=128,
@@ -131,6 +133,7 @@ class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
                 ),
                 io.String.Input(
                     "other_things",
+                    display_name="which other things",
                     default="",
                     optional=True,
                     advanced=True,

@@ -81,6 +81,7 @@ class ConesToySubject(io.ComfyNode):  # type: ignore[misc]
                 seed_input("Another seed draws other pictures."),
                 io.Int.Input(
                     "beside",
+                    display_name="of them beside other things",
                     default=0,
                     min=0,
                     max=64,

@@ -80,7 +80,7 @@ def teach_from_photos() -> Graph:
     graph = Graph("3 - Teach from your own photos")
     graph.note((0, 0), (NOTE_WIDTH, 570), "Teach from your own photos")
     model = graph.add("CheckpointLoaderSimple", (0, 620), size=(NOTE_WIDTH, 100))
-    photos = graph.add("LoadImageDataSetFromFolder", (0, 770), size=(NOTE_WIDTH, 60))
+    photos = graph.add("LoadImageDataSetFromFolder", (0, 770), size=(NOTE_WIDTH, 60), folder="my-photos")
     concept = graph.add(
         "ConesTeachConcept", (MIDDLE, 0), size=(400, 880), model=model[0], clip=model[1], vae=model[2],
         images=photos[0], class_word="dog", name="my-dog", if_exists="overwrite", identifier="sks",

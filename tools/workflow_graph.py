@@ -37,7 +37,7 @@ SIZES = {
     "VAEDecode": (300, 50),
     "VAEEncode": (340, 50),
 }
-USERS_OWN = {"ckpt_name", "folder"}  # choices that differ from user to user: the frontend takes the first
+USERS_OWN = {"ckpt_name"}  # choices that differ from user to user: the frontend takes the first
 Pair = tuple[int, int]  # x and y, or width and height, in pixels
 Info = Mapping[str, Any]  # node type -> definition, as in /object_info
 Link = dict[str, Any]

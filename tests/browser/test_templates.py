@@ -59,7 +59,7 @@ def test_templates_open_readable(window, server, width, height, smallest, nodes_
 
 def without_choices(prompt: dict[str, Any]) -> dict[str, Any]:
     """Classes and inputs, but for what the frontend fills in for the user, and what a slider shows."""
-    left_out = ("ckpt_name", "folder", "compare_view")
+    left_out = ("ckpt_name", "compare_view")
     return {
         node_id: (node["class_type"], {name: value for name, value in node["inputs"].items() if name not in left_out})
         for node_id, node in prompt.items()

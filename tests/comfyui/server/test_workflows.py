@@ -145,12 +145,26 @@ def test_own_photos_become_a_concept_and_a_picture(server, sd15_checkpoint):
         Image.fromarray(pixels).save(folder / f"{k}.png")
     teach = only(prompt, "ConesTeachConcept")
     prompt[only(prompt, "CheckpointLoaderSimple")]["inputs"]["ckpt_name"] = sd15_checkpoint
-    prompt[only(prompt, "LoadImageDataSetFromFolder")]["inputs"]["folder"] = folder.name
     prompt[only(prompt, "EmptyLatentImage")]["inputs"] |= {"width": 32, "height": 32}
     prompt[teach]["inputs"] |= {"size": 32, "beside": 2}
     run = server.run(prompt)
     assert "sks dog" in run.text(teach) or "NOT FOUND" in run.text(teach)
     assert run.image(only(prompt, "SaveImage")).shape == (32, 32, 3)
+
+
+def test_own_photos_can_be_tried_in_the_toy_world(server):
+    """As the note says; the toy subject is a cat."""
+    prompt = shortened(prompt_of(server, 3))
+    teach, text = only(prompt, "ConesTeachConcept"), only(prompt, "ConesPromptWithConcepts")
+    prompt[only(prompt, "CheckpointLoaderSimple")] = {"class_type": "ConesToyWorld", "inputs": {}}
+    subject = {"subject": "sks", "pictures": 6, "seed": 0, "beside": 0}
+    prompt[only(prompt, "LoadImageDataSetFromFolder")] = {"class_type": "ConesToySubject", "inputs": subject}
+    prompt[teach]["inputs"] |= {"class_word": "cat", "beside": 0}
+    prompt[text]["inputs"]["text"] = prompt[text]["inputs"]["text"].replace("dog", "cat")
+    prompt[only(prompt, "EmptyLatentImage")]["inputs"] |= {"width": 96, "height": 96}
+    run = server.run(prompt)
+    assert "a sks cat" in run.text(teach)
+    assert run.image(only(prompt, "SaveImage")).shape == (96, 96, 3)
 
 
 @pytest.mark.parametrize("number", [4, 5, 6])
