@@ -38,6 +38,11 @@ SERVER_FIXTURES = {"server", "start_server", "browser"}
 StartServer = Callable[..., AbstractContextManager[Any]]
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """A process for each core where the whole suite runs; files and tests that are named run in this one."""
+    return None if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
     if any(folder in module_path.parents for folder in HOST_FOLDERS):
         return HostModule.from_parent(parent, path=module_path)
