@@ -19,7 +19,7 @@ from torch import Tensor
 from .host_model import HostModel
 from .settings import SampleLoss, SearchSettings
 
-BYTES = {"learned": 21, "cones": 16, "taylor": 12}  # per searched weight: it, its gradient, scores
+BYTES = {"learned": 24, "cones": 16, "taylor": 12}  # per searched weight: it, its gradient, scores
 
 
 @dataclass(frozen=True)

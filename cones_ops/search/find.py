@@ -33,12 +33,7 @@ from .settings import OnStep, SearchSettings, recommended, share_shut
 log = logging.getLogger("cones")
 
 _SEARCH, _CHOOSING = 0, 2  # streams of noise
-_SHARES = (
-    0.7,
-    0.8,
-    0.9,
-    1.0,
-)  # of the set that `learned` ends with: its gain falls off steeply below, so look closely there
+_SHARES = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0)  # of the set that `learned` ends with, the densities to choose from
 
 
 @dataclass(frozen=True)
@@ -101,13 +96,13 @@ def find_concept_neurons(
     with torch.inference_mode(False), torch.enable_grad():
         expected = None
         if on_estimate:
-            densities = len(GRID) + (len(_SHARES) if settings.method == "learned" else 0) if density is None else 2
+            densities = (1 + len(_SHARES) if settings.method == "learned" else len(GRID)) if density is None else 2
             expected = estimate(model, partial(sample_loss, model, terms, _SEARCH), settings, densities)
             on_estimate(expected)
         batches = sample_loss(model, terms, _SEARCH, settings)
         scores = progress.scores(model, lambda: METHODS[settings.method](model, batches, settings, progress))
         shut = share_shut(scores, ranks) if settings.method == "learned" else 0.0
-        grid = (*GRID, *(shut * share for share in _SHARES)) if shut else GRID
+        grid = (0.0, *(shut * share for share in _SHARES)) if shut else GRID
         held_out = held_out_loss(model, terms, _CHOOSING, settings)
         curve = density_curve(scores, held_out, grid, fixed=density, progress=progress, ranks=ranks)
         by_name = {name: score for (_, name), score in scores.items()}

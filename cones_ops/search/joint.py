@@ -29,13 +29,12 @@ from .progress import Progress
 from .resume import Resume, model_inputs, state_of
 from .settings import OnStep, SearchSettings
 
-NEAR = 0.1  # scores start this far from the threshold, so that few steps can change a mask
 _SEARCH, _CHOOSING = 10, 11  # streams of noise, other than a single search's
 
 
 def tuning(seed: int = 0) -> SearchSettings:
-    """Settings that worked for joint steps (docs/results/quality.md): larger moves than a new search, and fewer."""
-    return SearchSettings(steps=200, batch=8, seed=seed, rate=20.0, sparsity=0.1)
+    """Settings that worked for joint steps (docs/results/quality.md): fewer than a new search's."""
+    return SearchSettings(steps=200, batch=8, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -132,9 +131,8 @@ def tune_concept_masks(
         if on_estimate:
             on_estimate(estimate(model, partial(sample_loss, model, terms, _SEARCH), settings, densities=2))
         on_before = {(k, name): multiplier(mask, name) > 0 for k, mask in enumerate(masks) for name in mask.shapes}
-        start = ((key, 0.5 - NEAR + 2 * NEAR * on) for key, on in on_before.items())
         batches = sample_loss(model, terms, _SEARCH, settings)
-        scores = progress.scores(model, lambda: learned(model, batches, settings, progress, start=start))
+        scores = progress.scores(model, lambda: learned(model, batches, settings, progress, start=on_before.items()))
         on_after = {key: score < 0 for key, score in scores.items()}
         held_out = held_out_loss(model, terms, _CHOOSING, settings)
         before, after = held_out(on_before), held_out(on_after)

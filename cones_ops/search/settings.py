@@ -52,9 +52,9 @@ class SearchSettings:
     batch: int = 16
     seed: int = 0
     held_out: int = 64  # paired draws for choosing the density
-    rate: float = 10.0  # learned: how far scores move, in units of 0.01 per step at RMS gradient
-    sparsity: float = 0.1  # learned: constant pull towards leaving a weight on, in RMS gradients
-    momentum: float = 0.9  # learned: of the running mean of theta * dL/dtheta
+    rate: float = 0.1  # learned: Adam's, of the gates' u; falls to 0
+    sparsity: float = 0.03  # learned: constant pull towards leaving a weight on, in RMS gradients
+    momentum: float = 0.9  # learned: Adam's
     shrink: float = 0.2  # cones: how far the 99th percentile of |theta * dL/dtheta| moves its weight in the whole run
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class SearchSettings:
 
 def recommended(where: Where, method: MethodName = "learned", seed: int = 0) -> SearchSettings:
     """The benchmark's winners (docs/results/quality.md)."""
-    return SearchSettings(method, batch=8 if where == "own tokens" else 16, seed=seed, rate=30.0, sparsity=0.5)
+    return SearchSettings(method, batch=8 if where == "own tokens" else 16, seed=seed)
 
 
 def measured(

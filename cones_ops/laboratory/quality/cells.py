@@ -51,21 +51,19 @@ METHODS: dict[Where, dict[str, BenchmarkMethod]] = {
 VARIANTS: dict[Where, dict[str, dict[str, Any]]] = {
     "own tokens": {
         "no sparsity": {"sparsity": 0.0},
-        "sparsity 0.3": {"sparsity": 0.3},
-        "sparsity 0.7": {"sparsity": 0.7},
-        "rate 10": {"rate": 10.0},
+        "sparsity 0.01": {"sparsity": 0.01},
+        "sparsity 0.1": {"sparsity": 0.1},
+        "rate 0.05": {"rate": 0.05},
+        "rate 0.2": {"rate": 0.2},
         "text V": {"targets": "text V"},
         "text K": {"targets": "text K"},
         "identifier only": {"class_word": False},
         "half the steps": {"steps": 150},
     },
     "everywhere": {
-        "sparsity 0.1, rate 10": {"sparsity": 0.1, "rate": 10.0},
-        "sparsity 0.1, rate 20": {"sparsity": 0.1, "rate": 20.0},
-        "sparsity 0.3, rate 20": {"sparsity": 0.3, "rate": 20.0},
-        "sparsity 0.1, rate 10, distilled prior": {"distill": True, "sparsity": 0.1, "rate": 10.0},
-        "sparsity 0.1, rate 10, with self-attention": {"targets": "text + self K+V", "sparsity": 0.1, "rate": 10.0},
-        "sparsity 0.7": {"sparsity": 0.7},
+        "no sparsity": {"sparsity": 0.0},
+        "sparsity 0.1": {"sparsity": 0.1},
+        "with self-attention": {"targets": "text + self K+V"},
         "distilled prior": {"distill": True},
     },
 }

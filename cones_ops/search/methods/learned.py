@@ -1,10 +1,14 @@
-"""`learned`: a real-valued score s per weight decides whether it is on (s > 1/2); gradients pass straight through.
+"""`learned`: each weight has a gate g = sigmoid(u / T) that multiplies it; Adam learns u while the temperature T falls.
 
-All weights start on. With a = theta * dL/dtheta at the masked weights and v its running mean,
-s <- clamp(s - 0.01 c (1 - i/K) (v / rms - sparsity), 0, 1), rms = RMS of a at step 0: a weight whose shrinking lowers
-the loss loses score until it is shut, and returns when that turns. The loss is always that of a binary mask, so sets
-are found that help together; single-weight estimates (taylor) cannot see those. From a given start, rms is that of the
-untouched weights if it is larger: near a minimum gradients are noise, and steps in units of it would be huge.
+All gates start mostly open. With a = theta * dL/dtheta at the gated weights, which is dL/dg, and rms = RMS of a at step
+0, Adam descends (a / rms - sparsity) g (1 - g) / T. T falls from WARM to COLD, so that every gate ends open or shut and
+the last losses are those of a binary mask; a weight is shut where u < 0. `sparsity` pulls every gate open, so only
+weights that help by more than that end shut. Sets are found that help together; single-weight estimates (taylor) cannot
+see those. From given masks, the gates start at them and cooler, and rms is that of the untouched weights if it is
+larger: near a minimum gradients are noise, and steps in units of it would be huge.
+
+Relaxed gates with a falling temperature are those of the concrete distribution (Maddison et al. 2017, arXiv
+1611.00712; Louizos et al. 2018, arXiv 1712.01312), without its noise.
 """
 
 from __future__ import annotations
@@ -19,6 +23,10 @@ from ..progress import Progress
 from ..ranks import ranks_of
 from ..settings import SampleLoss, SearchSettings, Step, measured, root_mean_square
 
+OPEN = 1.0  # u of an open gate at the start
+WARM, FROM_MASKS, COLD = 1.0, 0.3, 0.1  # temperatures: first, first where masks are given, last
+SQUARES, SMALL = 0.99, 1e-3  # Adam: decay of the mean square, what is added to its root, in units of rms
+
 
 def learned(
     model: HostModel,
@@ -28,36 +36,33 @@ def learned(
     *,
     start: Iterable[tuple[Key, Tensor]] | None = None,
 ) -> dict[Key, Tensor]:
-    """Scores >= 0 where the weight ended shut. start: s to begin with, in [0, 1], by key; default 1, nothing shut."""
-    s = {name: model.new_statistic(weight).fill_(1) for name, weight in sorted(model.weights.items())}
-    for name, value in start or ():
-        s[name].copy_(value)
-    v = {name: model.new_statistic(score).zero_() for name, score in s.items()}
-    pushed = {name: model.new_statistic(score).zero_() for name, score in s.items()}
-    progress, tensors = progress or Progress(), {"s": s, "v": v, "pushed": pushed}
+    """Scores >= 0 where the weight ended shut. start: which weights are on to begin with, by key; default all."""
+    u = {name: model.new_statistic(weight).fill_(OPEN) for name, weight in sorted(model.weights.items())}
+    for name, on in start or ():
+        u[name].copy_(torch.where(on, OPEN, -OPEN))
+    mean = {name: model.new_statistic(score).zero_() for name, score in u.items()}
+    square = {name: model.new_statistic(score).zero_() for name, score in u.items()}
+    progress, tensors = progress or Progress(), {"u": u, "mean": mean, "square": square}
 
     def left_on() -> dict[Key, Tensor]:
-        return {name: score > 0.5 for name, score in s.items()}
+        return {name: score > 0 for name, score in u.items()}
 
     first, numbers = progress.resumed("search", tensors)
     rms, ranks = numbers.get("rms", 0.0), ranks_of(model)
     if start and not first:
         rms = root_mean_square(measured(model, sample_loss(0), None)[1], ranks)
     for i in range(first, settings.steps):
+        done = i / settings.steps
+        temperature = (FROM_MASKS if start else WARM) * (COLD / (FROM_MASKS if start else WARM)) ** done
+        gates = {name: torch.sigmoid(score / temperature) for name, score in u.items()}
         with progress.keeping("search", i, tensors, rms=rms):
-            loss, a = measured(model, sample_loss(i), left_on())
+            loss, a = measured(model, sample_loss(i), gates)
         rms = max(rms, root_mean_square(a, ranks)) if i == 0 else rms
-        pace = 0.01 * settings.rate * (1 - i / settings.steps)
-        for name in s:
-            v[name].lerp_(a[name], 1 - settings.momentum)
-            push = pace * (v[name] / rms - settings.sparsity)
-            s[name].sub_(push).clamp_(0, 1)
-            pushed[name].add_(push)
+        for name, gate in gates.items():
+            slope = a[name].div_(rms).sub_(settings.sparsity).mul_(gate * (1 - gate) / temperature)
+            mean[name].lerp_(slope, 1 - settings.momentum)
+            square[name].lerp_(slope.square_(), 1 - SQUARES)
+            root = square[name].div(1 - SQUARES ** (i + 1)).sqrt_().add_(SMALL)
+            u[name].addcdiv_(mean[name], root, value=-settings.rate * (1 - done) / (1 - settings.momentum ** (i + 1)))
         progress.step(Step(i + 1, settings.steps, loss, "search", left_on), tensors, rms=rms)
-    return {name: score.copy_(_ranked(score, pushed[name])) for name, score in s.items()}
-
-
-def _ranked(s: Tensor, pushed: Tensor) -> Tensor:
-    """1/2 - s; entries clamped at an end are ordered among themselves, beyond it, by all that pushed them there."""
-    tie = pushed / (1 + pushed.abs())  # (-1, 1)
-    return 0.5 - s + torch.where(s == 0, tie + 1, 0) + torch.where(s == 1, tie - 1, 0)
+    return {name: score.neg_() for name, score in u.items()}

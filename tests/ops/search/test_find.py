@@ -38,10 +38,11 @@ def find(model, subject, prior=None, **more):
 def test_own_tokens_without_prior(toy_host: type, names: tuple[str, str]) -> None:
     model, subject, _, shut = problem(toy_host, names)
     before = {n: w.clone() for (_, n), w in model.weights.items()}
-    result = find(model, subject, settings=SearchSettings(steps=200, batch=12, held_out=24))
+    result = find(model, subject, settings=SearchSettings(steps=200, batch=12, held_out=24, sparsity=0.0))
     assert result.found and result.mask.names == [names[0]]
-    assert result.mask.index[names[0]].tolist() == shut.nonzero().flatten().tolist()
-    assert result.curve.losses[result.curve.chosen_at] < 0.05 * result.curve.losses[0]
+    chosen, planted = ({*index.tolist()} for index in (result.mask.index[names[0]], shut.nonzero().flatten()))
+    assert chosen <= planted and len(chosen) >= 0.8 * len(planted)  # the sparsest within 5 % of the best gain
+    assert result.curve.losses[result.curve.chosen_at] < 0.1 * result.curve.losses[0]
     assert result.mask.where == "own tokens" and result.mask.fingerprint == fingerprint(before)
     assert all(torch.equal(model.weights[0, n], before[n]) for n in names) and model.multiplied_by is None
     assert len(result.history) == 200 and set(result.scores) == set(names)

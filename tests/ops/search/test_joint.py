@@ -8,18 +8,11 @@ import torch
 from cones_ops.errors import ConesError
 from cones_ops.masks.concept_mask import ConceptMask, same_neurons
 from cones_ops.reports.text import tuning_text
-from cones_ops.search import joint as together
 from cones_ops.search.joint import UnionModel, tune_concept_masks, tuning
 from cones_ops.search.objective import Examples
 from cones_ops.search.settings import SearchSettings
 
-QUICK = SearchSettings(steps=200, batch=12, held_out=24, rate=2.0, sparsity=0.1)
-
-
-@pytest.fixture(autouse=True)
-def few_weights(monkeypatch):
-    """With 160 weights each counts for much: start further from the threshold, and go slowly."""
-    monkeypatch.setattr(together, "NEAR", 0.25)
+QUICK = SearchSettings(steps=200, batch=12, held_out=24, rate=0.03)
 
 
 def test_a_weight_is_shut_where_any_concept_shuts_it_and_gradients_follow_the_chain_rule(toy_host, names):
