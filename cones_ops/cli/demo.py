@@ -41,6 +41,8 @@ def demo(options: argparse.Namespace) -> None:
         settings = toy_demo.QUICK if options.quick else toy_demo.FULL
         report = toy_demo.run(load_pipeline(), load_judge(), options.out, settings)
     print(table(report))
+    if options.quick and options.comfyui is None:
+        print("left out, as --quick asked: a second concept, both in one picture, tuning them together")
     if options.json is not None:
         write_whole(options.json, (json.dumps(report, indent=2) + "\n").encode())
     print(f"pictures, masks and numbers are in {options.out}")
@@ -51,7 +53,11 @@ def describe(commands: Any) -> None:
     add = add_command(commands, demo).add_argument
     add("--out", type=Path, default=Path("demo-out"), help="folder for everything it writes")
     add("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
-    add("--quick", action="store_true", help="fewer steps and samples: under 2 minutes")
+    add(
+        "--quick",
+        action="store_true",
+        help="one concept, found with all steps and applied alone; not two together: under 2 minutes",
+    )
     add(
         "--comfyui",
         nargs="?",

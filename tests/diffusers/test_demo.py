@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,7 @@ CONCEPT = {
 PAIR = ("first_alone", "second_alone", "both", "both_full_caption")
 SHARES = [0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1]  # of 4 pictures, or of 4 in both orders
 SEARCH = SearchSettings(steps=2, batch=4, held_out=4)
-TINY = demo.DemoSettings(
-    samples=4,
-    sampling_steps=2,
-    own=SEARCH,
-    everywhere=SEARCH,
-    joint=SEARCH,
-    class_pictures=2,
-    control_steps=2,
-    control_batch=2,
-)
+TINY = demo.DemoSettings(samples=4, sampling_steps=2, search=SEARCH, joint=SEARCH)
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +47,13 @@ def test_the_json_has_what_it_promises(report: tuple[dict[str, Any], Path]) -> N
     found, out = report
     assert json.loads((out / "demo.json").read_text()) == found
     assert [(one["identifier"], one["where"]) for one in found["concepts"]] == [
-        (identifier, where) for where in ("own tokens", "everywhere") for identifier in ("sks", "zwx")
+        ("sks", "own tokens"),
+        ("zwx", "own tokens"),
     ]
     assert all(set(one) == CONCEPT for one in found["concepts"])
     assert all(one[name] in SHARES for one in found["concepts"] for name in CONCEPT if "share" in name)
-    assert [pair["where"] for pair in found["pair"]] == ["own tokens", "everywhere", "own tokens, tuned together"]
+    assert [pair["where"] for pair in found["pair"]] == ["own tokens", "own tokens, tuned together"]
     assert all(pair[name] in SHARES for pair in found["pair"] for name in PAIR)
-    control = found["positive_control"]
-    assert control["identifier"] == "sks" and control["subject_share_before"] in SHARES
     assert found["samples_per_share"] == 4 and torch.__version__.startswith(found["versions"]["torch"])
 
 
@@ -83,6 +74,15 @@ def test_masks_and_pictures_are_written(report: tuple[dict[str, Any], Path]) -> 
         assert mask.provenance["method"] == one["method"] == "learned"
 
 
+def test_one_subject_is_shown_alone(tmp_path: Path) -> None:
+    quick = replace(TINY, identifiers=("zwx",))
+    found = demo.run(random_pipeline(0, (32, 64)), Judge(), tmp_path, quick)
+    assert [one["identifier"] for one in found["concepts"]] == ["zwx"] and found["pair"] == []
+    titles, rows = 2, 3  # its pictures, before and after
+    assert Image.open(tmp_path / "brief.png").height == titles * TITLE + rows * (CELL + GAP) + GAP
+    assert (demo.QUICK.identifiers, demo.QUICK.search.steps) == (("sks",), demo.FULL.search.steps)
+
+
 def test_cli_demo_and_info(
     report: tuple[dict[str, Any], Path],
     tmp_path: Path,
@@ -96,7 +96,8 @@ def test_cli_demo_and_info(
     assert cli.main(["demo", "--quick", "--out", "here", "--json", str(tmp_path / "n" / "it.json")]) == 0
     assert asked == ["pipeline", "judge", Path("here"), demo.QUICK]
     assert json.loads((tmp_path / "n" / "it.json").read_text()) == report[0]
-    assert "both masks" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "both masks" in said and "left out, as --quick asked: a second concept" in said
     file = next((report[1] / "concept_masks").iterdir())
     assert cli.main(["info", str(file)]) == 0
     assert "attn2.to_k.weight" in capsys.readouterr().out

@@ -31,8 +31,8 @@ from ..judge import Judge, load_judge
 from ..measure import THREE_MEASURES, Measured, PictureRequest, all_described, all_shown, judged, subject_shown
 from ..picture_grid import GridRow, save_grid
 from .report import ByMeasure, DemoConcept, DemoResults, grid_rows, save_report, versions
-from .run import WHERES
 
+WHERES: tuple[Where, ...] = ("own tokens", "everywhere")
 FIND, COMPOSE = "find-a-concept", "compose-two-concepts"
 PATIENCE = 3600  # seconds that one prompt may take
 BeforeAfter = tuple[Measured, Measured]  # without and with the masks, from the same noise

@@ -18,6 +18,7 @@ from ...toy_world.subjects import Subject
 from ..measure import Measured, drift
 from ..picture_grid import GridRow
 
+EVERYTHING_SAID = "untouched, everything spelled out"
 ByMeasure = Mapping[str, Measured]  # of one subject: subject_share, class_share, second_object
 
 
@@ -40,17 +41,11 @@ class DemoResults:
     untouched: Sequence[ByMeasure]
     concepts: Mapping[Where, Sequence[DemoConcept]]
     pairs: Mapping[str, ByMeasure]  # both masks loaded: first_alone, second_alone, both
-    full_caption: Measured  # the untouched model with every attribute spelled out
-    control: ByMeasure | None = None  # after fine-tuning of all text K and V on the first subject
+    full_caption: Measured | None  # of the pair: the untouched model with every attribute spelled out
 
 
 def save_report(results: DemoResults, file: Path, **facts: Any) -> dict[str, Any]:
     """The figures and further `facts` as a JSON file; returns its content."""
-    control: dict[str, Any] | None = None
-    if results.control:
-        control = _shares({f"{name}_after": measured for name, measured in results.control.items()})
-        control["identifier"] = results.subjects[0].identifier
-        control["subject_share_before"] = results.untouched[0]["subject_share"].share
     report = {
         "concepts": [
             _concept_entry(concept, untouched)
@@ -60,8 +55,8 @@ def save_report(results: DemoResults, file: Path, **facts: Any) -> dict[str, Any
         "pair": [
             {"where": where, **_shares({**pair, "both_full_caption": results.full_caption})}
             for where, pair in results.pairs.items()
+            if results.full_caption
         ],
-        "positive_control": control,
         **facts,
     }
     file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -97,7 +92,7 @@ def _shares(by_name: ByMeasure) -> dict[str, Any]:
 
 
 def grid_rows(results: DemoResults) -> list[GridRow]:
-    """Reference pictures, the untouched model, each concept, both together, the control."""
+    """Reference pictures, the untouched model, each concept, both together."""
     rows: list[GridRow] = []
     for number, subject in enumerate(results.subjects):
         rows.append(GridRow(f'"{subject.prompt}"'))
@@ -113,24 +108,20 @@ def grid_rows(results: DemoResults) -> list[GridRow]:
                 mask = concepts[number].mask
                 detail = f"{mask.count} neurons, {mask.density:.1%}; " if name == "subject_share" else ""
                 rows.append(_row(f"{masked} {_acting(where)}", concepts[number].with_mask[name], detail))
-    first, second = results.subjects
-    rows.append(GridRow(f'"{first.prompt} on the left and {second.prompt} on the right"'))
-    rows += [_row(f"both masks {_acting(where)}", pair["both"]) for where, pair in results.pairs.items()]
-    rows.append(_row("untouched, everything spelled out", results.full_caption))
-    if results.control:
-        rows.append(GridRow(f'Positive control: all text K and V fine-tuned on "{first.prompt}"'))
-        rows.append(_row(f'"{first.prompt}"', results.control["subject_share"]))
-        rows.append(_row(f'"{first.class_prompt}"', results.control["class_share"]))
+    if results.full_caption:
+        first, second = results.subjects
+        rows.append(GridRow(f'"{first.prompt} on the left and {second.prompt} on the right"'))
+        rows += [_row(f"both masks {_acting(where)}", pair["both"]) for where, pair in results.pairs.items()]
+        rows.append(_row(EVERYTHING_SAID, results.full_caption))
     return rows
 
 
 def brief(rows: Sequence[GridRow]) -> list[GridRow]:
     """Of the grid's rows those at own tokens that show what a mask is for, and the titles above them."""
-    last = next(i for i, row in enumerate(rows) if row.title.startswith("untouched, everything"))
     kept = ("untouched model", "mask at own tokens", "both masks at own tokens")
     return [
         row
-        for row in rows[:last]
+        for row in rows
         if row.pictures is None or row.title.startswith(kept) or row.detail.endswith("at own tokens saw")
     ]
 
@@ -168,7 +159,4 @@ def table(report: dict[str, Any]) -> str:
     for pair in report["pair"]:
         alone = f"alone {pair['first_alone']:.0%} and {pair['second_alone']:.0%}, both {pair['both']:.0%}"
         lines.append(f"{'both masks':20} {pair['where']}: {alone} (full captions {pair['both_full_caption']:.0%})")
-    if control := report["positive_control"]:
-        shares = f"{control['subject_share_before']:.0%} -> {control['subject_share_after']:.0%}"
-        lines.append(f"fine-tuning all text K and V: subject {shares}")
     return "\n".join([*lines, f"{report['seconds_total']} s", ""])

@@ -1,8 +1,8 @@
 """The main job on the shipped model: find -> save -> load -> apply two concepts alone and together -> sample -> judge.
 
 Writes the mask files, a labelled grid `demo.png`, the gist of it as `brief.png`, and `demo.json` into one folder.
-Everything is done twice, for masks at their own tokens and for masks everywhere, and beside the positive control (plain
-K and V fine-tuning). The masks at own tokens are tuned together at the end.
+The masks act at their own tokens, and are tuned together at the end. The benchmark of quality has what the demo leaves
+out: masks everywhere, other methods, held-out subjects.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,45 +28,30 @@ from ...search.resume import Resume, resuming
 from ...search.settings import SearchSettings, recommended
 from ...toy_world.bundle import ToyPipeline
 from ...toy_world.subjects import Subject, subject_named
-from ..baselines import FineTuning, class_examples, fine_tune, subject_examples
 from ..judge import Judge
-from ..measure import Measuring, all_described, all_shown, class_leak, measure, measure_subject, subject_shown
+from ..measure import Measuring, all_described, all_shown, measure, measure_subject, subject_shown
 from ..picture_grid import GridRow, save_grid
 from ..progress import steps_on
 from ..references import Captioned, references, together
-from ..sampling import examples, model_of
+from ..sampling import STEPS, examples, model_of
 from .report import ByMeasure, DemoConcept, DemoResults, brief, grid_rows, save_report, versions
 
-WHERES: tuple[Where, ...] = ("own tokens", "everywhere")
-PICTURES = 5  # of the subject alone, for a search everywhere, where collages win nothing
+WHERE: Where = "own tokens"
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How much work the demo does."""
+    """How much work the demo does: one subject alone, or two alone and together."""
 
-    identifiers: tuple[str, str] = ("sks", "zwx")
-    samples: int = 32
-    sampling_steps: int = 20
-    own: SearchSettings = field(default_factory=lambda: recommended("own tokens"))
-    everywhere: SearchSettings = field(default_factory=lambda: replace(recommended("everywhere"), steps=200, batch=8))
+    identifiers: tuple[str, ...] = ("sks", "zwx")
+    samples: int = 16
+    sampling_steps: int = STEPS
+    search: SearchSettings = field(default_factory=lambda: recommended(WHERE))
     joint: SearchSettings = field(default_factory=tuning)
-    class_pictures: int = 20
-    control_steps: int = 150
-    control_batch: int = 8
 
 
 FULL = DemoSettings()
-QUICK = DemoSettings(
-    samples=8,
-    sampling_steps=12,
-    own=replace(recommended("own tokens"), steps=100, held_out=32),
-    everywhere=replace(recommended("everywhere"), steps=60, batch=8, held_out=16),
-    joint=replace(tuning(), steps=60, held_out=16),
-    class_pictures=8,
-    control_steps=60,
-    control_batch=4,
-)
+QUICK = DemoSettings(("sks",), samples=8)
 
 
 @dataclass(frozen=True)
@@ -112,16 +97,21 @@ def _run(demo: Demo) -> dict[str, Any]:
     started, settings, out = time.monotonic(), demo.settings, demo.out
     subjects = [subject_named(identifier) for identifier in settings.identifiers]
     untouched = [_measured(demo, subject, (), "before") for subject in subjects]
-    concepts = {where: [_find(demo, subject, where) for subject in subjects] for where in WHERES}
-    masks = {where: [concept.mask for concept in concepts[where]] for where in WHERES}
-    pairs = {str(where): _pair(demo, subjects, masks[where], where) for where in WHERES}
-    tuned = _tune(demo, subjects, masks["own tokens"])
-    pairs["own tokens, tuned together"] = _pair(demo, subjects, tuned, "tuned together")
-    pictures = {where: [_pictures(demo, subject, where)[0] for subject in subjects] for where in WHERES}
-    with demo.measuring("full captions", 1) as measuring:
-        full_caption = measure(measuring, all_described, subjects)
-    control = _control(demo, subjects[0])
-    results = DemoResults(subjects, pictures, untouched, concepts, pairs, full_caption, control)
+    shown = [references(demo.pipeline, subject) for subject in subjects]
+    concepts = [_find(demo, *each) for each in zip(subjects, shown, strict=True)]
+    pairs: dict[str, ByMeasure] = {}
+    full_caption = None
+    if len(subjects) == 2:
+        masks = [concept.mask for concept in concepts]
+        pairs[str(WHERE)] = _pair(demo, subjects, masks, "found apart")
+        pairs["own tokens, tuned together"] = _pair(
+            demo, subjects, _tune(demo, subjects, shown, masks), "tuned together"
+        )
+        with demo.measuring("full captions", 1) as measuring:
+            full_caption = measure(measuring, all_described, subjects)
+    results = DemoResults(
+        subjects, {WHERE: [pictures for pictures, _ in shown]}, untouched, {WHERE: concepts}, pairs, full_caption
+    )
     rows = grid_rows(results)
     title = GridRow("Cones demo: a framed sample shows what was asked, by the judge")
     save_grid([title, *rows], out / "demo.png")
@@ -141,25 +131,23 @@ def _measured(demo: Demo, subject: Subject, masks: Strengths, phase: str) -> ByM
         return measure_subject(measuring, subject, masks)
 
 
-def _find(demo: Demo, subject: Subject, where: Where) -> DemoConcept:
+def _find(demo: Demo, subject: Subject, shown: Captioned) -> DemoConcept:
     """Find one concept, save it, load it back, and judge samples with the loaded mask."""
     pipeline, words = demo.pipeline, (subject.identifier, subject.class_word)
-    settings = demo.settings.own if where == "own tokens" else demo.settings.everywhere
-    with demo.phase(f"find {subject.identifier} {where}", settings.steps) as bar:
+    with demo.phase(f"find {subject.identifier}", demo.settings.search.steps) as bar:
         result = find_concept_neurons(
-            model_of(pipeline, where),
-            examples(pipeline, *_pictures(demo, subject, where), [words]),
-            None if where == "own tokens" else class_examples(pipeline, subject, demo.settings.class_pictures),
+            model_of(pipeline, WHERE),
+            examples(pipeline, *shown, [words]),
             identifier=words[0],
             class_word=words[1],
-            settings=settings,
+            settings=demo.settings.search,
             own_words=PHRASE,
             on_step=steps_on(bar),
             resume=demo.resume,
         )
-    file = _save(demo, result.mask, where.replace(" ", "-"))
+    file = _save(demo, result.mask, WHERE.replace(" ", "-"))
     mask = load_mask(file)
-    return DemoConcept(mask, file, _measured(demo, subject, [(mask, 1.0)], where), result.seconds)
+    return DemoConcept(mask, file, _measured(demo, subject, [(mask, 1.0)], "with its mask"), result.seconds)
 
 
 def _save(demo: Demo, mask: ConceptMask, suffix: str) -> Path:
@@ -167,14 +155,9 @@ def _save(demo: Demo, mask: ConceptMask, suffix: str) -> Path:
     return save_mask(mask, file, "overwrite")
 
 
-def _pictures(demo: Demo, subject: Subject, where: Where) -> Captioned:
-    """What a search sees: at own tokens collages with other things too, which teach it what is not the subject's."""
-    if where == "own tokens":
-        return references(demo.pipeline, subject)
-    return subject.reference_pictures(PICTURES)
-
-
-def _tune(demo: Demo, subjects: Sequence[Subject], masks: Sequence[ConceptMask]) -> Sequence[ConceptMask]:
+def _tune(
+    demo: Demo, subjects: Sequence[Subject], shown: Sequence[Captioned], masks: Sequence[ConceptMask]
+) -> Sequence[ConceptMask]:
     """Joint steps on masks at own tokens, with collages of the subjects; the tuned masks are saved too."""
     words = [(subject.identifier, subject.class_word) for subject in subjects]
     make = partial(examples, demo.pipeline, concepts=words, rules=[mask.own_words for mask in masks])
@@ -182,7 +165,7 @@ def _tune(demo: Demo, subjects: Sequence[Subject], masks: Sequence[ConceptMask])
         result = tune_concept_masks(
             model_of(demo.pipeline, concepts=len(masks)),
             masks,
-            [make(*_pictures(demo, subject, "own tokens")) for subject in subjects],
+            [make(*captioned) for captioned in shown],
             make(*together(subjects)),
             settings=demo.settings.joint,
             on_step=steps_on(bar),
@@ -200,18 +183,3 @@ def _pair(demo: Demo, subjects: Sequence[Subject], masks: Sequence[ConceptMask],
         first, second = (measure(measuring, subject_shown, subject, shut) for subject in subjects)
         both = measure(measuring, all_shown, subjects, shut)
         return {"first_alone": first, "second_alone": second, "both": both}
-
-
-def _control(demo: Demo, subject: Subject) -> ByMeasure:
-    """Fine-tune a copy's K and V; whether the subject and the class prompt then show the subject."""
-    settings = demo.settings
-    with demo.phase("positive control", settings.control_steps) as bar:
-        tuned = fine_tune(
-            demo.pipeline,
-            subject_examples(demo.pipeline, subject),
-            class_examples(demo.pipeline, subject, settings.class_pictures),
-            FineTuning(settings.control_steps, batch=settings.control_batch, on_step=lambda step, loss: bar.update()),
-        )
-    with demo.measuring("positive control", 2, tuned) as measuring:
-        asks = {"subject_share": subject_shown, "class_share": class_leak}
-        return {name: measure(measuring, ask, subject) for name, ask in asks.items()}
