@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from ..errors import ConesError
 from ..toy_world.captions import Caption, Said
-from ..toy_world.world import BACKGROUNDS, LAYOUTS, NAMED, PLACES, SIDE, VALUES, Character, Place, Scene
+from ..toy_world.world import BACKGROUNDS, LAYOUTS, NAMED, PLACES, RADIUS, SIDE, VALUES, Character, Place, Scene
 
 SHIPPED = Path(__file__).with_name("judge.safetensors")
 WINDOW = 48  # pixels of the scaled window
+REACH = RADIUS * 1.25 + 4  # pixels of a picture from a place's centre to its window's edge
 SURE = 0.6  # probability below which an attribute counts as unreadable
 SIZES = (2, *(len(values) for values in VALUES.values()))  # present?, then the attributes
 _PLACES: dict[str, Place] = {name: places[name] for places in LAYOUTS.values() for name in places}
@@ -69,9 +70,8 @@ def windows(pictures: Tensor) -> Tensor:
     cut = []
     for name in PLACES:
         place = _PLACES[name]
-        half = place.radius * 1.25 + 4
-        x0, x1 = max(0, round(place.x - half)), min(SIDE, round(place.x + half))
-        y0, y1 = max(0, round(place.y - half)), min(SIDE, round(place.y + half))
+        x0, x1 = max(0, round(place.x - REACH)), min(SIDE, round(place.x + REACH))
+        y0, y1 = max(0, round(place.y - REACH)), min(SIDE, round(place.y + REACH))
         part = pictures[:, :, y0:y1, x0:x1]
         cut.append(F.interpolate(part, (WINDOW, WINDOW), mode="bilinear", antialias=True, align_corners=False))
     return torch.stack(cut, 1)

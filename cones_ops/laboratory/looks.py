@@ -18,7 +18,7 @@ from ..hosts.diffusers.regions import recorded
 from ..toy_world.bundle import ToyPipeline
 from ..toy_world.drawing.scene import empty
 from ..toy_world.world import LAYOUTS, SIDE, Character
-from .judge import Reading
+from .judge import REACH, Reading
 from .sampling import competing_groups, sample
 
 DIFFERENT = 0.2  # of full brightness, in any colour
@@ -43,9 +43,8 @@ def true_place(picture: Tensor, reading: Reading, character: Character) -> Tenso
     if name is None:
         return None
     place = LAYOUTS[reading.layout][name]
-    half = place.radius * 1.25 + 4
     centres = torch.arange(SIDE) + 0.5
-    window = ((centres - place.y).abs() < half)[:, None] & ((centres - place.x).abs() < half)
+    window = ((centres - place.y).abs() < REACH)[:, None] & ((centres - place.x).abs() < REACH)
     return ((picture - empty(reading.background)).abs().amax(dim=0) > DIFFERENT) & window
 
 

@@ -104,28 +104,27 @@ class Character:
 
 @dataclass(frozen=True)
 class Place:
-    """A named place: centre and radius in pixels. The radius is half of a character's height, without its accessory."""
+    """A named place: its centre in pixels."""
 
     x: float
     y: float
-    radius: float
 
 
-RADIUS = 19
+RADIUS = 19  # pixels: half of a character's height, without its accessory
 
 # All characters are of one size and on one grid of 12 pixels, the patches of the latents: what a model learns of a
 # character at one place then holds at every other place. That makes it learnable on two cores.
 _CORNERS = {
-    "top left": Place(24, 26, RADIUS),
-    "top right": Place(72, 26, RADIUS),
-    "bottom left": Place(24, 74, RADIUS),
-    "bottom right": Place(72, 74, RADIUS),
+    "top left": Place(24, 26),
+    "top right": Place(72, 26),
+    "bottom left": Place(24, 74),
+    "bottom right": Place(72, 74),
 }
 LAYOUTS: dict[str, dict[str, Place]] = {  # in reading order
-    "one": {"middle": Place(48, 50, RADIUS)},
-    "two": {"left": Place(24, 50, RADIUS), "right": Place(72, 50, RADIUS)},
-    "roof": {"top": Place(48, 26, RADIUS), **{name: _CORNERS[name] for name in ("bottom left", "bottom right")}},
-    "cup": {**{name: _CORNERS[name] for name in ("top left", "top right")}, "bottom": Place(48, 74, RADIUS)},
+    "one": {"middle": Place(48, 50)},
+    "two": {"left": Place(24, 50), "right": Place(72, 50)},
+    "roof": {"top": Place(48, 26), **{name: _CORNERS[name] for name in ("bottom left", "bottom right")}},
+    "cup": {**{name: _CORNERS[name] for name in ("top left", "top right")}, "bottom": Place(48, 74)},
     "four": _CORNERS,
 }
 LAYOUTS |= {f"no {empty}": {name: _CORNERS[name] for name in _CORNERS if name != empty} for empty in _CORNERS}

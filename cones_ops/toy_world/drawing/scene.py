@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..world import LAYOUTS, SIDE, Scene
+from ..world import LAYOUTS, RADIUS, SIDE, Scene
 from .characters import draw_character
 from .pen import Colour
 
