@@ -86,19 +86,21 @@ def in_words(
 
 
 def _parts(cells: list[tuple[Reading, Caption, Scene]]) -> tuple[Share, dict[str, Share]]:
-    """Shares over characters that stand where they should, and over what is said of them."""
+    """Shares over characters, at their places or in reading order as in `fulfils`, and over what is said of them."""
     right: dict[str, list[bool]] = {name: [] for name in ("character", *NAMED, "layout", "background")}
     for reading, caption, scene in cells:
-        right["layout"].append(reading.layout == scene.layout)
+        if caption.places_said:
+            right["layout"].append(reading.layout == scene.layout)
         right["background"].append(reading.background == scene.background)
-        for place, said in zip(scene.places, caption.said, strict=True):
-            character = reading.places.get(place)
+        at_places: list[Character | None] = [reading.places.get(place) for place in scene.places]
+        in_order = [*reading.characters, *[None] * len(at_places)][: len(at_places)]
+        for said, character in zip(caption.said, at_places if caption.places_said else in_order, strict=True):
             right["character"].append(character is not None and agrees(said, character))
             for name in NAMED:
                 value = getattr(said, name)
                 if character is not None and value is not None:
                     right[name].append(getattr(character, name) == value)
-    shares = {name: Share(sum(hits), max(len(hits), 1)) for name, hits in right.items()}
+    shares = {name: Share(sum(hits), len(hits)) for name, hits in right.items() if hits}
     return shares.pop("character"), shares
 
 
