@@ -130,6 +130,7 @@ def test_files_of_others_are_kept_and_outdated_masks_are_not(model: Path, root: 
 @pytest.mark.slow
 def test_find_is_shared_by_torchrun(model: Path, root: Path, tmp_path: Path) -> None:
     options = ["--class-word", "star", "--steps", "2", "--batch", "8", "--size", "16", "--density", "0.3"]
+    options += ["--method", "taylor"]  # Adam makes large steps of what sums of another order round otherwise
     find = ["-m", "cones_ops.cli", "find", str(model), str(root / "a"), *options, "--out"]
     alone, shared = tmp_path / "alone.safetensors", tmp_path / "shared.safetensors"
     assert cli.main([*find[2:], str(alone)]) == 0

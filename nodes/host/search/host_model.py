@@ -27,6 +27,7 @@ from ..parameters import layer_of, shapes_of, weight_in_use
 from .statistics_store import statistics_store
 from .tapped_layers import Taps
 
+APART = {"area", "control", "default", "gligen", "hooks", "mask", "strength", "timestep_end", "timestep_start"}
 ON_DEVICE_LIMIT = 2**27  # beyond this many, searched weights, their gradients and statistics are on the CPU
 
 
@@ -101,7 +102,7 @@ class BorrowedModel:
         return scale.reshape(-1)
 
     def denoise(self, x: Tensor, sigma: Tensor, conditioning: Sequence[Any]) -> Tensor:
-        """(B,C,H,W) at sigma (B,), one label per row -> denoised; rows that share a label go through together."""
+        """(B,C,H,W) at sigma (B,), one label per row -> denoised; in one model call where the host can batch them."""
         if len(conditioning) != len(x):
             raise ConesError(f"{len(x)} rows but {len(conditioning)} conditionings; give one label per row")
         x, sigma = x.to(self.device), sigma.to(self.device)
@@ -109,13 +110,17 @@ class BorrowedModel:
         for row, label in enumerate(conditioning):
             by_label.setdefault(label, []).append(row)
         if len(by_label) == 1:
-            return self._denoise_alike(conditioning[0], x, sigma)
-        parts = [self._denoise_alike(label, x[rows], sigma[rows]) for label, rows in by_label.items()]
+            return self._denoise(self._cond_for(conditioning[0], x), x, sigma)
+        if joined := joined_rows([self._cond_for(label, x) for label in conditioning]):
+            return self._denoise(joined, x, sigma)
+        parts = [
+            self._denoise(self._cond_for(label, x), x[rows], sigma[rows]) for label, rows in by_label.items()
+        ]
         order = torch.tensor([row for rows in by_label.values() for row in rows], device=self.device)
         return torch.cat(parts)[torch.argsort(order)]
 
-    def _denoise_alike(self, label: str, x: Tensor, sigma: Tensor) -> Tensor:
-        """Rows that share one conditioning. The host's Cancel acts here where no step is under way."""
+    def _denoise(self, cond: Any, x: Tensor, sigma: Tensor) -> Tensor:
+        """One model call. The host's Cancel acts here where no step is under way."""
         if self.taps.anchor is None:
             comfy.model_management.throw_exception_if_processing_interrupted()
         options = dict(self.options)
@@ -123,7 +128,6 @@ class BorrowedModel:
         transformer_options["sample_sigmas"] = sigma.detach()
         options["transformer_options"] = transformer_options
         with torch.set_grad_enabled(self.taps.anchor is not None and torch.is_grad_enabled()):
-            cond = self._cond_for(label, x)
             out: list[Tensor] = comfy.samplers.calc_cond_batch(self.inner_model, [cond], x, sigma, options)
         return out[0]
 
@@ -184,3 +188,21 @@ class BorrowedModel:
         if unused and not self.warned:
             warn(f"Choose other targets: this model did not call {listed(unused)}, so nothing can be found there")
         self.warned |= bool(unused)
+
+
+def joined_rows(conds: Sequence[Any]) -> Any | None:
+    """One conditioning whose rows are those of `conds`, as the host batches positive and negative prompts.
+
+    None where it cannot be: several entries, an area or mask or the like, or texts that the host would not batch. Its
+    uuid is the tuple of the rows' uuids (`rows_in`).
+    """
+    if any(len(cond) != 1 or APART & set(cond[0]) for cond in conds):
+        return None
+    rows = [
+        {name: part.process_cond(batch_size=1, area=None) for name, part in cond[0]["model_conds"].items()}
+        for cond in conds
+    ]
+    if not all(comfy.samplers.cond_equal_size(rows[0], row) for row in rows[1:]):
+        return None
+    parts = {name: type(part)(part.concat([row[name] for row in rows[1:]])) for name, part in rows[0].items()}
+    return [{"model_conds": parts, "uuid": tuple(cond[0]["uuid"] for cond in conds)}]

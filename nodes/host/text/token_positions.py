@@ -158,10 +158,12 @@ def text_and_options(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[An
 
 
 def rows_in(uuids: Sequence[Any], text: Tensor | None, by_uuid: Mapping[Any, PromptTokens]) -> Iterator[PromptRows]:
-    """The rows of one batch that hold own tokens. text (B, L, D): the batch's text, uuids: one per equal part of it.
+    """The rows of one batch that hold own tokens. text (B, L, D): the batch's text, uuids: one per equal part of it,
+    or a tuple of them.
 
     ConesError where the model makes another text of a prompt before it reads it.
     """
+    uuids = [each for uuid in uuids for each in (uuid if isinstance(uuid, tuple) else (uuid,))]
     if not any(uuid in by_uuid for uuid in uuids):
         return
     if not isinstance(text, torch.Tensor) or text.ndim != 3 or text.shape[0] % len(uuids):

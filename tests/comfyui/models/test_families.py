@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.ldm.common_dit
 import comfy.ldm.modules.attention
 import comfy.model_management
+import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -16,6 +17,7 @@ from cones_concept_neurons.cones_ops.search.settings import SearchSettings
 from cones_concept_neurons.nodes.host.apply.apply_masks import apply_masks
 from cones_concept_neurons.nodes.host.parameters import parameter_shapes
 from cones_concept_neurons.nodes.host.samples import Samples, without_text
+from cones_concept_neurons.nodes.host.search import host_model
 from cones_concept_neurons.nodes.host.search.borrow import borrow
 from cones_concept_neurons.nodes.host.search.find import SearchInputs, search
 from cones_concept_neurons.nodes.host.search.taps import training_kernels as differentiable_kernels
@@ -179,6 +181,34 @@ def test_blocks_that_are_run_again_give_the_same_gradients(name):
     assert sorted(plain) == [(0, name) for name in sorted(targets)]
     for key, gradient in plain.items():
         assert (gradient - again[key]).abs().max() <= 1e-5 * gradient.abs().max(), key
+
+
+@pytest.mark.parametrize(("name", "where"), WHERE)
+def test_rows_of_different_prompts_go_through_the_model_together(name, where, monkeypatch):
+    """One call of the model gives what a call for each prompt gives."""
+    family, model = loaded(name)
+    targets, latents = select_targets(parameter_shapes(model)), latents_of(family, 3)
+    labels, calls, call = ["subject", "other", "subject"], [], comfy.samplers.calc_cond_batch
+    monkeypatch.setattr(comfy.samplers, "calc_cond_batch", lambda *given: calls.append(len(given[2])) or call(*given))
+
+    def body(host):
+        sigma = host.sigma_at(torch.tensor([0.3, 0.6, 0.8]))
+        x = host.noised(host.latents["subject"], torch.ones_like(latents), sigma)
+        return host.gradients(lambda: host.denoise(x, sigma, labels).square().mean())
+
+    conditionings = {"subject": prompt_of(family), "other": prompt_of(family, 1)}
+    given = conditionings, {"subject": latents, "other": latents}, targets, body
+    concepts = [SKS] if where == "own tokens" else []
+    loss, together = borrow(model, *given, concepts=concepts)
+    assert set(calls) == {3}
+    calls.clear()
+    monkeypatch.setattr(host_model, "joined_rows", lambda conds: None)
+    same, apart = borrow(model, *given, concepts=concepts)
+    assert set(calls) == {2, 1}
+    assert float(same) == pytest.approx(float(loss), rel=1e-5)
+    largest = max(float(gradient.abs().max()) for gradient in apart.values())
+    for key, gradient in apart.items():
+        assert (gradient - together[key]).abs().max() <= 1e-4 * largest, key
 
 
 @pytest.mark.parametrize(("name", "where"), WHERE)
