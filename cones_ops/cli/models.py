@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import ConesError
+from ..images.collages import ZOOM
 from .values import real, whole
 
 TOY = "toy"
@@ -28,14 +29,18 @@ KINDS = (
 
 @dataclass(frozen=True)
 class ModelDefaults:
-    """What an option is worth that was not given. size: side of pictures in pixels; caption: with {} for the words."""
+    """What an option is worth that was not given.
+
+    size: side of pictures in pixels; caption: with {} for the words; zoom: scale of each picture in a collage.
+    """
 
     size: int
     caption: str
     guidance: float
+    zoom: float = ZOOM
 
 
-OF_TOY = ModelDefaults(96, "a {}", 3.0)
+OF_TOY = ModelDefaults(96, "a {}", 3.0, zoom=1.0)
 OF_OTHERS = ModelDefaults(512, "a photo of a {}", 7.5)
 OF_SDXL = replace(OF_OTHERS, size=1024)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConesError
+from ..images.collages import ZOOM
 from ..masks.fingerprint import fingerprint
 from ..masks.mask_file import load_mask
 from ..masks.whole_files import check_new_file
@@ -44,16 +45,18 @@ def tune(options: argparse.Namespace) -> None:
         check_new_file(file, ".safetensors", if_exists(options))
     check_model(options.model)
     masks = [load_mask(mask) for mask, _ in sources]
-    caption = defaults_of(options.model).caption
+    defaults = defaults_of(options.model)
+    pictures = [read_pictures(options.model, folder, options.size) for _, folder in sources]
     concepts = [
-        host.Concept(mask.identifier, mask.class_word, read_pictures(options.model, folder, options.size), caption)
-        for mask, (_, folder) in zip(masks, sources, strict=True)
+        host.Concept(mask.identifier, mask.class_word, shown, defaults.caption)
+        for mask, shown in zip(masks, pictures, strict=True)
     ]
     pipeline = load_model(options.model, options.device)
     settings = with_steps(tuning(options.seed), options)
     with resuming(options.out, fingerprint(dict(pipeline.unet.named_parameters()))) as resume:
         with tqdm(total=settings.steps, desc=f"tune {' and '.join(concept.phrase for concept in concepts)}") as bar:
-            search = {"targets": options.targets, "zoom": options.zoom, "settings": settings, **shown_on(bar)}
+            zoom = options.zoom or defaults.zoom
+            search = {"targets": options.targets, "zoom": zoom, "settings": settings, **shown_on(bar)}
             result = host.tune(pipeline, masks, concepts, resume=resume, **search)
         say(tuning_text(result, masks))
         for mask, file in zip(result.masks, files if result.tuned else [], strict=result.tuned):
@@ -76,8 +79,7 @@ def describe(commands: Any) -> None:
     add(
         "--zoom",
         type=real(0, 1, above=True),
-        default=0.6,
-        help="scale of each picture where several share one, above 0 to 1",
+        help=f"scale of each picture where several share one, above 0 to 1 (default: {ZOOM}, for toy 1)",
     )
     add_choice(add, "--targets", TARGET_CHOICES, default="text-K+V", help="the projections the masks were searched in")
     add("--steps", type=whole(1, 1_000_000), help=f"joint gradient steps (default: {tuning().steps})")
