@@ -44,7 +44,7 @@ def test_cancel_in_the_choice_of_density_acts_within_one_call_of_the_model(check
     monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path))
     whole = found(checkpoint, inputs)
     calls: list[int] = []
-    denoise, press_at = BorrowedModel._denoise_alike, [20]
+    denoise, press_at = BorrowedModel._denoise, [20]
 
     def counted(self: Any, *arguments: Any) -> Any:
         if self.taps.anchor is None:
@@ -53,7 +53,7 @@ def test_cancel_in_the_choice_of_density_acts_within_one_call_of_the_model(check
                 comfy.model_management.interrupt_current_processing(True)
         return denoise(self, *arguments)
 
-    monkeypatch.setattr(BorrowedModel, "_denoise_alike", counted)
+    monkeypatch.setattr(BorrowedModel, "_denoise", counted)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         found(checkpoint, inputs)
     assert len(calls) == 20 and len(list((tmp_path / "cones-searches").iterdir())) == 1

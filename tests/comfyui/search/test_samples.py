@@ -38,7 +38,7 @@ def found(
     where: Any = "own tokens",
     method: MethodName = "learned",
 ) -> SearchResult:
-    settings = SearchSettings(method, steps=STEPS, batch=4, held_out=8, rate=0.1, sparsity=0.03)
+    settings = SearchSettings(method, steps=STEPS, batch=4, held_out=8, rate=0.8)  # large: some end shut in few steps
     with torch.inference_mode():
         return search(checkpoint[0], inputs, "text K+V", settings, 0.02, 1.0, where=where, samples=samples)
 

@@ -240,7 +240,7 @@ def test_a_mask_acts_by_the_rule_it_was_found_by(clips):
     ("text", "concepts", "note"),
     [
         ("a sks, star", "sks star", '"sks" stands without "star" behind it'),
-        ("a sks star", "sks", 'Write a class word, as in "sks star": sks has no class word'),
+        ("a sks star", "sks", 'Write a class word, as in "sks cat": sks has no class word'),
         ("a sks red star", "sks star", ""),
     ],
 )
