@@ -1,7 +1,7 @@
 """What a search will need, measured on one and two noisy pictures before it starts: memory beyond the model, and time.
 
-What a step keeps for its backward pass grows by the same bytes with every picture of the batch, so two small passes
-tell it; the second, when kernels are warm, also tells the time. Noise is that of step 0, so nothing is drawn from the
+What a step keeps for its backward pass grows by the same bytes with every picture of the batch, and its time by the
+same seconds, so two small passes tell them; one goes before them, so that kernels are warm. Noise is that of step 0, so nothing is drawn from the
 search's own. Bytes count each storage that autograd saves once, without parameters; short-lived scratch memory is not
 in them.
 """
@@ -54,16 +54,18 @@ def estimate(
     settings: SearchSettings,
     densities: int = 0,
 ) -> Estimate:
-    """Two gradients on small batches, with nothing multiplied, and one loss if so many densities will be measured.
+    """Three gradients on small batches, with nothing multiplied, and one loss if so many densities will be measured.
 
     sample_loss: of settings with another batch.
     """
-    single, _ = measured_gradient(model, sample_loss(replace(settings, batch=1))(0))
-    double, seconds = measured_gradient(model, sample_loss(replace(settings, batch=2))(0))
+    measured_gradient(model, sample_loss(replace(settings, batch=1))(0))
+    single, of_one = measured_gradient(model, sample_loss(replace(settings, batch=1))(0))
+    double, of_two = measured_gradient(model, sample_loss(replace(settings, batch=2))(0))
     searched = sum(weight.numel() for weight in model.weights.values())
     kept = max(single, single + (settings.batch - 1) * (double - single))
     choosing = densities * settings.held_out * _seconds_of_a_row(sample_loss, settings) if densities else 0.0
-    return Estimate(kept, BYTES[settings.method] * searched, seconds * settings.batch / 2, settings.steps, choosing)
+    seconds = of_one + (settings.batch - 1) * max(0.0, of_two - of_one)
+    return Estimate(kept, BYTES[settings.method] * searched, seconds, settings.steps, choosing)
 
 
 @torch.no_grad()
