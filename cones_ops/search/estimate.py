@@ -1,9 +1,9 @@
 """What a search will need, measured on one and two noisy pictures before it starts: memory beyond the model, and time.
 
 What a step keeps for its backward pass grows by the same bytes with every picture of the batch, and its time by the
-same seconds, so two small passes tell them; one goes before them, so that kernels are warm. Noise is that of step 0, so nothing is drawn from the
-search's own. Bytes count each storage that autograd saves once, without parameters; short-lived scratch memory is not
-in them.
+same seconds, so two small passes tell them; one goes before them, so that kernels are warm. Noise is that of step 0, so
+nothing is drawn from the search's own. Bytes count each storage that autograd saves once, without parameters;
+short-lived scratch memory is not in them.
 """
 
 from __future__ import annotations
