@@ -1,7 +1,7 @@
 """A page of the real frontend, in a headless Chromium, on the real server.
 
-Skips with one line when Playwright or a Chromium is missing, or the frontend is older than these tests. Requests that leave the machine are refused, so that
-nothing depends on them.
+Skips with one line when Playwright or a Chromium is missing, or the frontend is older than these tests. Requests that
+leave the machine are refused, so that nothing depends on them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def chromium() -> str:
     """The path of a Chromium to drive."""
     pytest.importorskip("playwright.sync_api", reason="no Playwright: `uv sync` installs it")
     if tuple(map(int, (frontend := version("comfyui-frontend-package")).split(".")[:2])) < FRONTEND:
-        pytest.skip(f"frontend {frontend} is older than the pages that these tests click through; ComfyUI 0.33 has them")
+        pytest.skip(f"frontend {frontend} is older than these tests, which click through the pages of ComfyUI 0.33")
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if path := shutil.which(name):
             return path
