@@ -101,7 +101,7 @@ def test_a_stopped_command_resumes_and_ends_with_the_same_mask(
     def pressed(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 6:  # after two for the estimate
+        if calls == 7:  # after three for the estimate
             raise KeyboardInterrupt
         return gradients(*arguments)
 
@@ -109,7 +109,7 @@ def test_a_stopped_command_resumes_and_ends_with_the_same_mask(
     mask = tmp_path / "out" / "sks.safetensors"
     assert cli.main([*find, str(mask)]) == 130
     assert [file.suffix for file in mask.parent.iterdir()] == [".cones-state"]
-    assert cli.main([*find, str(mask)]) == 0 and calls == 6 + 2 + 2  # the estimate again, and steps 4 and 5
+    assert cli.main([*find, str(mask)]) == 0 and calls == 7 + 3 + 2  # the estimate again, and steps 4 and 5
     assert [file.name for file in mask.parent.iterdir()] == ["sks.safetensors"]
     assert mask.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert "Traceback" not in capsys.readouterr().err
