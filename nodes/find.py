@@ -172,7 +172,7 @@ class ConesFindConceptNeurons(io.ComfyNode):  # type: ignore[misc]
         )
         figure, trouble = drawn(lambda: density_figure(result))
         summary = "\n\n".join(filter(None, (summary_text(result), trouble)))
-        progress.finish(figure)
+        progress.finish(figure, summary)
         curve = as_image(figure)
         report = f"{summary}\n\n{layer_table(result.mask)}"
         return io.NodeOutput(result.mask, curve, report, ui=preview(cls, curve, summary))

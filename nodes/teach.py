@@ -200,8 +200,8 @@ class ConesTeachConcept(io.ComfyNode):  # type: ignore[misc]
             notes = "\n".join(filter(None, (trouble, no_cover)))
         words = with_article(phrase(concept))
         figure, no_figure = drawn(lambda: before_after(artist, subject, result.mask, concept, things))
-        progress.finish(figure)
         report = "\n".join(filter(None, (verdict(name, words), notes, no_figure, "", facts_text(result))))
+        progress.finish(figure, report)
         if notes or not name:
             warn(report)
         picture = as_image(figure)

@@ -13,6 +13,7 @@ from ..cones_ops.masks.concept_mask import ConceptMask
 from ..cones_ops.reports.text import tuning_text
 from ..cones_ops.search.joint import tuning
 from .host.inputs import ALIASES, CATEGORY, ConceptMaskSocket, training_inputs
+from .host.notices import tell
 from .host.search.example_inputs import joined_latents, joined_prompts, only
 from .host.search.progress import SearchProgress
 from .host.search.tune import TuneInputs, tune
@@ -128,6 +129,7 @@ class ConesTuneConceptMasks(io.ComfyNode):  # type: ignore[misc]
         for k, mask in zip(used, result.masks, strict=True):
             masks[k - 1] = mask
         report = tuning_text(result, [subject.mask for subject in subjects])
+        tell(report.splitlines()[0])
         return io.NodeOutput(*masks, report, ui=ui.PreviewText(report))
 
 

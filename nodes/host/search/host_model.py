@@ -113,9 +113,7 @@ class BorrowedModel:
             return self._denoise(self._cond_for(conditioning[0], x), x, sigma)
         if joined := joined_rows([self._cond_for(label, x) for label in conditioning]):
             return self._denoise(joined, x, sigma)
-        parts = [
-            self._denoise(self._cond_for(label, x), x[rows], sigma[rows]) for label, rows in by_label.items()
-        ]
+        parts = [self._denoise(self._cond_for(label, x), x[rows], sigma[rows]) for label, rows in by_label.items()]
         order = torch.tensor([row for rows in by_label.values() for row in rows], device=self.device)
         return torch.cat(parts)[torch.argsort(order)]
 

@@ -109,8 +109,11 @@ class SearchProgress:
         both.paste(self.sample, (0, HEIGHT))
         return both
 
-    def finish(self, figure: np.ndarray) -> None:
-        """Leave the result's figure (H, W, 3) uint8 where the frontend continues to show the last preview."""
+    def finish(self, figure: np.ndarray, report: str) -> None:
+        """Leave the result's figure (H, W, 3) uint8 where the frontend continues to show the last preview, and the
+        first line of its report in the place of the estimate.
+        """
+        tell(report.splitlines()[0])
         self.bar.update_absolute(TOTAL, TOTAL, ("JPEG", Image.fromarray(figure), figure.shape[1]))
 
 

@@ -161,6 +161,7 @@ def test_what_a_search_will_need_is_told_before_its_first_step(checkpoint, input
     assert re.search(r" s for 2 steps and \d+ s to choose the density; memory beyond .* for the backward pass", said[0])
     assert f"{12 * size / 1e6:,.0f} MB for the statistics" in said[0]
     assert isinstance(said[1], int) and f"expected before it: {said[0]}" in report
+    assert [text for text in said if isinstance(text, str)][-1] == report.splitlines()[0]  # in the estimate's place
 
 
 def test_statistics_that_memory_cannot_hold_are_kept_on_disk(checkpoint, inputs, monkeypatch, tmp_path):
