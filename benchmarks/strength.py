@@ -22,6 +22,7 @@ from cones_ops.laboratory.judge import load_judge
 from cones_ops.laboratory.measure import Measuring, measure, second_object, subject_shown
 from cones_ops.laboratory.picture_grid import GridRow, save_grid
 from cones_ops.laboratory.sampling import OwnWeights, model_of
+from cones_ops.laboratory.world.in_words import Share
 from cones_ops.masks.concept_mask import ConceptMask, multiplier
 from cones_ops.masks.mask_file import load_mask
 from cones_ops.toy_world.bundle import ToyPipeline, load_pipeline
@@ -44,7 +45,7 @@ def at_strength(
     with nullcontext() if own else model.multiplied(factors):
         shown, second = (measure(measuring, ask, subject) for ask in (subject_shown, second_object))
     shares = {
-        name: {"value": round(measured.share, 4), "standard_error": round(measured.standard_error, 4), "n": samples}
+        name: Share(sum(measured.hits), samples).as_json()
         for name, measured in (("subject", shown), ("second_thing", second))
     }
     return {"strength": strength, **shares}, shown.pictures[0], shown.hits[0]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import ConesError
 from ..images.collages import ZOOM
+from ..toy_world import world
 from .values import real, whole
 
 TOY = "toy"
@@ -40,7 +41,7 @@ class ModelDefaults:
     zoom: float = ZOOM
 
 
-OF_TOY = ModelDefaults(96, "a {}", 3.0, zoom=1.0)
+OF_TOY = ModelDefaults(world.SIDE, "a {}", 3.0, world.ZOOM)
 OF_OTHERS = ModelDefaults(512, "a photo of a {}", 7.5)
 OF_SDXL = replace(OF_OTHERS, size=1024)
 

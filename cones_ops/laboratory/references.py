@@ -20,12 +20,11 @@ from ..toy_world.caption_forms import SEARCH_FORMS
 from ..toy_world.captions import Said, compose
 from ..toy_world.drawing.scene import draw_all, empty
 from ..toy_world.subjects import Subject
-from ..toy_world.world import BACKGROUNDS, KINDS, Scene
+from ..toy_world.world import BACKGROUNDS, KINDS, ZOOM, Scene
 from .sampling import sample
 
 ALONE = len(BACKGROUNDS)  # pictures of the subject alone, one on each background
 BESIDE = 24  # collages with another thing
-ZOOM = 1.0  # of collages: a character alone is as large as one of four
 LAYOUTS = ("one", "two", "no bottom right", "four")  # of a collage of 1 to 4 things, in reading order
 
 Captioned = tuple[Tensor, list[str]]  # pictures (n, 3, 96, 96) in [0, 1] and their captions

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SIDE = 96  # pixels of a square picture
+ZOOM = 1.0  # of collages: a character alone is as large as one of four
 
 KINDS = ("cat", "owl", "fish", "ghost", "robot", "rocket", "mug", "house", "mushroom", "cactus")
 COLOURS: dict[str, tuple[int, int, int]] = {

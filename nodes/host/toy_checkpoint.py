@@ -29,9 +29,9 @@ from torch import Tensor
 from ...cones_ops.errors import ConesError, listed
 from ...cones_ops.toy_world.bundle import Bundle, read_bundle
 from ...cones_ops.toy_world.vocabulary import Vocabulary
+from ...cones_ops.toy_world.world import ZOOM
 
 GUIDANCE = 3.0  # the cfg that its pictures are judged with
-ZOOM = 1.0  # of collages: a character alone is as large as one of four
 HOST_VOCABULARY = 49408  # rows of the token embedding in the host's CLIP, whatever the configuration says
 
 
