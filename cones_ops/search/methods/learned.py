@@ -49,11 +49,12 @@ def learned(
 
     first, numbers = progress.resumed("search", tensors)
     rms, ranks = numbers.get("rms", 0.0), ranks_of(model)
+    warm = FROM_MASKS if start else WARM
     if start and not first:
         rms = root_mean_square(measured(model, sample_loss(0), None)[1], ranks)
     for i in range(first, settings.steps):
         done = i / settings.steps
-        temperature = (FROM_MASKS if start else WARM) * (COLD / (FROM_MASKS if start else WARM)) ** done
+        temperature = warm * (COLD / warm) ** done
         gates = {name: torch.sigmoid(score / temperature) for name, score in u.items()}
         with progress.keeping("search", i, tensors, rms=rms):
             loss, a = measured(model, sample_loss(i), gates)

@@ -189,7 +189,12 @@ def test_rows_of_different_prompts_go_through_the_model_together(name, where, mo
     family, model = loaded(name)
     targets, latents = select_targets(parameter_shapes(model)), latents_of(family, 3)
     labels, calls, call = ["subject", "other", "subject"], [], comfy.samplers.calc_cond_batch
-    monkeypatch.setattr(comfy.samplers, "calc_cond_batch", lambda *given: calls.append(len(given[2])) or call(*given))
+
+    def counted(*inputs):
+        calls.append(len(inputs[2]))
+        return call(*inputs)
+
+    monkeypatch.setattr(comfy.samplers, "calc_cond_batch", counted)
 
     def body(host):
         sigma = host.sigma_at(torch.tensor([0.3, 0.6, 0.8]))
@@ -197,13 +202,13 @@ def test_rows_of_different_prompts_go_through_the_model_together(name, where, mo
         return host.gradients(lambda: host.denoise(x, sigma, labels).square().mean())
 
     conditionings = {"subject": prompt_of(family), "other": prompt_of(family, 1)}
-    given = conditionings, {"subject": latents, "other": latents}, targets, body
+    inputs = conditionings, {"subject": latents, "other": latents}, targets, body
     concepts = [SKS] if where == "own tokens" else []
-    loss, together = borrow(model, *given, concepts=concepts)
+    loss, together = borrow(model, *inputs, concepts=concepts)
     assert set(calls) == {3}
     calls.clear()
     monkeypatch.setattr(host_model, "joined_rows", lambda conds: None)
-    same, apart = borrow(model, *given, concepts=concepts)
+    same, apart = borrow(model, *inputs, concepts=concepts)
     assert set(calls) == {2, 1}
     assert float(same) == pytest.approx(float(loss), rel=1e-5)
     largest = max(float(gradient.abs().max()) for gradient in apart.values())
